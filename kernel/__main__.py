@@ -1,0 +1,161 @@
+"""The command line: `python -m kernel COMMAND --help`.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, progress and notes to stderr.
+Heavy modules are imported inside the commands that need them, so that help answers at once.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from kernel.config import DEFAULT_DEMO, DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, Paths, recipe_named
+from kernel.errors import UserError
+from kernel.offline import refuse_network
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    refuse_network()
+    try:
+        return options.command(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; finished shards are kept, the same command goes on", file=sys.stderr)
+        return 1
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="python -m kernel", description="Stable Diffusion images to prompt embeddings, offline."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="a folder of images in, RUN/submission.csv out")
+    run.add_argument("images", type=Path, help="folder of images; its subfolders are not searched")
+    add_weights(run)
+    run.add_argument(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="RUN",
+        help="new or own run folder; a finished shard is not made again",
+    )
+    run.add_argument("--recipe", default=DEFAULT_RECIPE, help=f"one of: {', '.join(RECIPES)} (default %(default)s)")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    run.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                     help="a recipe setting, such as num_beams=3 or modifiers.flavors=5; repeatable")  # fmt: skip
+    run.set_defaults(command=run_command)
+
+    evaluate = commands.add_parser("evaluate", help="mean cosine of a submission against the true prompts")
+    evaluate.add_argument("submission", type=Path)
+    evaluate.add_argument("prompts", type=Path, help="CSV with the columns imgId,prompt")
+    add_weights(evaluate)
+    evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    evaluate.set_defaults(command=evaluate_command)
+
+    check = commands.add_parser("check", help="is it a valid submission for exactly these images?")
+    check.add_argument("submission", type=Path)
+    check.add_argument("images", type=Path)
+    check.set_defaults(command=check_command)
+
+    report = commands.add_parser("report", help="RUN/report.html: every image beside what was said of it")
+    report.add_argument("run", type=Path)
+    report.set_defaults(command=report_command)
+
+    demo = commands.add_parser("demo", help="draws miniature images never trained on, runs, scores, reports")
+    demo.add_argument("--out", type=Path, default=DEFAULT_DEMO)
+    demo.add_argument("--images", type=positive, default=64, metavar="N")
+    demo.add_argument("--seed", type=int, default=0, metavar="S")
+    add_weights(demo)
+    demo.set_defaults(command=demo_command)
+    return top
+
+
+def add_weights(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="DIR", help="weights folder (default %(default)s)"
+    )
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def run_command(options: argparse.Namespace) -> int:
+    from kernel.pipeline import run
+
+    recipe = recipe_named(options.recipe, options.settings)
+    content = run(recipe, Paths(options.images, options.weights, options.out), options.device, options.limit)
+    counts = content["counts"]
+    written = options.out / "submission.csv"
+    print(f"{written}: {counts['images']} images, {counts['bad_images']} of them bad (fallback row)")
+    for image_id, reason in list(content["bad_images"].items())[:10]:
+        print(f"bad image {image_id}: {reason}", file=sys.stderr)
+    return 0
+
+
+def evaluate_command(options: argparse.Namespace) -> int:
+    import numpy as np
+
+    from kernel.checkpoints import open_weights
+    from kernel.config import Recipe
+    from kernel.devices import find_device
+    from kernel.evaluation import read_prompts, score
+    from kernel.sentences import SentenceEncoder
+    from kernel.submission import read_submission
+
+    prompts = read_prompts(options.prompts)
+    rows = read_submission(options.submission)
+    if set(rows) != set(prompts):
+        odd = sorted(set(rows) ^ set(prompts))
+        raise UserError(
+            f"{options.submission}: {len(odd)} ids are in only one of the two files, the first is {odd[0]!r}; "
+            f"expected exactly the ids of {options.prompts}"
+        )
+    encoder = SentenceEncoder.load(open_weights(options.weights), find_device(options.device))
+    truth = encoder.encode(list(prompts.values()), Recipe().text_batch)
+    result = score(list(prompts), np.stack([rows[image_id] for image_id in prompts]), truth)
+    if options.json:
+        print(json.dumps(asdict(result)))
+    else:
+        low, high = result.ci95
+        print(f"mean cosine {result.mean:.4f} over {result.n} images, 95 % interval {low:.4f} to {high:.4f}")
+        print(f"flattened, as the seed deck scored: {result.flattened:.4f}")
+    return 0
+
+
+def check_command(options: argparse.Namespace) -> int:
+    from kernel.images import list_images
+    from kernel.submission import check_submission
+
+    images = list_images(options.images)
+    check_submission(options.submission, [image.id for image in images])
+    print(f"{options.submission}: valid for {len(images)} images")
+    return 0
+
+
+def report_command(options: argparse.Namespace) -> int:
+    from kernel.report import write_report
+
+    print(write_report(options.run))
+    return 0
+
+
+def demo_command(options: argparse.Namespace) -> int:
+    from kernel.miniature.demo import demo
+
+    demo(options.out, options.weights, options.images, options.seed)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

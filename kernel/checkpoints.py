@@ -1,0 +1,161 @@
+"""The weights folder: its manifest, its checks, and what may lie in it.
+
+manifest.json: {"format": 1, "models": {name: {"class", "source", "revision", "sha256", ...}},
+"captioners": [...], "files": [{"path", "bytes", "sha256"}]}. Everything is checked before any loader runs.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from kernel.errors import UserError
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+# Pickles run code when they are read, so only these are ever opened.
+SAFE_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".parquet"}
+ADVICE = "Run 'make weights' again"
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A weights folder whose files are exactly the manifest's, byte for byte."""
+
+    folder: Path
+    models: dict[str, dict[str, Any]]
+    captioners: list[str]
+
+    def model_folder(self, name: str) -> Path:
+        parent = self.folder / "captioners" if name in self.captioners else self.folder
+        return parent / name
+
+    def sha256(self, name: str) -> str:
+        return self.models[name]["sha256"]
+
+
+def open_weights(folder: Path) -> Weights:
+    """Checks every file against the manifest. Raises UserError naming the first file that is wrong."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not found; expected a weights folder with a manifest. "
+            "'python -m kernel.miniature.assemble' makes the miniature one"
+        )
+    manifest = read_manifest(path)
+    listed = {entry["path"]: entry for entry in manifest["files"]}
+    # rglob does not look behind a link to a folder, so the link itself counts as a file that nothing lists
+    files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
+    present = {p.relative_to(folder).as_posix() for p in files} - {MANIFEST}
+    for name in sorted(present | set(listed)):
+        if PurePosixPath(name).suffix not in SAFE_SUFFIXES:
+            raise UserError(
+                f"{folder / name}: this kind of file can hold a pickle, which runs code when it is read; expected "
+                f"only {', '.join(sorted(SAFE_SUFFIXES))}. Remove it, or convert it to safetensors"
+            )
+    for name in sorted(present - set(listed)):
+        raise UserError(f"{folder / name}: not listed in {MANIFEST}, so nothing vouches for it. Remove it. {ADVICE}")
+    for name in sorted(set(listed) - present):
+        raise UserError(f"{folder / name}: missing, though {MANIFEST} lists it: the folder is incomplete. {ADVICE}")
+    for name in sorted(listed):
+        check_file(folder / name, listed[name])
+    return Weights(folder, manifest["models"], manifest["captioners"])
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        assert_shape(manifest)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a weights manifest of format {FORMAT} ({error!r}). {ADVICE}") from error
+    for entry in manifest["files"]:
+        listed = PurePosixPath(entry["path"])
+        if listed.is_absolute() or ".." in listed.parts:
+            raise UserError(f"{path}: lists {entry['path']!r}, which lies outside the folder. {ADVICE}")
+    return manifest
+
+
+def assert_shape(manifest: dict[str, Any]) -> None:
+    """Raises ValueError, KeyError or TypeError when a part of the manifest is missing or of another kind."""
+    if manifest["format"] != FORMAT:
+        raise ValueError(f"format is {manifest['format']!r}")
+    for entry in manifest["files"]:
+        if not (isinstance(entry["path"], str) and isinstance(entry["bytes"], int) and len(entry["sha256"]) == 64):
+            raise ValueError(f"file entry {entry!r}")
+    for name, model in manifest["models"].items():
+        if not {"class", "source", "revision", "sha256"} <= set(model):
+            raise ValueError(f"model {name!r} lacks class, source, revision or sha256")
+    if not set(manifest["captioners"]) <= set(manifest["models"]):
+        raise ValueError(f"captioners {manifest['captioners']} are not all among the models")
+
+
+def check_file(path: Path, entry: dict[str, Any]) -> None:
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise UserError(f"{path}: {size} bytes, the manifest says {entry['bytes']}: the file is incomplete. {ADVICE}")
+    found = file_sha256(path)
+    if found != entry["sha256"]:
+        raise UserError(
+            f"{path}: sha256 {found[:8]}... differs from the manifest's {entry['sha256'][:8]}...: "
+            f"the file is damaged or was changed. {ADVICE}"
+        )
+    if path.suffix == ".safetensors":
+        with path.open("rb") as file:
+            head = file.read(9)
+        if len(head) < 9 or int.from_bytes(head[:8], "little") > size or head[8:] != b"{":
+            raise UserError(f"{path}: named safetensors but is not (a renamed pickle?). {ADVICE}")
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path, models: dict[str, dict[str, Any]], captioners: list[str]) -> None:
+    """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s."""
+    files: list[dict[str, Any]] = [
+        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    ]
+    weights = Weights(folder, models, captioners)
+    named = {}
+    for name, model in models.items():
+        prefix = weights.model_folder(name).relative_to(folder).as_posix() + "/"
+        own = [
+            f"{entry['path'].removeprefix(prefix)} {entry['sha256']}"
+            for entry in files
+            if entry["path"].startswith(prefix)
+        ]
+        named[name] = {**model, "sha256": hashlib.sha256("\n".join(own).encode()).hexdigest()}
+    manifest = {"format": FORMAT, "models": named, "captioners": captioners, "files": files}
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+KNOWN_SENTENCE = "a woodcut of a red fish on a hill, art nouveau, swirl"
+
+
+def tokenizer_record(size: int, special_ids: dict[str, int | None], ids: Iterable[int]) -> dict[str, Any]:
+    """What the manifest keeps of a tokenizer: its size, special ids, and the ids of one known sentence."""
+    return {"size": size, "special_ids": special_ids, "sentence": KNOWN_SENTENCE, "ids": [int(i) for i in ids]}
+
+
+def check_tokenizer(model: str, found: dict[str, Any], expected: dict[str, Any] | None, embedding_rows: int) -> None:
+    """Refuses a tokenizer that is not the one this model was trained with.
+
+    A swapped tokenizer still gives ids, every one of them meaning another word.
+    """
+    follows = "its ids would mean other words to this model. Put the model's own tokenizer back"
+    if found["size"] > embedding_rows:
+        raise UserError(
+            f"{model}: the tokenizer has {found['size']} tokens, the model's embedding {embedding_rows} rows: {follows}"
+        )
+    if expected is None:
+        raise UserError(f"{model}: the manifest holds no tokenizer record, so a swapped one would pass. {ADVICE}")
+    for key in ("size", "special_ids", "ids"):
+        if found[key] != expected[key]:
+            raise UserError(
+                f"{model}: the tokenizer's {key} are {found[key]}, the manifest says {expected[key]}: {follows}"
+            )

@@ -1,0 +1,126 @@
+"""What to run (`Recipe`) and where things are (`Paths`). Every default of the package lives here."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernel.errors import UserError
+
+EMBEDDING_DIMENSIONS = 384
+DEFAULT_WEIGHTS = Path("build/weights")
+DEFAULT_DEMO = Path("build/demo")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one run. The defaults are the seed deck's values (recipe `baseline`).
+
+    The deck submits the plain mean of its prompts' embeddings; rows of length 1 score the same, so rows
+    are normalised here, and `--set normalise=false` gives the deck's own rows.
+    """
+
+    name: str = "baseline"
+    # word banks, in the order in which their best phrases are joined, and how many of each
+    modifiers: dict[str, int] = field(default_factory=lambda: {"mediums": 1, "movements": 1, "flavors": 3})
+    modifier_separator: str = ", "
+    # what stands between caption and modifiers; the deck joins them with nothing
+    separator: str = ""
+    # "auto" takes the first captioner of the weights folder
+    captioner: str = "auto"
+    num_beams: int = 5
+    num_captions: int = 5
+    max_length: int = 20
+    min_length: int = 5
+    normalise: bool = True
+    # batch and shard borders change float rounding in the last digits, so they belong to the run's identity
+    clip_batch: int = 64
+    caption_batch: int = 16
+    text_batch: int = 256
+    shard_images: int = 256
+
+    def __post_init__(self) -> None:
+        beams_and_lengths = ("num_beams", "num_captions", "max_length")
+        for name in (*beams_and_lengths, "clip_batch", "caption_batch", "text_batch", "shard_images"):
+            if getattr(self, name) < 1:
+                raise UserError(f"recipe setting {name} is {getattr(self, name)}; expected 1 or more")
+        if not 0 <= self.min_length <= self.max_length:
+            raise UserError(
+                f"recipe setting min_length is {self.min_length}; expected 0 to max_length={self.max_length}"
+            )
+        if self.num_captions > self.num_beams:
+            raise UserError(
+                f"recipe asks for num_captions={self.num_captions} from num_beams={self.num_beams}: "
+                "beam search returns at most one caption a beam. Raise num_beams or lower num_captions"
+            )
+        for bank, count in self.modifiers.items():
+            if count < 0:
+                raise UserError(f"recipe setting modifiers.{bank} is {count}; expected 0 or more")
+
+
+RECIPES = {"baseline": Recipe()}
+DEFAULT_RECIPE = "baseline"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a run reads and writes."""
+
+    images: Path
+    weights: Path
+    run: Path
+
+
+def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
+    """The preset `name` with `key=value` settings over it.
+
+    Values are JSON where they parse as JSON, else text; `modifiers.BANK=N` sets one bank.
+    Example: recipe_named("baseline", ["num_beams=3", "num_captions=3", "modifiers.flavors=5"])
+    """
+    if name not in RECIPES:
+        raise UserError(f"unknown recipe {name!r}{nearest(name, RECIPES)}. Valid recipes: {', '.join(RECIPES)}")
+    changes: dict[str, Any] = {}
+    recipe = RECIPES[name]
+    fields = {f.name: f for f in dataclasses.fields(Recipe) if f.name != "name"}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UserError(f"--set {setting!r} has no '='; expected key=value")
+        key, _, bank = key.partition(".")
+        if key not in fields:
+            raise UserError(f"unknown setting {key!r}{nearest(key, fields)}. Valid settings: {', '.join(fields)}")
+        value = parsed(text)
+        if bank and key == "modifiers":
+            value = {**changes.get("modifiers", recipe.modifiers), bank: value}
+        elif bank:
+            raise UserError(f"setting {key!r} has no parts; write {key}=value")
+        changes[key] = checked(key, getattr(recipe, key), value, text)
+    return dataclasses.replace(recipe, **changes)
+
+
+def parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def checked(key: str, default: Any, value: Any, text: str) -> Any:
+    """`value` when it has the default's type; settings that are text take the words as written."""
+    if isinstance(default, str):
+        return value if isinstance(value, str) else text
+    if isinstance(default, dict):
+        if isinstance(value, dict) and all(type(count) is int for count in value.values()):
+            return value
+        raise UserError(f'setting {key}={text}: expected banks and counts, such as {{"mediums": 1}}')
+    if type(value) is not type(default):
+        raise UserError(f"setting {key}={text}: expected {type(default).__name__}, such as {json.dumps(default)}")
+    return value
+
+
+def nearest(name: str, valid: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

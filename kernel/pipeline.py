@@ -1,0 +1,262 @@
+"""The line from images to submission.csv, stage by stage: every image through CLIP, then every image
+through the captioner, and so on, with one model resident at a time."""
+
+import gc
+import importlib.metadata
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL.Image import Image
+
+from kernel import __version__
+from kernel.checkpoints import Weights, open_weights
+from kernel.config import Paths, Recipe
+from kernel.devices import Device, find_device
+from kernel.errors import UserError
+from kernel.fusion import fuse, group_means, unit_rows
+from kernel.images import BadImage, ImageFile, decoded_batches, list_images
+from kernel.prompts import compose
+from kernel.store import RunFolder, cannot_write, images_sha256, open_run
+from kernel.submission import check_submission, write_submission
+from kernel.word_banks import Phrases, bank_with_features, features_key, rank, read_phrases
+
+REPORTED_VERSIONS = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pandas", "pillow")
+
+
+def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | None = None) -> dict[str, Any]:
+    """Runs the recipe over every image of `paths.images` and returns what it writes to run.json.
+
+    Raises UserError before the first image for anything about weights, recipe, device or output folder;
+    after it only when nothing can be written any more.
+    """
+    started = time.time()
+    images = list_images(paths.images)[:limit]
+    weights = open_weights(paths.weights)
+    captioner = captioner_named(recipe, weights)
+    words = word_lists(recipe, weights)
+    prior = read_phrases(weights.folder / "prior.txt").phrases
+    device = find_device(device_name)
+    identity = {
+        "recipe": asdict(recipe),
+        "images": images_sha256(images),
+        "models": {name: weights.sha256(name) for name in ("clip", captioner, "sentences")},
+        "words": {bank.name: features_key(weights.sha256("clip"), bank.phrases) for bank in words},
+        "device": device.name,
+    }
+    folder, said = open_run(paths.run, images, recipe.shard_images, identity)
+    print(said, file=sys.stderr)
+
+    seconds: dict[str, float] = {}
+    try:
+        with Stopwatch(seconds, "clip"):
+            clip_stage(folder, recipe, weights, words, device)
+        with Stopwatch(seconds, "captions"):
+            captions_stage(folder, recipe, weights, captioner, device)
+        with Stopwatch(seconds, "sentences"):
+            rows, bad = sentences_stage(folder, recipe, weights, prior, device)
+        with Stopwatch(seconds, "submission"):
+            ids = [image.id for image in images]
+            write_submission(paths.run / "submission.csv", ids, rows)
+            check_submission(paths.run / "submission.csv", ids)
+        content = {
+            "identity": identity,
+            "recipe": asdict(recipe),
+            "captioner": captioner,
+            "shards": folder.borders,
+            "images": str(paths.images),
+            "weights": str(paths.weights),
+            "models": {name: weights.models[name]["source"] for name in identity["models"]},
+            "versions": versions(),
+            "device": device.name,
+            "started": started,
+            "counts": {"images": len(images), "bad_images": len(bad), "degraded_rows": len(bad)},
+            "bad_images": bad,
+            "dropped_phrases": {bank.name: bank.dropped for bank in words},
+            "seconds": seconds,
+            "images_per_second": {stage: len(images) / spent for stage, spent in seconds.items()},
+            "peak_memory_bytes": peak_memory(device),
+        }
+        folder.write_run(content)
+    except OSError as error:
+        raise cannot_write(paths.run, error) from error
+    return content
+
+
+def captioner_named(recipe: Recipe, weights: Weights) -> str:
+    """The recipe's captioner, or the first of the weights folder."""
+    if recipe.captioner == "auto" and weights.captioners:
+        return weights.captioners[0]
+    if recipe.captioner not in weights.captioners:
+        raise UserError(
+            f"{weights.folder}: holds no captioner {recipe.captioner!r}; it has "
+            f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
+        )
+    return recipe.captioner
+
+
+def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
+    """The recipe's word lists. A name ending in .txt is a user's own file, any other lies in word_banks/."""
+    folder = weights.folder / "word_banks"
+    lists = []
+    for name, count in recipe.modifiers.items():
+        own = name.endswith(".txt")
+        if count and not own and not (folder / f"{name}.txt").is_file():
+            valid = ", ".join(sorted(path.stem for path in folder.glob("*.txt")))
+            raise UserError(
+                f"unknown word bank {name!r}. Valid: {valid}, or a path ending in .txt to a file of your own"
+            )
+        if count:
+            lists.append(read_phrases(Path(name) if own else folder / f"{name}.txt"))
+    return lists
+
+
+def clip_stage(folder: RunFolder, recipe: Recipe, weights: Weights, words: list[Phrases], device: Device) -> None:
+    """Images to features, shard by shard; then features to modifiers, all at once."""
+    from kernel.clip import ClipEncoder
+
+    clip = ClipEncoder.load(weights, device)
+    banks = [
+        bank_with_features(
+            bank,
+            clip,
+            weights.sha256("clip"),
+            shipped=weights.folder / "word_banks" / "features",
+            computed=folder.folder / "features",
+            batch=recipe.text_batch,
+        )
+        for bank in words
+    ]
+    width = clip.model.text_projection.shape[-1]
+    with progress(folder, "clip", ".safetensors") as (shards, bar):
+        for shard in shards:
+            found, bad = encode_files(folder.shard_files(shard), recipe.clip_batch, clip.encode_images, bar)
+            rows = [np.zeros(width, dtype=np.float32) if row is None else row for row in found]
+            folder.write_clip(shard, np.stack(rows), bad)
+    free(clip)
+
+    image_features, _ = folder.read_clip()
+    counts = [count for count in recipe.modifiers.values() if count]
+    modifiers: list[list[str]] = [[] for _ in folder.images]
+    for bank, count in zip(banks, counts, strict=True):
+        indices, _ = rank(image_features, bank.features, count)
+        for phrases, row in zip(modifiers, indices.tolist(), strict=True):
+            phrases.extend(bank.phrases[index] for index in row)
+    folder.write_modifiers(modifiers)
+
+
+def captions_stage(folder: RunFolder, recipe: Recipe, weights: Weights, name: str, device: Device) -> None:
+    """Images to captions, shard by shard; bad images get none."""
+    from kernel.captions import Captioner
+
+    captioner = Captioner.load(weights, name, device)
+    with progress(folder, "captions", ".json") as (shards, bar):
+        for shard in shards:
+            written, bad = encode_files(
+                folder.shard_files(shard),
+                recipe.caption_batch,
+                lambda images: captioner.captions(images, recipe),
+                bar,
+            )
+            folder.write_captions(shard, [own or [] for own in written], bad)
+    free(captioner)
+
+
+def sentences_stage(
+    folder: RunFolder, recipe: Recipe, weights: Weights, prior: list[str], device: Device
+) -> tuple[np.ndarray, dict[str, str]]:
+    """Captions and modifiers to one row an image, (n, 384), and {id: reason} of the bad images."""
+    from kernel.sentences import SentenceEncoder
+
+    encoder = SentenceEncoder.load(weights, device)
+    fallback = unit_rows(encoder.encode(prior, recipe.text_batch).mean(axis=0, keepdims=True))[0]
+    _, bad = folder.read_clip()
+    captions, bad_later = folder.read_captions()
+    bad |= bad_later
+    prompts = [
+        [] if image.id in bad else compose(said, phrases, recipe)
+        for image, said, phrases in zip(folder.images, captions, folder.read_modifiers(), strict=True)
+    ]
+    usable = np.array([bool(own) for own in prompts])
+    estimate = np.tile(fallback, (len(prompts), 1))
+    flat = [prompt for own in prompts for prompt in own]
+    if flat:
+        means = group_means(encoder.encode(flat, recipe.text_batch), [len(own) for own in prompts if own])
+        estimate[usable] = means
+    folder.write_estimate("prompts", estimate)
+    free(encoder)
+    return fuse(estimate, usable, fallback, recipe.normalise), bad
+
+
+def encode_files(
+    files: list[ImageFile], batch: int, encode: Callable[[list[Image]], Iterable[Any]], bar: Any
+) -> tuple[list[Any], dict[str, str]]:
+    """What `encode` makes of each file's image, in order, None for bad images; and {id: reason} of those."""
+    results: list[Any] = []
+    bad: dict[str, str] = {}
+    for decoded in decoded_batches(files, batch):
+        good = [image for _, image in decoded if not isinstance(image, BadImage)]
+        made = iter(encode(good) if good else ())
+        for file, image in decoded:
+            if isinstance(image, BadImage):
+                bad[file.id] = image.reason
+            results.append(None if isinstance(image, BadImage) else next(made))
+        bar.update(len(decoded))
+    return results, bad
+
+
+@contextmanager
+def progress(folder: RunFolder, stage: str, suffix: str) -> Iterator[tuple[list[int], Any]]:
+    """The shards that this stage has not written yet, and a progress bar that counts images."""
+    from tqdm.auto import tqdm
+
+    pending = [shard for shard in range(len(folder.borders)) if not folder.shard_path(stage, shard, suffix).is_file()]
+    done = len(folder.images) - sum(len(folder.shard_files(shard)) for shard in pending)
+    with tqdm(total=len(folder.images), initial=done, desc=stage, unit="image", file=sys.stderr) as bar:
+        yield pending, bar
+
+
+class Stopwatch:
+    """Adds the seconds a block took to `seconds[stage]`."""
+
+    def __init__(self, seconds: dict[str, float], stage: str) -> None:
+        self.seconds, self.stage = seconds, stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds[self.stage] = round(time.perf_counter() - self.start, 3)
+
+
+def free(model: Any) -> None:
+    """Lets go of a stage's model before the next one loads."""
+    import torch
+
+    model.__dict__.clear()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in REPORTED_VERSIONS}
+    return {"kernel": __version__, "python": platform.python_version(), **found}
+
+
+def peak_memory(device: Device) -> dict[str, int]:
+    """Most bytes resident in this process so far, and most allocated on the GPU."""
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, kibibytes on Linux
+    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if device.name != "cpu":
+        import torch
+
+        peak["device"] = torch.cuda.max_memory_allocated(device.name)
+    return peak

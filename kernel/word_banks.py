@@ -1,0 +1,111 @@
+"""Word banks: phrases with their CLIP text features, and which of them fit an image best."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernel.errors import UserError
+from kernel.store import write_whole
+
+if TYPE_CHECKING:
+    from kernel.clip import ClipEncoder
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """The usable lines of a word list, in order, and how many were dropped and why."""
+
+    name: str
+    phrases: list[str]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class WordBank:
+    """Phrases and their unit text features. Shape of features: (len(phrases), d)."""
+
+    name: str
+    phrases: list[str]
+    features: np.ndarray
+
+
+def read_phrases(path: Path) -> Phrases:
+    """One phrase a line; blank, repeated and undecodable lines are dropped and counted.
+
+    Raises UserError when the file is missing or no phrase is left.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such word list; expected a text file with one phrase a line")
+    phrases: dict[str, None] = {}
+    dropped = {"blank": 0, "duplicate": 0, "undecodable": 0}
+    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
+        phrase = line.decode("utf-8", errors="replace").strip()
+        if not phrase:
+            dropped["blank"] += 1
+        elif "\ufffd" in phrase:
+            dropped["undecodable"] += 1
+        elif phrase in phrases:
+            dropped["duplicate"] += 1
+        else:
+            phrases[phrase] = None
+    if not phrases:
+        raise UserError(f"{path}: no phrase left ({dropped}); expected one phrase a line")
+    return Phrases(path.stem, list(phrases), dropped)
+
+
+def features_key(clip_sha256: str, phrases: list[str]) -> str:
+    """The name of a features file: a sha256 of the model and the phrases."""
+    return hashlib.sha256(json.dumps([clip_sha256, phrases], ensure_ascii=False).encode()).hexdigest()
+
+
+def bank_with_features(
+    words: Phrases, clip: "ClipEncoder", clip_sha256: str, shipped: Path, computed: Path, batch: int
+) -> WordBank:
+    """The bank with its features from `shipped` or `computed`, else encoded now and kept in `computed`."""
+    from safetensors.numpy import load_file, save
+
+    name = f"{features_key(clip_sha256, words.phrases)}.safetensors"
+    for folder in (shipped, computed):
+        if (folder / name).is_file():
+            features = load_file(folder / name)["features"].astype(np.float32)
+            if features.shape[0] != len(words.phrases):
+                raise UserError(
+                    f"{folder / name}: {features.shape[0]} rows for the {len(words.phrases)} phrases of "
+                    f"{words.name}: the file is damaged. Remove it and run again"
+                )
+            return WordBank(words.name, words.phrases, features)
+    features = clip.encode_texts(words.phrases, batch)
+    computed.mkdir(parents=True, exist_ok=True)
+    write_whole(computed / name, save({"features": features}))
+    return WordBank(words.name, words.phrases, features)
+
+
+def rank(
+    image_features: np.ndarray, bank_features: np.ndarray, top_k: int, chunk: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `top_k` best phrases of every image: indices and cosines, best first, ties by index.
+
+    Unit rows (n, d) and (p, d) -> (n, k) int64 and (n, k) float32 with k = min(top_k, p); exact.
+    `chunk` images are compared with the whole bank at a time, so memory is chunk x p floats.
+    """
+    import torch
+
+    images, bank = torch.from_numpy(image_features), torch.from_numpy(bank_features)
+    k = min(top_k, len(bank))
+    indices = np.empty((len(images), k), dtype=np.int64)
+    cosines = np.empty((len(images), k), dtype=np.float32)
+    for start in range(0, len(images), chunk):
+        block = images[start : start + chunk] @ bank.T
+        # one more than asked shows whether a tie crosses the border, where topk may keep either side
+        values, order = block.topk(min(k + 1, len(bank)), dim=1)
+        tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
+        for row in tied.nonzero()[:, 0].tolist():
+            best = torch.argsort(block[row], descending=True, stable=True)[: order.shape[1]]
+            order[row], values[row] = best, block[row][best]
+        indices[start : start + chunk] = order[:, :k].numpy()
+        cosines[start : start + chunk] = values[:, :k].numpy()
+    return indices, cosines
