@@ -163,13 +163,11 @@ def check_stated_scaling(folder: Path) -> None:
 
 def check_loaded_scaling(folder: Path, model: Any) -> None:
     config = model.language_model.config
-    if config.model_type == "t5" and getattr(config, "scale_decoder_outputs", None) is not False:
-        # releases before 5 decide by tie_word_embeddings alone
-        if getattr(config, "tie_word_embeddings", True):
-            raise UserError(
-                f"{folder}: this transformers would scale T5's decoder outputs although the configuration says not to: "
-                "captions would be wrong. Install the version in pyproject.toml"
-            )
+    if config.model_type == "t5" and config.scale_decoder_outputs is not False:
+        raise UserError(
+            f"{folder}: this transformers would scale T5's decoder outputs although the configuration says not to: "
+            "captions would be wrong. Install the version in pyproject.toml"
+        )
 
 
 def check_image_slots(folder: Path, model: Any, processor: Any) -> None:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,7 @@ def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
                 f"unknown word bank {name!r}. Valid: {valid}, or a path ending in .txt to a file of your own"
             )
         if count:
-            lists.append(read_phrases(Path(name) if own else folder / f"{name}.txt"))
+            lists.append(replace(read_phrases(Path(name) if own else folder / f"{name}.txt"), name=name))
     return lists
 
 
@@ -154,10 +154,12 @@ def clip_stage(folder: RunFolder, recipe: Recipe, weights: Weights, words: list[
 
 def captions_stage(folder: RunFolder, recipe: Recipe, weights: Weights, name: str, device: Device) -> None:
     """Images to captions, shard by shard; bad images get none."""
-    from kernel.captions import Captioner
-
-    captioner = Captioner.load(weights, name, device)
     with progress(folder, "captions", ".json") as (shards, bar):
+        if not shards:
+            return
+        from kernel.captions import Captioner
+
+        captioner = Captioner.load(weights, name, device)
         for shard in shards:
             written, bad = encode_files(
                 folder.shard_files(shard),

@@ -77,11 +77,13 @@ def blip2_config(processor: Blip2Processor) -> Blip2Config:
     return Blip2Config(
         vision_config={**VISION, "qkv_bias": True},
         qformer_config={
-            "hidden_size": 192,
-            "intermediate_size": 384,
-            "num_hidden_layers": 4,
+            "hidden_size": 128,
+            "intermediate_size": 256,
+            "num_hidden_layers": 2,
             "num_attention_heads": 4,
-            "cross_attention_frequency": 2,
+            "cross_attention_frequency": 1,
+            "hidden_dropout_prob": 0.0,
+            "attention_probs_dropout_prob": 0.0,
             "encoder_hidden_size": VISION["hidden_size"],
             "vocab_size": 1,
             "max_position_embeddings": 1,
@@ -95,6 +97,7 @@ def blip2_config(processor: Blip2Processor) -> Blip2Config:
             "num_layers": 2,
             "num_heads": 4,
             "feed_forward_proj": "gated-gelu",
+            "dropout_rate": 0.05,
             "decoder_start_token_id": 0,
             "bos_token_id": 1,
             "tie_word_embeddings": False,
@@ -184,6 +187,7 @@ def new_blip2(processor: Blip2Processor) -> Blip2ForConditionalGeneration:
     model.query_tokens.data.normal_(0, 0.02)
     head = model.language_model.lm_head
     head.weight = torch.nn.Parameter(head.weight.detach().clone() * model.config.text_config.d_model**-0.5)
+    model.config.text_config.tie_word_embeddings = False  # as the hub's configuration says; some releases reset it
     return model
 
 

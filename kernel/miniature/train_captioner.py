@@ -26,7 +26,7 @@ from kernel.miniature.captioner_parts import (
     new_blip2,
     vision_weights,
 )
-from kernel.miniature.pictures import HELD_OUT_SEED, TRAIN_SEED, draw_all, scenes
+from kernel.miniature.pictures import CAPTIONER_SEED, HELD_OUT_SEED, draw_all, scenes
 from kernel.miniature.train_clip import normalised_pixels
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -89,8 +89,8 @@ def main() -> None:
     parser.add_argument("name", choices=("blip2", "blip"))
     parser.add_argument("--clip", type=Path, default=CHECKPOINTS / "clip")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--pictures", type=int, default=32_000)
-    parser.add_argument("--steps", type=int, default=3_000)
+    parser.add_argument("--pictures", type=int, default=24_000)
+    parser.add_argument("--steps", type=int, default=2_400)
     parser.add_argument("--batch", type=int, default=128)
     options = parser.parse_args()
     out = options.out or CHECKPOINTS / options.name
@@ -106,8 +106,8 @@ def main() -> None:
     for parameter in model.vision_model.parameters():
         parameter.requires_grad_(False)
 
-    vision = vision_outputs(model, draw_all(TRAIN_SEED, options.pictures))
-    captions = [scene.caption for scene in scenes(TRAIN_SEED, options.pictures)]
+    vision = vision_outputs(model, draw_all(CAPTIONER_SEED, options.pictures))
+    captions = [scene.caption for scene in scenes(CAPTIONER_SEED, options.pictures)]
     ids = processor.tokenizer(captions, padding=True, return_tensors="pt")["input_ids"]
     held_pixels, held_scenes = draw_all(HELD_OUT_SEED, 512), scenes(HELD_OUT_SEED, 512)
 
@@ -129,7 +129,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
-        if step % 500 == 499 or step + 1 == options.steps:
+        if step % 400 == 399 or step + 1 == options.steps:
             figures = evaluate(model, processor, held_pixels, held_scenes)
             minutes = (time.monotonic() - started) / 60
             print(

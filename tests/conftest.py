@@ -1,0 +1,99 @@
+"""Fixtures shared by all tests. The network is refused before anything else is imported."""
+
+from kernel.offline import refuse_network
+
+refuse_network()
+
+import os  # noqa: E402
+import shutil  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from kernel.checkpoints import Weights, open_weights  # noqa: E402
+from kernel.config import DEFAULT_WEIGHTS  # noqa: E402
+from kernel.devices import Device  # noqa: E402
+from kernel.miniature.drawing import draw  # noqa: E402
+from kernel.miniature.grammar import Scene, scene_stream  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+SAMPLE = ROOT.parent / "shared" / "sample"
+TEST_SEED = 5
+
+
+@pytest.fixture(scope="session")
+def weights_folder() -> Path:
+    """The assembled miniature weights; `make test` keeps them fresh, a bare pytest makes them once."""
+    folder = ROOT / DEFAULT_WEIGHTS
+    if not (folder / "manifest.json").is_file():
+        from kernel.miniature.assemble import assemble
+
+        folder.parent.mkdir(exist_ok=True)
+        assemble(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def weights(weights_folder: Path) -> Weights:
+    return open_weights(weights_folder)
+
+
+@pytest.fixture(scope="session")
+def cpu() -> Device:
+    return Device("cpu")
+
+
+@dataclass(frozen=True)
+class HalfOnCpu(Device):
+    """Loads as on a GPU, where none is."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return torch.float16
+
+
+@pytest.fixture(scope="session")
+def half_on_cpu() -> Device:
+    return HalfOnCpu("cpu")
+
+
+@pytest.fixture(scope="session")
+def drawn() -> list[tuple[Image.Image, Scene]]:
+    """24 pictures never trained on, with their scenes."""
+    return [(draw(scene, rng), scene) for scene, rng in scene_stream(TEST_SEED, 24)]
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path, drawn: list[tuple[Image.Image, Scene]]) -> Path:
+    """Six drawn pictures, a.png to f.png."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, (picture, _) in zip("abcdef", drawn, strict=False):
+        picture.save(folder / f"{name}.png")
+    return folder
+
+
+@pytest.fixture
+def own_copy(tmp_path: Path, weights: Weights) -> Callable[[str], Weights]:
+    """Weights whose folder of one model is a copy that the test may break; the rest is linked."""
+
+    def copy(model: str) -> Weights:
+        folder = tmp_path / "weights"
+        shutil.copytree(weights.folder, folder, copy_function=os.link)
+        own = Weights(folder, weights.models, weights.captioners).model_folder(model)
+        shutil.rmtree(own)
+        shutil.copytree(weights.model_folder(model), own)
+        return Weights(folder, weights.models, weights.captioners)
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    if not SAMPLE.is_dir():
+        pytest.skip("the competition's visible sample is not beside the project; it is never part of it")
+    return SAMPLE
