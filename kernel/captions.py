@@ -19,6 +19,8 @@ from kernel.errors import UserError
 # Versions of transformers differ in which of these they keep by themselves.
 FULL_PRECISION_PARTS = ["wo", "query_tokens", "qformer"]
 ADVICE = "Run 'make weights' again"
+BLIP, BLIP2 = "BlipForConditionalGeneration", "Blip2ForConditionalGeneration"
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 
 
 class Captioner:
@@ -30,22 +32,12 @@ class Captioner:
     @classmethod
     def load(cls, weights: Weights, name: str, device: Device) -> "Captioner":
         """Loads `weights/captioners/NAME`, whose class the manifest names, and checks it whole."""
+        processor = inspect_captioner(weights, name)
         folder = weights.model_folder(name)
-        record = weights.models[name]
-        loaders = {"Blip2ForConditionalGeneration": load_blip2, "BlipForConditionalGeneration": load_blip}
-        if record["class"] not in loaders:
-            raise UserError(
-                f"{folder}: class {record['class']!r} is no captioner; expected one of {', '.join(loaders)}"
-            )
-        model, processor = loaders[record["class"]](folder, device)
-        check_tokenizer(
-            str(folder),
-            captioner_tokenizer_record(processor.tokenizer),
-            record.get("tokenizer"),
-            model.get_input_embeddings().num_embeddings
-            if hasattr(model, "qformer")
-            else model.text_decoder.get_input_embeddings().num_embeddings,
-        )
+        if weights.models[name]["class"] == BLIP2:
+            model = load_blip2(folder, device)
+        else:
+            model = load_blip(folder, device)
         return cls(model.to(device.name).eval(), processor, device)
 
     def captions(self, images: list[Image.Image], recipe: Recipe) -> list[list[str]]:
@@ -72,24 +64,47 @@ class Captioner:
         return {"max_length": recipe.max_length, "min_length": recipe.min_length}
 
 
+def inspect_captioner(weights: Weights, name: str) -> Any:
+    """Checks what needs no weights in memory (class, configuration, processor, tokenizer); returns the processor.
+
+    `run` calls it before the first image: loading the captioner comes only after CLIP's stage.
+    """
+    from transformers import Blip2Config, Blip2Processor, BlipConfig, BlipProcessor
+
+    folder, record = weights.model_folder(name), weights.models[name]
+    if record["class"] not in (BLIP, BLIP2):
+        raise UserError(f"{folder}: class {record['class']!r} is no captioner; expected one of {BLIP2}, {BLIP}")
+    is_blip2 = record["class"] == BLIP2
+    if is_blip2:
+        check_stated_scaling(folder)
+    try:
+        config = (Blip2Config if is_blip2 else BlipConfig).from_pretrained(folder, local_files_only=True)
+        processor = (Blip2Processor if is_blip2 else BlipProcessor).from_pretrained(folder, local_files_only=True)
+    except LOADING_ERRORS as error:
+        raise cannot_load(folder, error) from error
+    if is_blip2:
+        check_image_slots(folder, config, processor)
+    tokenizer = captioner_tokenizer_record(processor.tokenizer)
+    check_tokenizer(str(folder), tokenizer, record.get("tokenizer"), config.text_config.vocab_size)
+    return processor
+
+
 def captioner_tokenizer_record(tokenizer: Any) -> dict[str, Any]:
     special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "sep")}
     return tokenizer_record(len(tokenizer), special, tokenizer(KNOWN_SENTENCE)["input_ids"])
 
 
-def load_blip(folder: Path, device: Device) -> tuple[Any, Any]:
-    from transformers import BlipForConditionalGeneration, BlipProcessor
+def load_blip(folder: Path, device: Device) -> Any:
+    from transformers import BlipForConditionalGeneration
 
     model, info = load_complete(BlipForConditionalGeneration, folder, device)
     check_complete(folder, info)
     check_dtypes(folder, model, device, full_precision=[])
-    return model, BlipProcessor.from_pretrained(folder, local_files_only=True)
+    return model
 
 
-def load_blip2(folder: Path, device: Device) -> tuple[Any, Any]:
-    from transformers import Blip2ForConditionalGeneration, Blip2Processor
-
-    check_stated_scaling(folder)
+def load_blip2(folder: Path, device: Device) -> Any:
+    from transformers import Blip2ForConditionalGeneration
 
     class Blip2(Blip2ForConditionalGeneration):
         _keep_in_fp32_modules = FULL_PRECISION_PARTS
@@ -98,9 +113,7 @@ def load_blip2(folder: Path, device: Device) -> tuple[Any, Any]:
     check_complete(folder, info)
     check_dtypes(folder, model, device, full_precision=FULL_PRECISION_PARTS)
     check_loaded_scaling(folder, model)
-    processor = Blip2Processor.from_pretrained(folder, local_files_only=True)
-    check_image_slots(folder, model, processor)
-    return model, processor
+    return model
 
 
 def load_complete(model_class: Any, folder: Path, device: Device) -> tuple[Any, dict[str, Any]]:
@@ -112,9 +125,13 @@ def load_complete(model_class: Any, folder: Path, device: Device) -> tuple[Any, 
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder}: transformers cannot load it ({line}). {ADVICE}") from error
+    except LOADING_ERRORS as error:
+        raise cannot_load(folder, error) from error
+
+
+def cannot_load(folder: Path, error: Exception) -> UserError:
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(f"{folder}: transformers cannot load it ({line}). {ADVICE}")
 
 
 def check_complete(folder: Path, info: dict[str, Any]) -> None:
@@ -170,14 +187,13 @@ def check_loaded_scaling(folder: Path, model: Any) -> None:
         )
 
 
-def check_image_slots(folder: Path, model: Any, processor: Any) -> None:
+def check_image_slots(folder: Path, config: Any, processor: Any) -> None:
     """The language model must receive exactly one slot for each query of the Q-Former."""
-    queries = model.query_tokens.shape[1]
+    queries = config.num_query_tokens
     image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
     found = {
-        "config num_query_tokens": (model.config.num_query_tokens, queries),
         "processor num_query_tokens": (processor.num_query_tokens, queries),
-        "config image_token_index": (model.config.image_token_index, image_token),
+        "config image_token_index": (config.image_token_index, image_token),
     }
     for what, (value, expected) in found.items():
         if value != expected:
@@ -185,7 +201,7 @@ def check_image_slots(folder: Path, model: Any, processor: Any) -> None:
                 f"{folder}: {what} is {value}, expected {expected}: the image would not reach "
                 f"the language model. {ADVICE}"
             )
-    if model.config.text_config.bos_token_id is None:
+    if config.text_config.bos_token_id is None:
         raise UserError(
             f"{folder}: text_config.bos_token_id is missing, expected a token id: captions cannot start. {ADVICE}"
         )

@@ -17,13 +17,16 @@ import numpy as np
 from PIL.Image import Image
 
 from kernel import __version__
+from kernel.captions import Captioner, inspect_captioner
 from kernel.checkpoints import Weights, open_weights
+from kernel.clip import ClipEncoder
 from kernel.config import Paths, Recipe
 from kernel.devices import Device, find_device
 from kernel.errors import UserError
 from kernel.fusion import fuse, group_means, unit_rows
 from kernel.images import BadImage, ImageFile, decoded_batches, list_images
 from kernel.prompts import compose
+from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, cannot_write, images_sha256, open_run
 from kernel.submission import check_submission, write_submission
 from kernel.word_banks import Phrases, bank_with_features, features_key, rank, read_phrases
@@ -44,6 +47,10 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
     words = word_lists(recipe, weights)
     prior = read_phrases(weights.folder / "prior.txt").phrases
     device = find_device(device_name)
+    inspect_captioner(weights, captioner)
+    # small, so it stays: whatever is wrong with it shows before the first image, not after the last
+    encoder = SentenceEncoder.load(weights, device)
+    fallback = unit_rows(encoder.encode(prior, recipe.text_batch).mean(axis=0, keepdims=True))[0]
     identity = {
         "recipe": asdict(recipe),
         "images": images_sha256(images),
@@ -61,7 +68,7 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
         with Stopwatch(seconds, "captions"):
             captions_stage(folder, recipe, weights, captioner, device)
         with Stopwatch(seconds, "sentences"):
-            rows, bad = sentences_stage(folder, recipe, weights, prior, device)
+            rows, bad = sentences_stage(folder, recipe, encoder, fallback)
         with Stopwatch(seconds, "submission"):
             ids = [image.id for image in images]
             write_submission(paths.run / "submission.csv", ids, rows)
@@ -120,8 +127,6 @@ def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
 
 def clip_stage(folder: RunFolder, recipe: Recipe, weights: Weights, words: list[Phrases], device: Device) -> None:
     """Images to features, shard by shard; then features to modifiers, all at once."""
-    from kernel.clip import ClipEncoder
-
     clip = ClipEncoder.load(weights, device)
     banks = [
         bank_with_features(
@@ -157,8 +162,6 @@ def captions_stage(folder: RunFolder, recipe: Recipe, weights: Weights, name: st
     with progress(folder, "captions", ".json") as (shards, bar):
         if not shards:
             return
-        from kernel.captions import Captioner
-
         captioner = Captioner.load(weights, name, device)
         for shard in shards:
             written, bad = encode_files(
@@ -172,13 +175,9 @@ def captions_stage(folder: RunFolder, recipe: Recipe, weights: Weights, name: st
 
 
 def sentences_stage(
-    folder: RunFolder, recipe: Recipe, weights: Weights, prior: list[str], device: Device
+    folder: RunFolder, recipe: Recipe, encoder: SentenceEncoder, fallback: np.ndarray
 ) -> tuple[np.ndarray, dict[str, str]]:
     """Captions and modifiers to one row an image, (n, 384), and {id: reason} of the bad images."""
-    from kernel.sentences import SentenceEncoder
-
-    encoder = SentenceEncoder.load(weights, device)
-    fallback = unit_rows(encoder.encode(prior, recipe.text_batch).mean(axis=0, keepdims=True))[0]
     _, bad = folder.read_clip()
     captions, bad_later = folder.read_captions()
     bad |= bad_later
@@ -193,7 +192,6 @@ def sentences_stage(
         means = group_means(encoder.encode(flat, recipe.text_batch), [len(own) for own in prompts if own])
         estimate[usable] = means
     folder.write_estimate("prompts", estimate)
-    free(encoder)
     return fuse(estimate, usable, fallback, recipe.normalise), bad
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kernel.checkpoints import write_manifest
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
 from kernel.fusion import unit_rows
@@ -180,6 +181,26 @@ def test_altered_weights_stop_before_the_first_image(image_folder, tmp_path, own
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(UserError, match="sha256 .* differs from the manifest's"):
+        run(FAST, paths(tmp_path, broken.folder))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [("scale_decoder_outputs", True, "scale_decoder_outputs"), ("bos_token_id", None, "bos_token_id is missing")],
+)
+def test_a_captioner_that_would_caption_wrongly_stops_before_the_first_image(
+    image_folder, tmp_path, own_copy, key, value, said
+):
+    """Even when the manifest vouches for its files."""
+    broken = own_copy("blip2")
+    path = broken.model_folder("blip2") / "config.json"
+    config = json.loads(path.read_text())
+    config["text_config"][key] = value
+    path.write_text(json.dumps(config))
+    (broken.folder / "manifest.json").unlink()
+    write_manifest(broken.folder, broken.models, broken.captioners)
+    with pytest.raises(UserError, match=said):
         run(FAST, paths(tmp_path, broken.folder))
     assert not (tmp_path / "run").exists()
 
