@@ -4,11 +4,8 @@ BIN := $(VENV)/bin
 WEIGHTS := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
-# the models are small: more threads than cores only wait for each other
-export TOKENIZERS_PARALLELISM := false
-
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow figures lint clean
+.PHONY: help setup weights demo test test-slow figures lint clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -20,7 +17,13 @@ $(VENV)/.stamp: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-$(WEIGHTS): $(VENV)/.stamp $(CHECKPOINTS) $(wildcard kernel/miniature/*.py)
+# the manifest's records are written by the modules that check them
+RECORDS := $(addprefix kernel/,checkpoints.py clip.py captions.py sentences.py)
+
+$(WEIGHTS): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py)
+	$(BIN)/python -m kernel.miniature.assemble
+
+weights: $(VENV)/.stamp  ## the miniature weights folder build/weights, put together anew
 	$(BIN)/python -m kernel.miniature.assemble
 
 demo: $(WEIGHTS)  ## 64 drawn pictures through the whole line: build/demo/submission.csv, report.html, scores
