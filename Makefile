@@ -12,9 +12,12 @@ help:  ## this list
 
 setup: $(VENV)/.stamp  ## the virtual environment in .venv, made when missing or stale
 
+INSTALL := $(BIN)/python -m pip install --quiet --editable '.[dev]'
+
+# once more when it fails: a download of gigabytes that breaks off fails its hash
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(INSTALL) || $(INSTALL)
 	@touch $@
 
 # the manifest's records are written by the modules that check them
