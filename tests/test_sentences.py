@@ -23,6 +23,15 @@ def test_the_weights_are_the_published_ones(weights):
     assert file_sha256(weights.model_folder("sentences") / "model.safetensors") == PUBLISHED_SHA256
 
 
+def test_module_names_are_those_that_every_release_reads(weights):
+    modules = json.loads((weights.model_folder("sentences") / "modules.json").read_text())
+    assert {module["type"] for module in modules} == {
+        "sentence_transformers.models.Transformer",
+        "sentence_transformers.models.Pooling",
+        "sentence_transformers.models.Normalize",
+    }
+
+
 def test_the_hosts_answers_are_reproduced(encoder, sample):
     with (sample / "prompts.csv").open(encoding="utf-8", newline="") as file:
         prompts = {row["imgId"]: row["prompt"] for row in csv.DictReader(file)}

