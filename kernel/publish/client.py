@@ -1,0 +1,213 @@
+"""The service's own client, with what it lacks: bounded waits, uploads that are whole or fail, words for each error.
+
+Imported at use, for importing it already reads the credentials.
+"""
+
+import io
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, TypeVar
+
+from kernel.errors import UserError
+
+Found = TypeVar("Found")
+
+ACCOUNT_PAGE = "https://www.kaggle.com/settings"
+NEW_TOKEN = (
+    f"Make a new API token on {ACCOUNT_PAGE} and put it into the variable KAGGLE_API_TOKEN, or kaggle.json into "
+    "the folder ~/.kaggle"
+)
+OWNER = (
+    "is it yours? The owner in kernel-metadata.json and dataset-metadata.json must be the account of the "
+    "credentials ('python -m kernel publish init'), and a GPU or the internet needs a phone-verified account"
+)
+NOTHING_CHANGED = "nothing was changed there"
+SECONDS = (60.0, 300.0)  # to connect, and between two parts of an answer; the client itself would wait for ever
+LONGEST_RETRY_AFTER = 120.0  # seconds; a longer one ends the command instead of holding it
+FAILURES_IN_A_ROW = 5
+
+
+class ServiceTrouble(UserError):
+    """The service or the way to it failed for now; the same question may be answered a little later."""
+
+
+def connect() -> Any:
+    """The client with the user's credentials. Raises UserError when there are none or they cannot be checked."""
+    chatter = io.StringIO()
+    try:
+        with asking("reading your credentials"), redirect_stdout(chatter):
+            client = whole_uploads_class()()
+            client.authenticate()
+    except ImportError as error:
+        raise UserError(f"the Kaggle client is not installed ({error}). Run 'make setup'") from error
+    except SystemExit as error:
+        raise UserError(f"no Kaggle credentials were found, or they have expired. {NEW_TOKEN}") from error
+    print(chatter.getvalue(), file=sys.stderr, end="")
+    return client
+
+
+def configured_user() -> str:
+    """The account's name in the client's own configuration."""
+    user = connect().get_config_value("username")
+    if not user:
+        raise UserError("the client's configuration names no account. Run 'python -m kernel publish init --user NAME'")
+    return user
+
+
+def whole_uploads_class() -> Any:
+    from kaggle.api.kaggle_api_extended import KaggleApi
+    from kaggle.models.kaggle_models_extended import ResumableUploadResult
+
+    class WholeUploads(KaggleApi):
+        """Where an upload fails, the client leaves the file out and publishes the rest; here it raises."""
+
+        def _upload_blob(self, path: str, quiet: bool, blob_type: Any, upload_context: Any, *rest: Any) -> Any:
+            for _ in range(2):
+                token = super()._upload_blob(path, quiet, blob_type, upload_context, *rest)
+                if token is not None:
+                    return token
+                if self.last_result != ResumableUploadResult.FAILED:
+                    break
+                # the link was refused or has expired: forgotten, or every later try would ask for it again
+                upload_context._file_uploads[-1].cleanup()
+            raise ServiceTrouble(
+                f"{path}: could not be sent whole, so nothing was published. Run the same command again: files "
+                "at the top level go on where they were, folders start over"
+            )
+
+        def upload_complete(self, *arguments: Any, **settings: Any) -> Any:
+            self.last_result = super().upload_complete(*arguments, **settings)
+            return self.last_result
+
+        def _is_retriable(self, error: Exception) -> bool:
+            if self._is_rate_limited(error):
+                delay = self._get_retry_after_delay(error.response)  # type: ignore[attr-defined]
+                return delay is None or delay <= LONGEST_RETRY_AFTER
+            return super()._is_retriable(error)
+
+    return WholeUploads
+
+
+@contextmanager
+def asking(action: str, *, forbidden: str = OWNER, after: str = NOTHING_CHANGED) -> Iterator[None]:
+    """Around every talk with the service: its chatter goes to stderr, its errors become a UserError.
+
+    action: what is being done, such as "pushing OWNER/SLUG"; forbidden: what a 403 usually means here;
+    after: in what state an answer that never came leaves things.
+    """
+    from requests.exceptions import HTTPError, RequestException
+
+    try:
+        with bounded_requests(), redirect_stdout(sys.stderr):
+            yield
+    except HTTPError as error:
+        raise refusal(action, error, forbidden, after) from error
+    except RequestException as error:
+        raise ServiceTrouble(
+            f"{action}: no answer from the service ({type(error).__name__}); {after}. "
+            "Look at your connection, then run the same command again"
+        ) from error
+    except (ValueError, KeyError) as error:
+        # for some refusals the client puts a guess of its own in place of the answer
+        if isinstance(error.__context__, HTTPError):
+            raise refusal(action, error.__context__, forbidden, after) from error
+        raise UserError(
+            f"{action}: the client could not go on ({one_line(str(error))}); {after}. If this stays, the service may "
+            "have changed: look for a newer release of this package"
+        ) from error
+
+
+@contextmanager
+def bounded_requests() -> Iterator[None]:
+    """Until it ends, no request waits for an answer without bound."""
+    from requests.adapters import HTTPAdapter
+
+    unbounded = HTTPAdapter.send
+
+    def send(self: Any, request: Any, *arguments: Any, **settings: Any) -> Any:
+        return unbounded(self, request, *arguments, **{**settings, "timeout": settings.get("timeout") or SECONDS})
+
+    HTTPAdapter.send = send
+    try:
+        yield
+    finally:
+        HTTPAdapter.send = unbounded
+
+
+def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
+    status, words = status_of(error), one_line(str(error))
+    said = f"{action}: the service answered {status} ({words})"
+    if status == 401:
+        return UserError(f"{said}: your token is wrong or has expired. {NEW_TOKEN}")
+    if status == 403:
+        return UserError(f"{said}: {forbidden}")
+    if status == 404:
+        return UserError(f"{said}: it does not know that name. Compare the names in both metadata files with the site")
+    if status == 429:
+        wait = error.response.headers.get("Retry-After")
+        when = f"wait {wait} seconds" if wait and wait.isdigit() else f"wait until {wait}" if wait else "wait an hour"
+        return ServiceTrouble(f"{said}: too many requests for now; {when}, then run the same command again")
+    if status >= 500:
+        return ServiceTrouble(
+            f"{said}: trouble on the service's side; {after}. Run the same command again in some minutes"
+        )
+    return UserError(f"{said}; {NOTHING_CHANGED}. Mend what it names, then run the same command again")
+
+
+def status_of(error: Any) -> int:
+    """The status of a refused request. It can stand in the answer of a request that HTTP calls fine."""
+    try:
+        return int(error.response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        return error.response.status_code
+
+
+def unknown(error: Any) -> bool:
+    """The service denies what it does not know, as it does what is somebody else's."""
+    return status_of(error) in (403, 404)
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= limit else line[:limit] + "..."
+
+
+def wait_until(
+    look: Callable[[], Found | None], *, interval: float, limit: float, overdue: str, interrupted: str
+) -> Found:
+    """Calls `look` every `interval` seconds until it returns something; after `limit` seconds raises `overdue`.
+
+    Some failures in a row are borne, as a wait can last a night. Ctrl-C raises UserError(interrupted).
+    """
+    deadline = time.monotonic() + limit
+    failures = 0
+    try:
+        while True:
+            try:
+                found = look()
+                failures = 0
+                if found is not None:
+                    return found
+            except ServiceTrouble as trouble:
+                failures += 1
+                if failures == FAILURES_IN_A_ROW:
+                    raise
+                print(f"{trouble}; looking again", file=sys.stderr)
+            if time.monotonic() >= deadline:
+                raise UserError(overdue)
+            time.sleep(interval)
+    except KeyboardInterrupt:
+        raise UserError(interrupted) from None
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """What an earlier command left at `path`; empty when there is nothing that can be read."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
