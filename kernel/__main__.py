@@ -13,18 +13,20 @@ from pathlib import Path
 from kernel.config import DEFAULT_DEMO, DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, Paths, recipe_named
 from kernel.errors import UserError
 from kernel.offline import refuse_network
+from kernel.publish.commands import add_publish
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    refuse_network()
+    if options.offline:
+        refuse_network()
     try:
         return options.command(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted; finished shards are kept, the same command goes on", file=sys.stderr)
+        print("interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
         return 1
 
 
@@ -32,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="python -m kernel", description="Stable Diffusion images to prompt embeddings, offline."
     )
+    top.set_defaults(offline=True)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="a folder of images in, RUN/submission.csv out")
@@ -67,6 +70,20 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="RUN/report.html: every image beside what was said of it")
     report.add_argument("run", type=Path)
     report.set_defaults(command=report_command)
+
+    constant = commands.add_parser("constant", help="a valid submission with the same row for every image, in seconds")
+    constant.add_argument("images", type=Path)
+    add_weights(constant)
+    constant.add_argument("--out", type=Path, required=True, metavar="CSV")
+    constant.set_defaults(command=constant_command)
+
+    verify = commands.add_parser(
+        "verify", help="real weights on the 7 visible images against what the seed deck printed"
+    )
+    verify.add_argument("run", type=Path)
+    verify.set_defaults(command=verify_command)
+
+    add_publish(commands)
 
     demo = commands.add_parser("demo", help="draws miniature images never trained on, runs, scores, reports")
     demo.add_argument("--out", type=Path, default=DEFAULT_DEMO)
@@ -148,6 +165,22 @@ def report_command(options: argparse.Namespace) -> int:
 
     print(write_report(options.run))
     return 0
+
+
+def constant_command(options: argparse.Namespace) -> int:
+    from kernel.constant import write_constant
+
+    count = write_constant(options.images, options.weights, options.out)
+    print(f"{options.out}: the constant answer for {count} images")
+    return 0
+
+
+def verify_command(options: argparse.Namespace) -> int:
+    from kernel.verify import verify
+
+    verdict = verify(options.run)
+    print(verdict.text)
+    return 0 if verdict.plausible else 1
 
 
 def demo_command(options: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from kernel.checkpoints import KNOWN_SENTENCE, Weights, check_tokenizer, tokenizer_record
+from kernel.checkpoints import ADVICE, KNOWN_SENTENCE, Weights, check_tokenizer, tokenizer_record
 from kernel.config import Recipe
 from kernel.devices import Device
 from kernel.errors import UserError
@@ -18,7 +18,6 @@ from kernel.errors import UserError
 # T5 overflows in half precision in its `wo` matrices; the Q-Former and its queries were trained in float32.
 # Versions of transformers differ in which of these they keep by themselves.
 FULL_PRECISION_PARTS = ["wo", "query_tokens", "qformer"]
-ADVICE = "Run 'make weights' again"
 BLIP, BLIP2 = "BlipForConditionalGeneration", "Blip2ForConditionalGeneration"
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 

@@ -17,7 +17,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 # Pickles run code when they are read, so only these are ever opened.
 SAFE_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".parquet"}
-ADVICE = "Run 'make weights' again"
+ADVICE = "Make it again: 'make miniature' (build/weights) or 'make weights' (the real ones)"
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,23 @@ class Weights:
         return self.models[name]["sha256"]
 
 
-def open_weights(folder: Path) -> Weights:
-    """Checks every file against the manifest. Raises UserError naming the first file that is wrong."""
+def open_weights(folder: Path, parts: tuple[str, ...] | None = None) -> Weights:
+    """Checks every file against the manifest. Raises UserError naming the first file that is wrong.
+
+    With `parts`, only files in these top-level folders (or of these names) are checked, and nothing else may be read.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
             f"{path}: not found; expected a weights folder with a manifest. "
-            "'python -m kernel.miniature.assemble' makes the miniature one"
+            "'make miniature' makes the miniature one, 'make weights' the real one"
         )
     manifest = read_manifest(path)
-    listed = {entry["path"]: entry for entry in manifest["files"]}
+    listed = {entry["path"]: entry for entry in manifest["files"] if is_part(entry["path"], parts)}
     # rglob does not look behind a link to a folder, so the link itself counts as a file that nothing lists
     files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
     present = {p.relative_to(folder).as_posix() for p in files} - {MANIFEST}
+    present = {name for name in present if is_part(name, parts)}
     for name in sorted(present | set(listed)):
         if PurePosixPath(name).suffix not in SAFE_SUFFIXES:
             raise UserError(
@@ -62,6 +66,10 @@ def open_weights(folder: Path) -> Weights:
     for name in sorted(listed):
         check_file(folder / name, listed[name])
     return Weights(folder, manifest["models"], manifest["captioners"])
+
+
+def is_part(name: str, parts: tuple[str, ...] | None) -> bool:
+    return parts is None or PurePosixPath(name).parts[0] in parts
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

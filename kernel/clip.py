@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kernel.checkpoints import KNOWN_SENTENCE, Weights, check_tokenizer, tokenizer_record
+from kernel.checkpoints import ADVICE, KNOWN_SENTENCE, Weights, check_tokenizer, tokenizer_record
 from kernel.devices import Device
 from kernel.errors import UserError
 
@@ -32,9 +32,7 @@ class ClipEncoder:
                 name, precision="fp16" if device.dtype == torch.float16 else "fp32", device=device.name
             )
         except (RuntimeError, ValueError, KeyError, TypeError) as error:
-            raise UserError(
-                f"{folder}: open_clip cannot load it ({first_line(error)}). Run 'make weights' again"
-            ) from error
+            raise UserError(f"{folder}: open_clip cannot load it ({first_line(error)}). {ADVICE}") from error
         tokenizer = open_clip.get_tokenizer(name)
         check_tokenizer(
             str(folder),

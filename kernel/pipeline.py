@@ -3,6 +3,7 @@ through the captioner, and so on, with one model resident at a time."""
 
 import gc
 import importlib.metadata
+import os
 import platform
 import resource
 import sys
@@ -21,9 +22,10 @@ from kernel.captions import Captioner, inspect_captioner
 from kernel.checkpoints import Weights, open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import Paths, Recipe
+from kernel.constant import constant_row
 from kernel.devices import Device, find_device
 from kernel.errors import UserError
-from kernel.fusion import fuse, group_means, unit_rows
+from kernel.fusion import fuse, group_means
 from kernel.images import BadImage, ImageFile, decoded_batches, list_images
 from kernel.prompts import compose
 from kernel.sentences import SentenceEncoder
@@ -45,12 +47,11 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
     weights = open_weights(paths.weights)
     captioner = captioner_named(recipe, weights)
     words = word_lists(recipe, weights)
-    prior = read_phrases(weights.folder / "prior.txt").phrases
     device = find_device(device_name)
     inspect_captioner(weights, captioner)
     # small, so it stays: whatever is wrong with it shows before the first image, not after the last
     encoder = SentenceEncoder.load(weights, device)
-    fallback = unit_rows(encoder.encode(prior, recipe.text_batch).mean(axis=0, keepdims=True))[0]
+    fallback = constant_row(encoder, weights.folder, recipe.text_batch)
     identity = {
         "recipe": asdict(recipe),
         "images": images_sha256(images),
@@ -82,6 +83,7 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
             "weights": str(paths.weights),
             "models": {name: weights.models[name]["source"] for name in identity["models"]},
             "versions": versions(),
+            "docker_image": os.environ.get("KAGGLE_DOCKER_IMAGE"),
             "device": device.name,
             "started": started,
             "counts": {"images": len(images), "bad_images": len(bad), "degraded_rows": len(bad)},

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.checkpoints import KNOWN_SENTENCE, Weights, check_tokenizer, tokenizer_record
+from kernel.checkpoints import ADVICE, KNOWN_SENTENCE, Weights, check_tokenizer, tokenizer_record
 from kernel.config import EMBEDDING_DIMENSIONS
 from kernel.devices import Device
 from kernel.errors import UserError
@@ -33,7 +33,7 @@ class SentenceEncoder:
         if dimensions != EMBEDDING_DIMENSIONS:
             raise UserError(
                 f"{folder}: embeds in {dimensions} dimensions, the competition scores {EMBEDDING_DIMENSIONS}: "
-                "this is not all-MiniLM-L6-v2. Run 'make weights' again"
+                f"this is not all-MiniLM-L6-v2. {ADVICE}"
             )
         return encoder
 

@@ -148,7 +148,7 @@ def test_a_renamed_file_changes_its_models_sha256(folder):
 
 def test_a_missing_manifest_is_refused_with_how_to_make_one(folder):
     (folder / MANIFEST).unlink()
-    assert re.search(r"manifest\.json: not found; .*python -m kernel\.miniature\.assemble", refusal(folder))
+    assert re.search(r"manifest\.json: not found; .*'make miniature'.*'make weights'", refusal(folder))
 
 
 def test_a_missing_folder_is_refused_as_a_missing_manifest(tmp_path):

@@ -99,4 +99,4 @@ def test_report_of_no_run_is_refused(tmp_path, capsys):
 def test_missing_weights_name_the_command_that_makes_them(image_folder, tmp_path, capsys):
     arguments = ["run", str(image_folder), "--weights", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
     assert main(arguments) == 1
-    assert "kernel.miniature.assemble" in capsys.readouterr().err
+    assert "make miniature" in capsys.readouterr().err

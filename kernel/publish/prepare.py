@@ -1,0 +1,75 @@
+"""What the cells of the `prepare` notebook do: on Kaggle itself, with the internet on, for people without an uplink.
+
+Downloads go to the scratch disk, which is not saved; only the results lie in the working folder, which Kaggle saves
+up to 20 GB. Its output, attached to the main notebook, stands in for the weights dataset.
+"""
+
+import datetime
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from kernel.child import ending, stream
+from kernel.errors import UserError
+
+CODE = Path(__file__).parents[2]
+SAVED_BYTES = 20 * 1000**3
+# The word lists come with this package, read as data; it is not imported, so what it requires is not needed.
+WORD_LISTS = "clip-interrogator==0.6.0"
+
+
+class Preparation:
+    """One execution of the notebook: results into `working`, downloads into `scratch`."""
+
+    def __init__(self, working: Path, scratch: Path) -> None:
+        self.working, self.scratch = working, scratch
+        scratch.mkdir(parents=True, exist_ok=True)
+        paths = [str(CODE), str(scratch / "packages"), os.environ.get("PYTHONPATH", "")]
+        self.environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HF_HOME": str(scratch / "huggingface"),
+            "TMPDIR": str(scratch),
+            "TQDM_MININTERVAL": "15",
+        }
+
+    def wheels(self) -> None:
+        """The wheels that the main notebook installs, and here what getting the weights needs."""
+        shutil.copytree(CODE / "wheels", self.working / "wheels", dirs_exist_ok=True)
+        self.child(["kernel", "publish", "wheels"])
+        packages = ["--target", str(self.scratch / "packages"), "--quiet", "--no-deps"]
+        self.child(["pip", "install", *packages, WORD_LISTS, *map(str, (self.working / "wheels").glob("*.whl"))])
+
+    def weights(self) -> None:
+        """Gets, converts and checks the weights, and encodes the word banks on the GPU."""
+        downloads = str(self.scratch / "downloads")
+        self.child(["kernel", "publish", "weights", "--out", "weights", "--scratch", downloads, "--encode"])
+
+    def finish(self) -> None:
+        """Records the image, for wheels/kaggle-image.txt; checks that all results can be saved."""
+        freeze = subprocess.run([sys.executable, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
+        (self.working / "kaggle-image.txt").write_text(image_record(freeze.stdout), encoding="utf-8")
+        files = [path for path in self.working.rglob("*") if path.is_file()]
+        total = sum(path.stat().st_size for path in files)
+        print(
+            f"{self.working}: {len(files)} files, {total / 1e9:.1f} GB of the {SAVED_BYTES / 1e9:.0f} GB that are saved"
+        )
+        if total > SAVED_BYTES:
+            raise UserError(f"{self.working}: more than Kaggle saves. Remove what is not needed in weights/")
+
+    def child(self, module: list[str]) -> None:
+        """Runs `python -m ...` in the working folder; a failure ends the notebook."""
+        code = stream([sys.executable, "-m", *module], self.environment, self.working)
+        if code:
+            raise UserError(f"python -m {' '.join(module)} failed ({ending(code)}); its words stand above")
+
+
+def image_record(freeze: str) -> str:
+    """wheels/kaggle-image.txt's form: headers, then the lines of `pip freeze`."""
+    today = datetime.date.today().isoformat()
+    image = os.environ.get("KAGGLE_DOCKER_IMAGE", "unknown")
+    return f"# Kaggle's image on {today}\n# image: {image}\n# python: {platform.python_version()}\n{freeze}"
