@@ -1,11 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WEIGHTS := build/weights/manifest.json
+KERNEL := $(BIN)/python -m kernel
+MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup weights demo test test-slow figures lint clean
+.PHONY: help setup miniature demo test test-slow figures lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -23,22 +24,22 @@ $(VENV)/.stamp: pyproject.toml
 # the manifest's records are written by the modules that check them
 RECORDS := $(addprefix kernel/,checkpoints.py clip.py captions.py sentences.py)
 
-$(WEIGHTS): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py)
+$(MINIATURE): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py)
 	$(BIN)/python -m kernel.miniature.assemble
 
-weights: $(VENV)/.stamp  ## the miniature weights folder build/weights, put together anew
+miniature: $(VENV)/.stamp  ## the miniature weights folder build/weights, put together anew
 	$(BIN)/python -m kernel.miniature.assemble
 
-demo: $(WEIGHTS)  ## 64 drawn pictures through the whole line: build/demo/submission.csv, report.html, scores
-	$(BIN)/python -m kernel demo
+demo: $(MINIATURE)  ## 64 drawn pictures through the whole line: build/demo/submission.csv, report.html, scores
+	$(KERNEL) demo
 
-test: $(WEIGHTS)  ## the tests, without the slow ones
+test: $(MINIATURE)  ## the tests, without the slow ones
 	$(BIN)/python -m pytest -q -m 'not slow'
 
-test-slow: $(WEIGHTS)  ## the slow tests: figures of the miniature models, memory, full-size word lists
+test-slow: $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, figures of the miniature models, memory
 	$(BIN)/python -m pytest -q -m slow
 
-figures: $(WEIGHTS)  ## figures of the miniature models on 500 held-out pictures
+figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictures
 	$(BIN)/python -m kernel.miniature.evaluate
 
 lint: $(VENV)/.stamp  ## ruff and mypy
@@ -46,5 +47,26 @@ lint: $(VENV)/.stamp  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+notebooks: $(VENV)/.stamp  ## the .ipynb of every source in notebooks/
+	$(KERNEL) publish notebooks
+
+wheels: $(VENV)/.stamp  ## wheels/: what Kaggle's image lacks, checked against it
+	$(KERNEL) publish wheels
+
+weights: $(VENV)/.stamp  ## build/kaggle-weights: the real weights in fp16, from the hub (23 GB down, 13 GB kept)
+	$(KERNEL) publish weights
+
+dataset: wheels  ## uploads weights and wheels as a Kaggle dataset
+	$(KERNEL) publish dataset
+
+rehearse: $(MINIATURE) wheels  ## the whole way to Kaggle on this machine, offline, on the image's versions
+	$(KERNEL) publish rehearse
+
+push: $(VENV)/.stamp  ## sends code and notebook to Kaggle and follows the run to its end
+	$(KERNEL) publish push --wait
+
+submit: $(VENV)/.stamp  ## submits the pushed version and waits for its score
+	$(KERNEL) publish submit
+
 clean:  ## removes everything that was built
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) build wheels/*.whl *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -138,7 +138,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
             f"{options.submission}: {len(odd)} ids are in only one of the two files, the first is {odd[0]!r}; "
             f"expected exactly the ids of {options.prompts}"
         )
-    encoder = SentenceEncoder.load(open_weights(options.weights), find_device(options.device))
+    weights = open_weights(options.weights, parts=("sentences",))
+    encoder = SentenceEncoder.load(weights, find_device(options.device))
     truth = encoder.encode(list(prompts.values()), Recipe().text_batch)
     result = score(list(prompts), np.stack([rows[image_id] for image_id in prompts]), truth)
     if options.json:

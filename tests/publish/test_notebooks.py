@@ -1,11 +1,15 @@
 import ast
 import json
+import os
+import subprocess
+import sys
 
 import nbformat
 import pytest
 
 from kernel.errors import UserError
 from kernel.publish.notebooks import build_notebooks, built, check_built, check_inputs_named
+from kernel.publish.staging import stage_code
 from tests.conftest import ROOT
 
 SOURCES = sorted((ROOT / "notebooks").glob("*.py"))
@@ -48,6 +52,36 @@ def test_a_notebook_names_no_input_but_the_mounts_root(source):
     assert [line for line in source.read_text().splitlines() if "/kaggle/input" in line] == [
         'INPUT = os.environ.get("IMAGE_TO_PROMPTS_INPUT", "/kaggle/input")'
     ]
+
+
+FIRST_CELL = """
+import os, sys
+listed = []
+sys.addaudithook(lambda event, of: listed.append(str(of[0])) if event in ("os.listdir", "os.scandir") else None)
+{cell}
+print(CODE, any("images" in path for path in listed), len(listed) > 0)
+"""
+
+
+@pytest.mark.parametrize("mount", ["some-slug", "datasets/someone/some-slug"])
+def test_the_first_cell_imports_the_mounted_code_and_never_lists_the_images(tmp_path, project, mount):
+    code = stage_code(project, tmp_path / "code", "someone").folder
+    (tmp_path / "input" / mount).parent.mkdir(parents=True)
+    code.rename(tmp_path / "input" / mount)
+    for competition in ("cats", "competitions/cats"):
+        (tmp_path / "input" / competition / "images").mkdir(parents=True)
+    program = FIRST_CELL.format(cell=code_cells(SOURCES[0])[0])
+    environment = {**os.environ, "IMAGE_TO_PROMPTS_INPUT": str(tmp_path / "input")}
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(tmp_path / "input" / mount), "False", "True"]
+
+
+def test_the_first_cell_says_when_no_code_is_mounted(tmp_path):
+    environment = {**os.environ, "IMAGE_TO_PROMPTS_INPUT": str(tmp_path)}
+    command = [sys.executable, "-c", code_cells(SOURCES[0])[0]]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert "expected one code dataset (image-to-prompts.json)" in done.stderr
 
 
 def test_a_changed_notebook_is_refused(project):
