@@ -10,7 +10,7 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from kernel.config import DEFAULT_DEMO, DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, Paths, recipe_named
+from kernel.config import DEFAULT_DEMO, DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, BankSettings, Paths, recipe_named
 from kernel.errors import UserError
 from kernel.offline import refuse_network
 from kernel.publish.commands import add_publish
@@ -70,6 +70,20 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="RUN/report.html: every image beside what was said of it")
     report.add_argument("run", type=Path)
     report.set_defaults(command=report_command)
+
+    bank = commands.add_parser("bank", help="a prompt bank from files of prompts")
+    bank.add_argument("prompts", type=Path, nargs="+", help=".txt, .csv, .tsv, .jsonl or .parquet files")
+    add_weights(bank)
+    bank.add_argument(
+        "--out", type=Path, required=True, metavar="BANK", help="new or own folder; a killed build goes on"
+    )
+    bank.add_argument("--column", metavar="NAME", help="the column of tables (default: found)")
+    bank.add_argument("--exclude", type=Path, metavar="PROMPTS",
+                      help="prompts that will be scored: equal and near ones stay out of the bank")  # fmt: skip
+    bank.add_argument("--near", type=float, default=BankSettings.near, metavar="COSINE",
+                      help="of prompts this near only the first is kept (default %(default)s)")  # fmt: skip
+    bank.add_argument("--device", default="auto")
+    bank.set_defaults(command=bank_command)
 
     constant = commands.add_parser("constant", help="a valid submission with the same row for every image, in seconds")
     constant.add_argument("images", type=Path)
@@ -165,6 +179,22 @@ def report_command(options: argparse.Namespace) -> int:
     from kernel.report import write_report
 
     print(write_report(options.run))
+    return 0
+
+
+def bank_command(options: argparse.Namespace) -> int:
+    from kernel.build_bank import build_bank
+
+    settings = BankSettings(options.prompts, options.column, options.exclude, options.near)
+    record = build_bank(settings, options.weights, options.out, options.device)
+    print(f"{options.out}: {record['count']:,} of {record['read']:,} prompts")
+    for reason, count in record["dropped"].items():
+        print(f"  {count:>10,} dropped: {reason}")
+    if record["excluded"]:
+        found = record["excluded"]
+        print(
+            f"  {found['equal'] + found['near']:>10,} kept out: equal ({found['equal']:,}) or near to {found['name']}"
+        )
     return 0
 
 

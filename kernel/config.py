@@ -74,6 +74,16 @@ class Paths:
     run: Path
 
 
+@dataclass(frozen=True)
+class BankSettings:
+    """What goes into a bank: the files, the column of tables (None: found), the scored prompts that must stay out."""
+
+    sources: list[Path]
+    column: str | None = None
+    exclude: Path | None = None
+    near: float = 0.9
+
+
 def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
     """The preset `name` with `key=value` settings over it.
 
