@@ -48,6 +48,9 @@ def parser() -> argparse.ArgumentParser:
         help="new or own run folder; a finished shard is not made again",
     )
     run.add_argument("--recipe", default=DEFAULT_RECIPE, help=f"one of: {', '.join(RECIPES)} (default %(default)s)")
+    run.add_argument(
+        "--bank", type=Path, metavar="DIR", help="prompt bank (default WEIGHTS/prompt_bank, where it exists)"
+    )
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     run.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -125,7 +128,8 @@ def run_command(options: argparse.Namespace) -> int:
     from kernel.pipeline import run
 
     recipe = recipe_named(options.recipe, options.settings)
-    content = run(recipe, Paths(options.images, options.weights, options.out), options.device, options.limit)
+    paths = Paths(options.images, options.weights, options.out, options.bank)
+    content = run(recipe, paths, options.device, options.limit)
     counts = content["counts"]
     written = options.out / "submission.csv"
     print(f"{written}: {counts['images']} images, {counts['bad_images']} of them bad (fallback row)")

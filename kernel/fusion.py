@@ -25,8 +25,31 @@ def group_means(rows: np.ndarray, counts: list[int]) -> np.ndarray:
     return (sums / np.asarray(counts)[:, None]).astype(np.float32)
 
 
-def fuse(estimate: np.ndarray, usable: np.ndarray, fallback: np.ndarray, normalise: bool) -> np.ndarray:
-    """The estimate where it is usable, else the fallback row. (n, d), (n,) bool, (d,) -> (n, d) float32."""
-    rows = unit_rows(estimate) if normalise else estimate.astype(np.float32)
-    sound = usable & np.isfinite(rows).all(axis=1) & (np.abs(rows).max(axis=1) > 0)
-    return np.where(sound[:, None], rows, fallback.astype(np.float32))
+def fuse(
+    estimates: dict[str, np.ndarray],
+    usable: dict[str, np.ndarray],
+    shares: dict[str, float],
+    fallback: np.ndarray,
+    normalise: bool,
+) -> np.ndarray:
+    """One row an image of its usable estimates, the fallback row where none is. (n, d) each -> (n, d) float32.
+
+    One estimate is taken as it is. Of several, each as unit rows, the sum by `shares`; an image that lacks one goes
+    without it. `usable` holds (n,) bool for each, `fallback` (d,); `normalise` scales the answer to length 1.
+
+    Example: shares 0.75 and 0.25, rows [[2, 0]] and [[0, 3]] -> [[0.75, 0.25]] before scaling
+    """
+    sound = {
+        name: usable[name] & np.isfinite(rows).all(axis=1) & (np.abs(rows).max(axis=1) > 0)
+        for name, rows in estimates.items()
+    }
+    if len(estimates) == 1:
+        (name,) = estimates
+        answer = estimates[name].astype(np.float32)
+    else:
+        parts = [shares[name] * unit_rows(np.where(sound[name][:, None], rows, 0)) for name, rows in estimates.items()]
+        answer = np.sum(parts, axis=0).astype(np.float32)
+    if normalise:
+        answer = unit_rows(answer)
+    known = np.any(list(sound.values()), axis=0) & (np.abs(answer).max(axis=1) > 0)
+    return np.where(known[:, None], answer, fallback.astype(np.float32))

@@ -19,15 +19,16 @@ from PIL.Image import Image
 
 from kernel import __version__
 from kernel.captions import Captioner, inspect_captioner
-from kernel.checkpoints import Weights, open_weights
+from kernel.checkpoints import Weights, file_sha256, open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import Paths, Recipe
 from kernel.constant import constant_row
 from kernel.devices import Device, find_device
 from kernel.errors import UserError
-from kernel.fusion import fuse, group_means
+from kernel.estimates import bank_estimate, said_of, text_estimate
+from kernel.fusion import fuse
 from kernel.images import BadImage, ImageFile, decoded_batches, list_images
-from kernel.prompts import compose
+from kernel.prompt_bank import RECORD, PromptBank
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, cannot_write, images_sha256, open_run
 from kernel.submission import check_submission, write_submission
@@ -47,16 +48,18 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
     weights = open_weights(paths.weights)
     captioner = captioner_named(recipe, weights)
     words = word_lists(recipe, weights)
+    bank = opened_bank(recipe, paths, weights)
     device = find_device(device_name)
     inspect_captioner(weights, captioner)
     # small, so it stays: whatever is wrong with it shows before the first image, not after the last
     encoder = SentenceEncoder.load(weights, device)
     fallback = constant_row(encoder, weights.folder, recipe.text_batch)
-    identity = {
+    identity: dict[str, Any] = {
         "recipe": asdict(recipe),
         "images": images_sha256(images),
         "models": {name: weights.sha256(name) for name in ("clip", captioner, "sentences")},
         "words": {bank.name: features_key(weights.sha256("clip"), bank.phrases) for bank in words},
+        "bank": file_sha256(bank.folder / RECORD) if bank else None,
         "device": device.name,
     }
     folder, said = open_run(paths.run, images, recipe.shard_images, identity)
@@ -66,10 +69,11 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
     try:
         with Stopwatch(seconds, "clip"):
             clip_stage(folder, recipe, weights, words, device)
-        with Stopwatch(seconds, "captions"):
-            captions_stage(folder, recipe, weights, captioner, device)
-        with Stopwatch(seconds, "sentences"):
-            rows, bad = sentences_stage(folder, recipe, encoder, fallback)
+        if recipe.uses("prompts", "captions"):
+            with Stopwatch(seconds, "captions"):
+                captions_stage(folder, recipe, weights, captioner, device)
+        with Stopwatch(seconds, "estimates"):
+            rows, bad = estimates_stage(folder, recipe, encoder, bank, fallback, device)
         with Stopwatch(seconds, "submission"):
             ids = [image.id for image in images]
             write_submission(paths.run / "submission.csv", ids, rows)
@@ -81,6 +85,7 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
             "shards": folder.borders,
             "images": str(paths.images),
             "weights": str(paths.weights),
+            "bank": str(bank.folder) if bank else None,
             "models": {name: weights.models[name]["source"] for name in identity["models"]},
             "versions": versions(),
             "docker_image": os.environ.get("KAGGLE_DOCKER_IMAGE"),
@@ -109,6 +114,25 @@ def captioner_named(recipe: Recipe, weights: Weights) -> str:
             f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
         )
     return recipe.captioner
+
+
+def opened_bank(recipe: Recipe, paths: Paths, weights: Weights) -> PromptBank | None:
+    """The bank given, or the weights folder's, when the recipe has a share for it. Raises UserError without one."""
+    if not recipe.uses("neighbours", "head"):
+        return None
+    folder = paths.bank or weights.folder / "prompt_bank"
+    if paths.bank is None and not (folder / RECORD).is_file():
+        raise UserError(
+            f"recipe {recipe.name!r} asks a prompt bank, and none was given. Make one with 'python -m kernel bank "
+            "PROMPTS --weights DIR --out BANK' and give --bank BANK, or run --recipe baseline, which needs none"
+        )
+    bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
+    if recipe.uses("neighbours") and recipe.neighbours > len(bank.features):
+        raise UserError(
+            f"{folder}: holds {len(bank.features)} prompts, recipe setting neighbours is {recipe.neighbours}. Set it "
+            f"to {len(bank.features)} or less, or build a larger bank with 'python -m kernel bank'"
+        )
+    return bank
 
 
 def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
@@ -176,25 +200,37 @@ def captions_stage(folder: RunFolder, recipe: Recipe, weights: Weights, name: st
     free(captioner)
 
 
-def sentences_stage(
-    folder: RunFolder, recipe: Recipe, encoder: SentenceEncoder, fallback: np.ndarray
+def estimates_stage(
+    folder: RunFolder,
+    recipe: Recipe,
+    encoder: SentenceEncoder,
+    bank: PromptBank | None,
+    fallback: np.ndarray,
+    device: Device,
 ) -> tuple[np.ndarray, dict[str, str]]:
-    """Captions and modifiers to one row an image, (n, 384), and {id: reason} of the bad images."""
-    _, bad = folder.read_clip()
-    captions, bad_later = folder.read_captions()
-    bad |= bad_later
-    prompts = [
-        [] if image.id in bad else compose(said, phrases, recipe)
-        for image, said, phrases in zip(folder.images, captions, folder.read_modifiers(), strict=True)
-    ]
-    usable = np.array([bool(own) for own in prompts])
-    estimate = np.tile(fallback, (len(prompts), 1))
-    flat = [prompt for own in prompts for prompt in own]
-    if flat:
-        means = group_means(encoder.encode(flat, recipe.text_batch), [len(own) for own in prompts if own])
-        estimate[usable] = means
-    folder.write_estimate("prompts", estimate)
-    return fuse(estimate, usable, fallback, recipe.normalise), bad
+    """Every estimate with a share, fused to one row an image, (n, 384); and {id: reason} of the bad images."""
+    image_features, bad = folder.read_clip()
+    captions: list[list[str]] = [[] for _ in folder.images]
+    if recipe.uses("prompts", "captions"):
+        captions, bad_later = folder.read_captions()
+        bad |= bad_later
+    modifiers = folder.read_modifiers()
+    good = np.array([image.id not in bad for image in folder.images])
+    estimates, usable = {}, {}
+    for name in [name for name in recipe.estimates if recipe.uses(name)]:
+        if name in ("neighbours", "head"):
+            assert bank is not None  # checked before the first image
+            rows, usable[name] = bank_estimate(name, image_features, bank, recipe, device)
+        else:
+            texts = [
+                said_of(name, said, phrases, recipe) if is_good else []
+                for said, phrases, is_good in zip(captions, modifiers, good, strict=True)
+            ]
+            rows, usable[name] = text_estimate(texts, encoder, recipe.text_batch)
+        usable[name] &= good
+        estimates[name] = np.where(usable[name][:, None], rows, fallback)
+        folder.write_estimate(name, estimates[name])
+    return fuse(estimates, usable, recipe.estimates, fallback, recipe.normalise), bad
 
 
 def encode_files(

@@ -21,7 +21,8 @@ def write_report(run: Path) -> Path:
         raise UserError(f"{run}: no finished run found; expected a folder that 'python -m kernel run' wrote")
     files = list_images(Path(content["images"]))[: content["counts"]["images"]]
     folder = RunFolder(run, files, content["recipe"]["shard_images"])
-    captions, _ = folder.read_captions()
+    captioned = folder.shard_path("captions", 0, ".json").is_file()  # a recipe may do without
+    captions = folder.read_captions()[0] if captioned else [[] for _ in files]
     cards = [
         {
             "id": file.id,

@@ -137,12 +137,12 @@ def test_only_modifiers_have_parts():
         ("num_beams=[5]", r"num_beams=\[5\]: expected int, such as 5"),
         ("normalise=1", "normalise=1: expected bool, such as true"),
         ("normalise=no", "normalise=no: expected bool, such as true"),
-        ("modifiers=3", 'modifiers=3: expected banks and counts, such as {"mediums": 1}'),
-        ('modifiers=["mediums"]', "expected banks and counts"),
-        ("modifiers.flavors=many", "modifiers=many: expected banks and counts"),
-        ("modifiers.flavors=1.5", "modifiers=1.5: expected banks and counts"),
-        ("modifiers.flavors=true", "modifiers=true: expected banks and counts"),
-        ("modifiers.=3", "modifiers=3: expected banks and counts"),
+        ("modifiers=3", 'modifiers=3: expected names and numbers, such as {"mediums": 1'),
+        ('modifiers=["mediums"]', "expected names and numbers"),
+        ("modifiers.flavors=many", "modifiers=many: expected names and numbers"),
+        ("modifiers.flavors=1.5", "modifiers=1.5: expected names and numbers"),
+        ("modifiers.flavors=true", "modifiers=true: expected names and numbers"),
+        ("modifiers.=3", "modifiers=3: expected names and numbers"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_an_example(setting, expected):
@@ -180,3 +180,27 @@ def test_a_shortest_caption_below_zero_or_beyond_the_longest_is_refused(value):
 @pytest.mark.parametrize("value", [0, 20])
 def test_a_shortest_caption_of_any_length_up_to_the_longest_is_allowed(value):
     assert recipe_named("baseline", [f"min_length={value}"]).min_length == value
+
+
+def test_an_estimates_share_is_set_by_its_name():
+    recipe = recipe_named("text", ["estimates.prompts=0", "estimates.head=0.58"])
+    assert recipe.estimates == {"neighbours": 0.42, "prompts": 0, "head": 0.58}
+    assert recipe.uses("head") and not recipe.uses("prompts", "captions")
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["estimates.prompts=0.5"], "sum to 0.5; expected shares that sum to 1"),
+        (["estimates.heads=0"], r"unknown estimate 'heads' \(did you mean 'head'\?\). Valid: prompts, captions"),
+        (["estimates.prompts=1.5", "estimates.head=-0.5"], "estimates.head is -0.5; expected 0 or more"),
+        (["neighbours=0"], "neighbours is 0; expected 1 or more"),
+    ],
+)
+def test_shares_that_make_no_sense_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        recipe_named("baseline", settings)
+
+
+def test_a_whole_number_stands_for_a_fraction():
+    assert recipe_named("text", ["neighbour_temperature=1"]).neighbour_temperature == 1.0

@@ -75,7 +75,7 @@ def test_group_means_equal_a_naive_loop(data, counts):
 
 
 def fused(row: list[float], usable: bool = True, normalise: bool = True) -> list[float]:
-    rows = fuse(np.array([row], dtype=np.float32), np.array([usable]), FALLBACK, normalise)
+    rows = fuse({"a": np.array([row], np.float32)}, {"a": np.array([usable])}, {"a": 1.0}, FALLBACK, normalise)
     assert rows.shape == (1, 2) and rows.dtype == np.float32
     return rows[0].tolist()
 
@@ -102,5 +102,44 @@ def test_an_estimate_without_a_direction_becomes_the_fallback(row, normalise):
 
 def test_each_image_gets_its_own_row_or_the_fallback():
     estimate = np.array([[2, 0], [5, 5], [np.nan, 0], [-3, 0]], dtype=np.float32)
-    rows = fuse(estimate, np.array([True, False, True, True]), FALLBACK, normalise=True)
+    usable = {"a": np.array([True, False, True, True])}
+    rows = fuse({"a": estimate}, usable, {"a": 1.0}, FALLBACK, normalise=True)
     assert rows.tolist() == [[1, 0], [0, 1], [0, 1], [-1, 0]]
+
+
+def fused_two(a, b, usable_a=True, usable_b=True, normalise=False):
+    estimates = {"a": np.array([a], np.float32), "b": np.array([b], np.float32)}
+    usable = {"a": np.array([usable_a]), "b": np.array([usable_b])}
+    return fuse(estimates, usable, {"a": 0.75, "b": 0.25}, FALLBACK, normalise)[0].tolist()
+
+
+def test_several_estimates_are_summed_by_their_shares_as_unit_rows():
+    assert fused_two([2, 0], [0, 3]) == [0.75, 0.25]
+
+
+def test_the_sum_of_several_is_scaled_to_length_1():
+    assert fused_two([2, 0], [0, 3], normalise=True) == pytest.approx(np.array([3, 1]) / 10**0.5)
+
+
+def test_an_image_that_lacks_an_estimate_goes_without_it():
+    assert fused_two([2, 0], [0, 3], usable_b=False, normalise=True) == [1, 0]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_an_estimate_that_is_not_finite_is_left_out_of_the_sum():
+    assert fused_two([2, 0], [np.nan, 3], normalise=True) == [1, 0]
+
+
+def test_without_any_usable_estimate_it_is_the_fallback():
+    assert fused_two([2, 0], [0, 3], usable_a=False, usable_b=False) == [0, 1]
+
+
+def test_estimates_that_cancel_become_the_fallback():
+    rows = fuse(
+        {"a": np.array([[1, 0]], np.float32), "b": np.array([[-1, 0]], np.float32)},
+        {"a": np.array([True]), "b": np.array([True])},
+        {"a": 0.5, "b": 0.5},
+        FALLBACK,
+        True,
+    )
+    assert rows.tolist() == [[0, 1]]

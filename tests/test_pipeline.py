@@ -82,7 +82,7 @@ def test_run_json_says_what_ran(finished):
     assert written["recipe"]["num_beams"] == 2
     assert written["shards"] == [[0, 2], [2, 4], [4, 6]]
     assert written["counts"] == {"images": 6, "bad_images": 0, "degraded_rows": 0}
-    assert set(written["seconds"]) == {"clip", "captions", "sentences", "submission"}
+    assert set(written["seconds"]) == {"clip", "captions", "estimates", "submission"}
     assert written["versions"]["transformers"] and written["peak_memory_bytes"]["host"] > 2**20
     assert written["images"] == str(where.images) and written["weights"] == str(where.weights)
 

@@ -1,0 +1,153 @@
+"""Estimates one by one, and the line that fuses them with a prompt bank, on the miniature models."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from kernel.build_bank import build_bank
+from kernel.config import RECIPES, BankSettings, Paths, Recipe
+from kernel.errors import UserError
+from kernel.estimates import bank_estimate, said_of, text_estimate
+from kernel.fusion import unit_rows
+from kernel.miniature.pictures import scenes
+from kernel.pipeline import run
+from kernel.prompt_bank import PromptBank
+from kernel.report import write_report
+from kernel.sentences import SentenceEncoder
+from kernel.submission import check_submission, read_submission
+from tests.conftest import TEST_SEED
+
+RECIPE = Recipe(separator=", ")
+FAST = replace(RECIPES["text"], num_beams=2, num_captions=2, neighbours=20)
+IDS = list("abcdef")
+
+
+@pytest.fixture(scope="module")
+def bank_folder(tmp_path_factory, weights):
+    """A bank of 300 miniature prompts, none of which is of a drawn picture's seed."""
+    folder = tmp_path_factory.mktemp("bank")
+    prompts = [scene.prompt for scene in scenes(TEST_SEED + 1, 300)]
+    (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
+    build_bank(BankSettings([folder / "prompts.txt"], near=1.0), weights.folder, folder / "bank", "cpu")
+    return folder / "bank"
+
+
+@pytest.mark.parametrize(
+    ("name", "captions", "phrases", "texts"),
+    [
+        (
+            "prompts",
+            ["a fish", "a cat"],
+            ["a woodcut", "swirl"],
+            ["a fish, a woodcut, swirl", "a cat, a woodcut, swirl"],
+        ),
+        ("captions", ["a fish", "a cat"], ["a woodcut"], ["a fish", "a cat"]),
+        ("modifiers", ["a fish"], ["a woodcut", "swirl"], ["a woodcut, swirl"]),
+        ("captions", [], ["a woodcut"], []),
+        ("modifiers", ["a fish"], [], []),
+        ("prompts", [], ["a woodcut"], ["a woodcut"]),
+    ],
+)
+def test_the_texts_of_each_estimate(name, captions, phrases, texts):
+    assert said_of(name, captions, phrases, RECIPE) == texts
+
+
+def test_a_text_estimate_is_the_mean_of_its_texts_and_unusable_without_any(weights, cpu):
+    encoder = SentenceEncoder.load(weights, cpu)
+    rows, usable = text_estimate([["a red fish", "a blue cat"], [], ["a hill"]], encoder, 8)
+    own = encoder.encode(["a red fish", "a blue cat", "a hill"], 8)
+    np.testing.assert_allclose(rows, [own[:2].mean(axis=0), np.zeros(384), own[2]], atol=1e-6)
+    assert usable.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("name", ["neighbours", "head"])
+def test_a_bank_says_nothing_of_a_bad_image(name, bank_folder, weights, cpu):
+    bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
+    features = np.array(bank.features[:3], dtype=np.float32)
+    features[1] = 0
+    rows, usable = bank_estimate(name, features, bank, replace(RECIPE, neighbours=5), cpu)
+    assert usable.tolist() == [True, False, True]
+    assert rows.shape == (3, 384)
+
+
+def test_the_neighbours_of_a_banks_own_prompt_say_that_prompt(bank_folder, weights, cpu):
+    bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
+    features = unit_rows(np.array(bank.features[:10], dtype=np.float32))
+    rows, _ = bank_estimate("neighbours", features, bank, replace(RECIPE, neighbours=1), cpu)
+    assert (rows * np.array(bank.embeddings[:10], dtype=np.float32)).sum(axis=1).min() > 0.999
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, weights_folder, bank_folder, drawn):
+    folder = tmp_path_factory.mktemp("finished")
+    (folder / "images").mkdir()
+    for name, (picture, _) in zip(IDS, drawn, strict=False):
+        picture.save(folder / "images" / f"{name}.png")
+    (folder / "images" / "c.png").write_bytes(b"")
+    where = Paths(folder / "images", weights_folder, folder / "run", bank_folder)
+    return where, run(FAST, where, "cpu")
+
+
+def test_the_recipe_with_a_bank_leaves_a_valid_submission_and_every_estimate(finished):
+    where, content = finished
+    check_submission(where.run / "submission.csv", IDS)
+    names = {path.name for path in (where.run / "estimates").iterdir()}
+    assert names == {"neighbours.safetensors", "prompts.safetensors", "head.safetensors"}
+    assert content["bank"] == str(where.bank)
+
+
+def test_the_answer_is_the_sum_of_the_unit_estimates_by_their_shares(finished):
+    from safetensors.numpy import load_file
+
+    where, _ = finished
+    total = sum(
+        share * unit_rows(load_file(where.run / "estimates" / f"{name}.safetensors")["rows"])
+        for name, share in FAST.estimates.items()
+    )
+    answer = read_submission(where.run / "submission.csv")
+    good = [index for index, name in enumerate(IDS) if name != "c"]
+    np.testing.assert_allclose([answer[IDS[i]] for i in good], unit_rows(total)[good], atol=1e-6)
+
+
+def test_a_bad_image_gets_the_fallback(finished):
+    where, content = finished
+    assert list(content["bad_images"]) == ["c"]
+    assert content["counts"]["degraded_rows"] == 1
+
+
+def test_a_recipe_that_needs_no_captions_makes_none_and_is_reported(finished, tmp_path):
+    where, _ = finished
+    own = replace(where, run=tmp_path / "run")
+    recipe = replace(FAST, estimates={"neighbours": 0.5, "head": 0.5})
+    content = run(recipe, own, "cpu")
+    assert "captions" not in content["seconds"]
+    assert list((tmp_path / "run" / "captions").iterdir()) == []
+    assert write_report(tmp_path / "run").is_file()
+
+
+def test_without_a_bank_it_stops_before_image_1_and_names_both_ways_on(finished, tmp_path):
+    where, _ = finished
+    with pytest.raises(UserError, match="asks a prompt bank.*python -m kernel bank.*--recipe baseline"):
+        run(FAST, replace(where, bank=None, run=tmp_path / "run"), "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_more_neighbours_than_the_bank_holds_stop_it_before_image_1(finished, tmp_path):
+    where, _ = finished
+    with pytest.raises(UserError, match=r"holds \d+ prompts, recipe setting neighbours is 5000"):
+        run(replace(FAST, neighbours=5000), replace(where, run=tmp_path / "run"), "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_bank_starts_the_run_over(finished, tmp_path, weights, capfd):
+    where, _ = finished
+    (tmp_path / "few.txt").write_text("a red fish\na blue cat on a hill\n")
+    build_bank(BankSettings([tmp_path / "few.txt"]), weights.folder, tmp_path / "few", "cpu")
+    recipe = replace(FAST, estimates={"neighbours": 1.0}, neighbours=1)
+    own = replace(where, run=tmp_path / "run")
+    run(recipe, own, "cpu")
+    run(recipe, replace(own, bank=tmp_path / "few"), "cpu")
+    assert "bank changed since the last run: starting over" in capfd.readouterr().err
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["bank"] == str(tmp_path / "few")
