@@ -88,6 +88,16 @@ def parser() -> argparse.ArgumentParser:
     bank.add_argument("--device", default="auto")
     bank.set_defaults(command=bank_command)
 
+    fit = commands.add_parser("fit", help="fits the shares of recipe text on images with known prompts")
+    fit.add_argument("pairs", type=Path, help="a folder with images/ and prompts.csv (imgId,prompt)")
+    add_weights(fit)
+    fit.add_argument(
+        "--bank", type=Path, required=True, metavar="DIR", help="prompt bank; fusion.json is written there"
+    )
+    fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder of the estimates")
+    fit.add_argument("--device", default="auto")
+    fit.set_defaults(command=fit_command)
+
     constant = commands.add_parser("constant", help="a valid submission with the same row for every image, in seconds")
     constant.add_argument("images", type=Path)
     add_weights(constant)
@@ -199,6 +209,18 @@ def bank_command(options: argparse.Namespace) -> int:
         print(
             f"  {found['equal'] + found['near']:>10,} kept out: equal ({found['equal']:,}) or near to {found['name']}"
         )
+    return 0
+
+
+def fit_command(options: argparse.Namespace) -> int:
+    from kernel.fit import fit
+
+    result = fit(options.pairs, options.weights, options.bank, options.out, options.device)
+    for name, share in result["shares"].items():
+        print(f"{name:<12} share {share:.4f}, alone {result['alone'][name]:.4f}")
+    low, high = result["held_out"]["ci95"]
+    print(f"fitted shares {result['held_out']['mean']:.4f} on images held out ({low:.4f} to {high:.4f})")
+    print(f"published shares {result['published_shares']:.4f}; {options.bank / 'fusion.json'}")
     return 0
 
 

@@ -15,8 +15,10 @@ DEFAULT_WEIGHTS = Path("build/weights")
 DEFAULT_DEMO = Path("build/demo")
 
 
-# captions with modifiers behind them, captions alone, modifiers alone, the bank's nearest prompts, its text-only head
-ESTIMATES = ("prompts", "captions", "modifiers", "neighbours", "head")
+# captions with modifiers behind them, captions alone, modifiers alone; of the bank: an image's nearest prompts, the
+# text-only head, and the mean prompt, whose share shrinks the others toward it
+ESTIMATES = ("prompts", "captions", "modifiers", "neighbours", "head", "constant")
+OF_BANK = ("neighbours", "head", "constant")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import numpy as np
 
 from kernel.config import EMBEDDING_DIMENSIONS, Recipe
 from kernel.devices import Device
-from kernel.fusion import group_means
+from kernel.fusion import group_means, unit_rows
 from kernel.neighbours import nearest, neighbour_estimate
 from kernel.prompt_bank import PromptBank
 from kernel.prompts import compose, modifier_line
@@ -38,11 +38,13 @@ def text_estimate(texts: list[list[str]], encoder: SentenceEncoder, batch: int) 
 def bank_estimate(
     name: str, image_features: np.ndarray, bank: PromptBank, recipe: Recipe, device: Device
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What a prompt bank says of image features (n, d): `neighbours` or `head` -> (n, 384) and (n,) bool.
+    """What a prompt bank says of image features (n, d), `name` one of OF_BANK -> (n, 384) and (n,) bool.
 
     A bad image's zero row is not usable. The head takes the images' own mean off, so it wants many images at once.
     """
     usable = np.abs(image_features).max(axis=1) > 0
+    if name == "constant":
+        return np.tile(unit_rows(bank.head.embedding_mean[None]), (len(image_features), 1)), usable
     if name == "head":
         return bank.head.apply(image_features, mean_feature(image_features)), usable
     indices, cosines = nearest(image_features, bank.features, recipe.neighbours, device)

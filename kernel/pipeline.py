@@ -21,7 +21,7 @@ from kernel import __version__
 from kernel.captions import Captioner, inspect_captioner
 from kernel.checkpoints import Weights, file_sha256, open_weights
 from kernel.clip import ClipEncoder
-from kernel.config import Paths, Recipe
+from kernel.config import OF_BANK, RECIPES, Paths, Recipe
 from kernel.constant import constant_row
 from kernel.devices import Device, find_device
 from kernel.errors import UserError
@@ -49,6 +49,7 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
     captioner = captioner_named(recipe, weights)
     words = word_lists(recipe, weights)
     bank = opened_bank(recipe, paths, weights)
+    recipe, shares_from = with_fitted_shares(recipe, bank)
     device = find_device(device_name)
     inspect_captioner(weights, captioner)
     # small, so it stays: whatever is wrong with it shows before the first image, not after the last
@@ -86,6 +87,7 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
             "images": str(paths.images),
             "weights": str(paths.weights),
             "bank": str(bank.folder) if bank else None,
+            "shares_from": shares_from,
             "models": {name: weights.models[name]["source"] for name in identity["models"]},
             "versions": versions(),
             "docker_image": os.environ.get("KAGGLE_DOCKER_IMAGE"),
@@ -118,7 +120,7 @@ def captioner_named(recipe: Recipe, weights: Weights) -> str:
 
 def opened_bank(recipe: Recipe, paths: Paths, weights: Weights) -> PromptBank | None:
     """The bank given, or the weights folder's, when the recipe has a share for it. Raises UserError without one."""
-    if not recipe.uses("neighbours", "head"):
+    if not recipe.uses(*OF_BANK):
         return None
     folder = paths.bank or weights.folder / "prompt_bank"
     if paths.bank is None and not (folder / RECORD).is_file():
@@ -133,6 +135,14 @@ def opened_bank(recipe: Recipe, paths: Paths, weights: Weights) -> PromptBank | 
             f"to {len(bank.features)} or less, or build a larger bank with 'python -m kernel bank'"
         )
     return bank
+
+
+def with_fitted_shares(recipe: Recipe, bank: PromptBank | None) -> tuple[Recipe, str]:
+    """The recipe with the shares fitted for this bank, where there are any and no others were set; and their origin."""
+    if bank is None or recipe.estimates != RECIPES["text"].estimates:
+        return recipe, "recipe"
+    shares = bank.fitted_shares()
+    return (recipe, "published") if shares is None else (replace(recipe, estimates=shares), "fitted")
 
 
 def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
@@ -218,7 +228,7 @@ def estimates_stage(
     good = np.array([image.id not in bad for image in folder.images])
     estimates, usable = {}, {}
     for name in [name for name in recipe.estimates if recipe.uses(name)]:
-        if name in ("neighbours", "head"):
+        if name in OF_BANK:
             assert bank is not None  # checked before the first image
             rows, usable[name] = bank_estimate(name, image_features, bank, recipe, device)
         else:

@@ -5,6 +5,7 @@ prompts.parquet       column `prompt`
 clip.safetensors      `features` (N, d) float16 unit rows
 sentences.safetensors `embeddings` (N, 384) float16 unit rows
 head.safetensors      the text-only head fitted on them
+fusion.json           only where `fit` was run: the estimates' shares fitted on images with known prompts
 bank.json             {"format": 1, "clip", "sentences": the models' sha256, "count": N, "files": [{"path", "bytes",
                       "sha256"}], "sources", "dropped", "excluded", "created"}
 The two matrices are memory-mapped and never read whole. Rounding to float16 moves a cosine by at most 5e-4.
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from kernel.checkpoints import file_sha256
-from kernel.config import EMBEDDING_DIMENSIONS
+from kernel.config import EMBEDDING_DIMENSIONS, ESTIMATES
 from kernel.errors import UserError
 from kernel.store import write_json
 from kernel.text_head import ADVICE, Head, load_head
@@ -29,6 +30,7 @@ from kernel.text_head import ADVICE, Head, load_head
 FORMAT = 1
 RECORD = "bank.json"
 PROMPTS, HEAD = "prompts.parquet", "head.safetensors"
+SHARES = "fusion.json"
 MATRICES = {"clip.safetensors": "features", "sentences.safetensors": "embeddings"}
 ROW_GROUP = 16_384  # prompts that are read together for one of them
 
@@ -72,6 +74,11 @@ class PromptBank:
                 raise UserError(f"{folder / name}: {count} rows; {RECORD} says {record['count']}. {ADVICE}")
         return bank
 
+    def fitted_shares(self) -> dict[str, float] | None:
+        """The estimates' shares that `fit` left beside the bank; None when it was not fitted."""
+        path = self.folder / SHARES
+        return read_shares(path, self.record) if path.is_file() else None
+
     def parquet(self) -> Any:
         import pyarrow
         from pyarrow.parquet import ParquetFile
@@ -102,6 +109,24 @@ class PromptBank:
                 column = file.read_row_group(group, columns=["prompt"])["prompt"]
                 found |= {row: column[row - borders[group]].as_py() for row in rows[of_row == group].tolist()}
         return [found[row] for row in rows.tolist()]
+
+
+def read_shares(path: Path, bank: dict[str, Any]) -> dict[str, float]:
+    """The shares of fusion.json. Raises UserError when they are none, or were fitted with other models."""
+    refit = "Remove it, or run 'python -m kernel fit' again"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        shares = {name: float(share) for name, share in content["shares"].items()}
+        if content["format"] != FORMAT or not set(shares) <= set(ESTIMATES) or min(shares.values()) < 0:
+            raise ValueError(f"format {content['format']!r}, shares {shares}")
+        if abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
+        models = {key: content[key] for key in ("clip", "sentences")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not fitted shares of format {FORMAT} ({error!r}). {refit}") from error
+    if models != {key: bank[key] for key in models}:
+        raise UserError(f"{path}: fitted with other models than the bank's, so its shares mean nothing here. {refit}")
+    return shares
 
 
 def read_record(path: Path) -> dict[str, Any]:

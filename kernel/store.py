@@ -78,6 +78,12 @@ class RunFolder:
 
         write_whole(self.folder / "estimates" / f"{name}.safetensors", save({"rows": rows}))
 
+    def read_estimate(self, name: str) -> np.ndarray:
+        """One estimator's rows, (n, 384) float32."""
+        from safetensors.numpy import load_file
+
+        return load_file(self.folder / "estimates" / f"{name}.safetensors")["rows"]
+
     def write_run(self, content: dict[str, Any]) -> None:
         write_json(self.folder / "run.json", content)
 

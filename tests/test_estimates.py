@@ -96,6 +96,7 @@ def test_the_recipe_with_a_bank_leaves_a_valid_submission_and_every_estimate(fin
     names = {path.name for path in (where.run / "estimates").iterdir()}
     assert names == {"neighbours.safetensors", "prompts.safetensors", "head.safetensors"}
     assert content["bank"] == str(where.bank)
+    assert content["shares_from"] == "published"
 
 
 def test_the_answer_is_the_sum_of_the_unit_estimates_by_their_shares(finished):
@@ -151,3 +152,10 @@ def test_another_bank_starts_the_run_over(finished, tmp_path, weights, capfd):
     run(recipe, replace(own, bank=tmp_path / "few"), "cpu")
     assert "bank changed since the last run: starting over" in capfd.readouterr().err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["bank"] == str(tmp_path / "few")
+
+
+def test_the_constant_estimate_is_the_banks_mean(bank_folder, weights, cpu):
+    bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
+    rows, _ = bank_estimate("constant", np.ones((2, 128), np.float32), bank, RECIPE, cpu)
+    mean = np.array(bank.embeddings, dtype=np.float32).mean(axis=0)
+    np.testing.assert_allclose(rows, np.tile(unit_rows(mean[None]), (2, 1)), atol=1e-3)
