@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -41,6 +41,9 @@ test-slow: $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, 
 
 figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictures
 	$(BIN)/python -m kernel.miniature.evaluate
+
+ablation: $(MINIATURE)  ## what each estimate adds, on miniature pictures: build/ablation/ablation.json, .svg
+	$(BIN)/python -m kernel.miniature.ablation
 
 lint: $(VENV)/.stamp  ## ruff and mypy
 	$(BIN)/ruff check .
