@@ -25,7 +25,7 @@ from kernel.prompt_bank import RECORD, PromptBank, read_record, write_bank
 from kernel.prompt_files import Reason, clean, clean_prompts, count_prompts, read_prompts_from
 from kernel.sentences import SentenceEncoder
 from kernel.store import write_json, write_whole
-from kernel.text_head import fit_head, stream_grams
+from kernel.text_head import IMAGE_NOISE, fit_head, stream_grams
 
 SHARD = 8192  # prompts; the most that a killed build encodes again
 BATCH = 256
@@ -51,7 +51,7 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
         sentences_stage(building, shards, weights, device)
         kept, excluded = select_stage(settings, building, shards, dropped, weights, device)
         clip_stage(building, shards, kept, weights, device)
-        head = fit_head(*stream_grams(pairs(building, shards, kept), *dimensions(building, shards)))
+        head = fit_head(*stream_grams(pairs(building, shards, kept), *dimensions(building, shards)), IMAGE_NOISE)
         write_bank(
             out,
             count=int(sum(mask.sum() for mask in kept)),
@@ -86,6 +86,7 @@ def identity(settings: BankSettings, weights: Weights) -> dict[str, Any]:
         "near": settings.near,
         "models": [weights.sha256("clip"), weights.sha256("sentences")],
         "shard": [SHARD, BATCH],
+        "image_noise": IMAGE_NOISE,
     }
 
 

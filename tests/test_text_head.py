@@ -12,10 +12,13 @@ import kernel.text_head
 from kernel.errors import UserError
 from kernel.fusion import unit_rows
 from kernel.text_head import (
+    FOLDS,
+    IMAGE_NOISE,
     REGULARISATIONS,
     Gram,
     Head,
     fit_head,
+    fit_regression,
     held_out_errors,
     load_head,
     mean_feature,
@@ -122,7 +125,7 @@ def test_the_head_does_not_depend_on_the_batches_borders(cuts):
     x, y = linear_rows(40, 4, 3, seed=2, noise=0.1)
     borders = [0, *sorted(cuts), 40]
     batches = [(x[a:b], y[a:b]) for a, b in zip(borders, borders[1:], strict=False)]
-    parted, whole = fit_head(*stream_grams(batches, 4, 3)), fit_head(*stream_grams([(x, y)], 4, 3))
+    parted, whole = fit_head(*stream_grams(batches, 4, 3), noise=0), fit_head(*stream_grams([(x, y)], 4, 3), noise=0)
     assert parted.regularisation == whole.regularisation
     np.testing.assert_allclose(parted.weights, whole.weights, rtol=1e-5, atol=1e-6)
 
@@ -133,7 +136,7 @@ def test_the_head_does_not_depend_on_the_batches_borders(cuts):
 def test_a_worked_example():
     # centred x is -1, 0, 1 and y is -2, 0, 2: covariance 4/3 over variance 2/3 plus 1e-6 of the mean square 14/3
     x, y = np.array([[1.0], [2.0], [3.0]]), np.array([[10.0], [12.0], [14.0]])
-    head = fit_head(gram_of(x, y), gram_of(x, y))
+    head = fit_head(gram_of(x, y), gram_of(x, y), noise=0)
     assert head.regularisation == 1e-6
     np.testing.assert_allclose(head.weights, [[(4 / 3) / (2 / 3 + 1e-6 * 14 / 3)]], rtol=1e-6)
     assert (head.feature_mean.tolist(), head.embedding_mean.tolist()) == ([2], [12])
@@ -142,7 +145,7 @@ def test_a_worked_example():
 @pytest.mark.parametrize("noise", [0.0, 0.3, 30.0])
 def test_the_head_equals_naive_ridge_over_all_rows(noise):
     x, y = linear_rows(200, 6, 4, seed=3, noise=noise)
-    head = fit_head(*stream_grams([(x, y)], 6, 4))
+    head = fit_head(*stream_grams([(x, y)], 6, 4), noise=0)
     weights, feature_mean, embedding_mean = naive_ridge(x, y, head.regularisation)
     np.testing.assert_allclose(head.weights, weights, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(head.feature_mean, feature_mean, rtol=1e-6)
@@ -156,52 +159,94 @@ def test_held_out_errors_equal_those_of_naive_predictions():
     for regularisation in REGULARISATIONS:
         weights, mean_x, mean_y = naive_ridge(x, y, regularisation)
         expected.append((((held_x - mean_x) @ weights + mean_y - held_y) ** 2).sum(axis=1).mean())
-    found = held_out_errors(gram_of(x, y), gram_of(held_x, held_y), REGULARISATIONS)
+    found = held_out_errors(gram_of(x, y), gram_of(held_x, held_y), REGULARISATIONS, noise=0)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_noise_counts_as_if_it_were_added_to_the_held_out_rows():
+    (x, y), (held_x, held_y) = linear_rows(60, 6, 4, seed=4, noise=1), linear_rows(50, 6, 4, seed=5, noise=1)
+    noise = 3.0
+    # added along each axis both ways, the noise has no mean, no tie to the rows, and this squared length
+    steps = np.concatenate([np.eye(6), -np.eye(6)]) * noise**0.5
+    blurred_x, blurred_y = (held_x[:, None] + steps).reshape(-1, 6), np.repeat(held_y, 12, axis=0)
+    found = held_out_errors(gram_of(x, y), gram_of(held_x, held_y), REGULARISATIONS, noise)
+    expected = held_out_errors(gram_of(x, y), gram_of(blurred_x, blurred_y), REGULARISATIONS, noise=0)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+def test_a_head_meant_for_noisy_images_beats_one_meant_for_prompts_on_them():
+    x, y = linear_rows(400, 20, 4, seed=6, noise=0.05)
+    x = unit_rows(x)
+    grams = stream_grams([(x, y)], 20, 4)
+    blur = np.random.default_rng(7).normal(size=x.shape) * (IMAGE_NOISE / 20) ** 0.5
+    images = (x + blur).astype(np.float32)
+    found = {}
+    for noise in (0, IMAGE_NOISE):
+        found[noise] = (fit_head(*grams, noise).apply(images, mean_feature(images)) * unit_rows(y)).sum(axis=1).mean()
+    assert found[IMAGE_NOISE] > found[0] + 0.01
+
+
+def test_a_regressions_held_out_rows_come_from_heads_that_never_saw_the_image():
+    x, y = linear_rows(50, 6, 4, seed=8, noise=0.5)
+    _, rows = fit_regression(x, y)
+    changed = y.copy()
+    changed[10::FOLDS] += 5  # the first fold, from its third image on
+    _, after = fit_regression(x, changed)
+    np.testing.assert_array_equal(after[0::FOLDS], rows[0::FOLDS])
+    assert np.abs(after[1::FOLDS] - rows[1::FOLDS]).max() > 0.1
+
+
+def test_a_regression_is_ridge_over_all_its_images():
+    x, y = linear_rows(50, 6, 4, seed=9, noise=0.5)
+    head, rows = fit_regression(x, y)
+    weights, mean_x, mean_y = naive_ridge(x, y, head.regularisation)
+    np.testing.assert_allclose(head.weights, weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(head.feature_mean, mean_x, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("noise", "chosen"), [(0.0, 1e-6), (100.0, 10.0)])
 def test_rows_without_noise_take_the_least_regularisation_and_noise_the_most(noise, chosen):
     x, y = linear_rows(100, 6, 4, seed=6, noise=noise)
-    assert fit_head(*stream_grams([(x, y)], 6, 4)).regularisation == chosen
+    assert fit_head(*stream_grams([(x, y)], 6, 4), noise=0).regularisation == chosen
 
 
 def test_of_equal_errors_the_largest_regularisation_is_taken():
     x = np.tile(np.eye(2), (10, 1))
-    assert fit_head(*stream_grams([(x, np.zeros((20, 3)))], 2, 3)).regularisation == max(REGULARISATIONS)
+    assert fit_head(*stream_grams([(x, np.zeros((20, 3)))], 2, 3), noise=0).regularisation == max(REGULARISATIONS)
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])
 def test_too_few_prompts_to_hold_any_out_take_the_largest_regularisation(n):
-    assert fit_head(*stream_grams([linear_rows(n, 6, 4, seed=7)], 6, 4)).regularisation == max(REGULARISATIONS)
+    assert fit_head(*stream_grams([linear_rows(n, 6, 4, seed=7)], 6, 4), noise=0).regularisation == max(REGULARISATIONS)
 
 
 def test_of_one_prompt_every_image_gets_that_prompts_embedding():
     x, y = linear_rows(1, 6, 4, seed=8)
-    head = fit_head(*stream_grams([(x, y)], 6, 4))
+    head = fit_head(*stream_grams([(x, y)], 6, 4), noise=0)
     images = unit_rows(np.random.default_rng(1).normal(size=(3, 6)))
     np.testing.assert_allclose(head.apply(images, mean_feature(images)), np.repeat(unit_rows(y), 3, axis=0), atol=1e-6)
 
 
 def test_of_fewer_prompts_than_dimensions_the_head_equals_naive_ridge():
     x, y = linear_rows(20, 300, 4, seed=9, noise=0.1)
-    head = fit_head(*stream_grams([(x, y)], 300, 4))
+    head = fit_head(*stream_grams([(x, y)], 300, 4), noise=0)
     weights, _, _ = naive_ridge(x, y, head.regularisation)
     np.testing.assert_allclose(head.weights, weights, rtol=1e-3, atol=1e-4)
 
 
 def test_features_that_are_all_zero_give_the_mean_embedding():
-    head = fit_head(gram_of(np.zeros((4, 2)), np.eye(4)), Gram(2, 4))
+    head = fit_head(gram_of(np.zeros((4, 2)), np.eye(4)), Gram(2, 4), noise=0)
     assert head.apply(np.ones((1, 2)), np.zeros(2)).tolist() == [[0.5, 0.5, 0.5, 0.5]]
 
 
 def test_no_prompt_at_all_is_refused():
     with pytest.raises(UserError, match="no prompts to fit the text-only head on.*python -m kernel bank"):
-        fit_head(Gram(2, 2), Gram(2, 2))
+        fit_head(Gram(2, 2), Gram(2, 2), noise=0)
 
 
 def test_a_head_is_float32():
-    head = fit_head(*stream_grams([linear_rows(20, 4, 3, seed=1)], 4, 3))
+    head = fit_head(*stream_grams([linear_rows(20, 4, 3, seed=1)], 4, 3), noise=0)
     assert {head.weights.dtype, head.feature_mean.dtype, head.embedding_mean.dtype} == {np.dtype(np.float32)}
 
 
@@ -224,7 +269,7 @@ def test_a_shift_of_all_images_changes_nothing():
 
 def test_images_across_the_modality_gap_get_their_prompts_embeddings():
     x, y = linear_rows(500, 6, 4, seed=10)
-    head = fit_head(*stream_grams([(x, y)], 6, 4))
+    head = fit_head(*stream_grams([(x, y)], 6, 4), noise=0)
     images = x + np.linspace(-1, 1, 6, dtype=np.float32)
     found = head.apply(images, mean_feature(images))
     assert (found * unit_rows(y)).sum(axis=1).min() > 0.999
