@@ -39,21 +39,29 @@ class Captioner:
             model = load_blip(folder, device)
         return cls(model.to(device.name).eval(), processor, device)
 
-    def captions(self, images: list[Image.Image], recipe: Recipe) -> list[list[str]]:
-        """RGB images -> for each its `num_captions` captions in beam order, best first."""
+    def captions(self, images: list[Image.Image], recipe: Recipe, seed: int = 0) -> list[list[str]]:
+        """RGB images -> for each its `captions_per_image` captions: beams best first, or sampled by `seed`.
+
+        The same images in the same order, recipe, seed, model and device give the same captions.
+        """
         import torch
 
         pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]
+        if recipe.caption_decoding == "sampling":
+            torch.manual_seed(seed)
+            # top_k=0: transformers would else keep 50 words whatever their probability
+            decoding = {"do_sample": True, "num_beams": 1, "top_p": recipe.sampling_top_p, "top_k": 0}
+        else:
+            decoding = {"do_sample": False, "num_beams": recipe.num_beams}
         with torch.inference_mode():
             ids = self.model.generate(
                 pixel_values=pixels.to(self.device.name, self.device.dtype),
-                num_beams=recipe.num_beams,
-                num_return_sequences=recipe.num_captions,
-                do_sample=False,
+                num_return_sequences=recipe.captions_per_image,
+                **decoding,
                 **self.lengths(recipe),
             )
         texts = [text.strip() for text in self.processor.batch_decode(ids, skip_special_tokens=True)]
-        n = recipe.num_captions
+        n = recipe.captions_per_image
         return [texts[i : i + n] for i in range(0, len(texts), n)]
 
     def lengths(self, recipe: Recipe) -> dict[str, int]:

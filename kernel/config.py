@@ -16,9 +16,15 @@ DEFAULT_DEMO = Path("build/demo")
 
 
 # captions with modifiers behind them, captions alone, modifiers alone; of the bank: an image's nearest prompts, the
-# text-only head, and the mean prompt, whose share shrinks the others toward it
-ESTIMATES = ("prompts", "captions", "modifiers", "neighbours", "head", "constant")
-OF_BANK = ("neighbours", "head", "constant")
+# text-only head, the head that `fit` makes of images with known prompts, and the mean prompt, whose share shrinks the
+# others toward it
+ESTIMATES = ("prompts", "captions", "modifiers", "neighbours", "head", "regression", "constant")
+OF_BANK = ("neighbours", "head", "regression", "constant")
+CHOICES = {
+    "caption_decoding": ("beams", "sampling"),
+    "caption_weighting": ("mean", "clip"),
+    "neighbour_weighting": ("published", "softmax"),
+}
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,23 @@ class Recipe:
     separator: str = ""
     # "auto" takes the first captioner of the weights folder
     captioner: str = "auto"
+    # "beams": the best of beam search; "sampling": drawn from the most likely words that together have this
+    # probability, by a seed, so that a run can be repeated
+    caption_decoding: str = "beams"
     num_beams: int = 5
-    num_captions: int = 5
+    captions_per_image: int = 5
     max_length: int = 20
     min_length: int = 5
+    sampling_top_p: float = 0.9
+    seed: int = 0
+    # of equal captions of an image only one counts
+    distinct_captions: bool = False
+    # "mean": each caption of an image counts alike; "clip": by exp(cosine to the image / temperature)
+    caption_weighting: str = "mean"
+    caption_temperature: float = 0.02
     # what the answer is made of, and each part's share: one alone is taken as it is, several as unit rows
     estimates: dict[str, float] = field(default_factory=lambda: {"prompts": 1.0})
-    # nearest prompts of the bank an image, and how they are weighed: "published" or "softmax"
+    # nearest prompts of the bank an image, and how they are weighed
     neighbours: int = 100
     neighbour_weighting: str = "published"
     neighbour_temperature: float = 0.02
@@ -55,18 +71,29 @@ class Recipe:
     shard_images: int = 256
 
     def __post_init__(self) -> None:
-        counts = ("num_beams", "num_captions", "max_length", "neighbours")
+        counts = ("num_beams", "captions_per_image", "max_length", "neighbours")
         for name in (*counts, "clip_batch", "caption_batch", "text_batch", "shard_images"):
             if getattr(self, name) < 1:
                 raise UserError(f"recipe setting {name} is {getattr(self, name)}; expected 1 or more")
+        for name, valid in CHOICES.items():
+            if getattr(self, name) not in valid:
+                raise UserError(f"recipe setting {name} is {getattr(self, name)!r}; expected one of {', '.join(valid)}")
+        for name in ("caption_temperature", "neighbour_temperature", "sampling_top_p"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"recipe setting {name} is {getattr(self, name)}; expected more than 0")
+        if self.sampling_top_p > 1:
+            raise UserError(f"recipe setting sampling_top_p is {self.sampling_top_p}; expected at most 1")
+        if self.seed < 0:
+            raise UserError(f"recipe setting seed is {self.seed}; expected 0 or more")
         if not 0 <= self.min_length <= self.max_length:
             raise UserError(
                 f"recipe setting min_length is {self.min_length}; expected 0 to max_length={self.max_length}"
             )
-        if self.num_captions > self.num_beams:
+        if self.caption_decoding == "beams" and self.captions_per_image > self.num_beams:
             raise UserError(
-                f"recipe asks for num_captions={self.num_captions} from num_beams={self.num_beams}: "
-                "beam search returns at most one caption a beam. Raise num_beams or lower num_captions"
+                f"recipe asks for captions_per_image={self.captions_per_image} from num_beams={self.num_beams}: beam "
+                "search returns at most one caption a beam. Raise num_beams, lower captions_per_image, or set "
+                "caption_decoding=sampling"
             )
         for bank, count in self.modifiers.items():
             if count < 0:
@@ -83,6 +110,10 @@ class Recipe:
                 "Set them together: --set 'estimates={\"prompts\": 1}'"
             )
 
+    @property
+    def needs_captions(self) -> bool:
+        return self.uses("prompts", "captions")
+
     def uses(self, *names: str) -> bool:
         """Whether any of these estimates has a share in the answer."""
         return any(self.estimates.get(name, 0) > 0 for name in names)
@@ -92,7 +123,12 @@ RECIPES = {
     "baseline": Recipe(),
     # The shares of a published ensemble (0.592 on the leaderboard): neighbours 0.42, interrogator 0.15, and 0.43 for a
     # regression on images, in whose place the text-only head stands. They were not fitted with it.
-    "text": Recipe(name="text", separator=", ", estimates={"neighbours": 0.42, "prompts": 0.15, "head": 0.43}),
+    "text": Recipe(
+        name="text",
+        separator=", ",
+        distinct_captions=True,
+        estimates={"neighbours": 0.42, "prompts": 0.15, "head": 0.43},
+    ),
 }
 DEFAULT_RECIPE = "baseline"
 
@@ -121,7 +157,7 @@ def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
     """The preset `name` with `key=value` settings over it.
 
     Values are JSON where they parse as JSON, else text; `modifiers.BANK=N` sets one bank.
-    Example: recipe_named("baseline", ["num_beams=3", "num_captions=3", "modifiers.flavors=5"])
+    Example: recipe_named("baseline", ["num_beams=3", "captions_per_image=3", "modifiers.flavors=5"])
     """
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}{nearest(name, RECIPES)}. Valid recipes: {', '.join(RECIPES)}")

@@ -1,5 +1,8 @@
 """What each way of looking at an image says of its prompt: one MiniLM-like row an image, and where it says nothing."""
 
+import math
+from typing import NamedTuple
+
 import numpy as np
 
 from kernel.config import EMBEDDING_DIMENSIONS, Recipe
@@ -7,31 +10,59 @@ from kernel.devices import Device
 from kernel.fusion import group_means, unit_rows
 from kernel.neighbours import nearest, neighbour_estimate
 from kernel.prompt_bank import PromptBank
-from kernel.prompts import compose, modifier_line
+from kernel.prompts import compose
 from kernel.sentences import SentenceEncoder
 from kernel.text_head import mean_feature
 
 
-def said_of(name: str, captions: list[str], phrases: list[str], recipe: Recipe) -> list[str]:
-    """The texts whose mean vector is the estimate: of `prompts`, `captions` or `modifiers`.
+class Said(NamedTuple):
+    """Texts that stand for one image, and how much each counts among them (above 0)."""
 
-    Example (separator ", "): captions ["a fish"], phrases ["a woodcut", "swirl"] -> ["a fish, a woodcut, swirl"],
-    ["a fish"] or ["a woodcut, swirl"]
+    texts: list[str]
+    weights: list[float]
+
+
+def weighed_captions(captions: list[list[str]], cosines: list[list[float]] | None, recipe: Recipe) -> list[Said]:
+    """Each image's captions with their weights: alike, or by the `cosines` with the image where those are given.
+
+    Example (distinct_captions, temperature 0.1): ["a", "b", "a"], cosines [0.3, 0.4, 0.3] -> "a" 0.37, "b" 1
+    """
+    said = []
+    for image, texts in enumerate(captions):
+        known = [1.0] * len(texts)
+        if cosines is not None and texts:
+            best = max(cosines[image])  # taken off first, so that no exponential overflows
+            known = [math.exp((cosine - best) / recipe.caption_temperature) for cosine in cosines[image]]
+        if recipe.distinct_captions:
+            weight_of = dict(zip(texts, known, strict=True))
+            texts, known = list(weight_of), list(weight_of.values())
+        said.append(Said(texts, known))
+    return said
+
+
+def said_of(name: str, captions: Said, phrases: list[str], recipe: Recipe) -> Said:
+    """The texts whose weighted mean vector is the estimate: of `prompts`, `captions` or `modifiers`.
+
+    Example (separator ", "): caption "a fish", phrases ["a woodcut", "swirl"] -> "a fish, a woodcut, swirl", "a fish"
+    or "a woodcut, swirl"
     """
     if name == "captions":
         return captions
-    if name == "modifiers":
-        return [modifier_line(phrases, recipe)] if phrases else []
-    return compose(captions, phrases, recipe)
+    if name == "modifiers" or not captions.texts:
+        texts = compose([], phrases, recipe)
+        return Said(texts, [1.0] * len(texts))
+    return Said(compose(captions.texts, phrases, recipe), captions.weights)
 
 
-def text_estimate(texts: list[list[str]], encoder: SentenceEncoder, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Plain means of the texts' vectors: one list an image -> (n, 384) and (n,) bool, False where there is no text."""
-    usable = np.array([bool(own) for own in texts], dtype=bool)
-    rows = np.zeros((len(texts), EMBEDDING_DIMENSIONS), dtype=np.float32)
-    flat = [text for own in texts for text in own]
+def text_estimate(said: list[Said], encoder: SentenceEncoder, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means of the texts' vectors: (n, 384), and (n,) bool, False for an image without a text."""
+    usable = np.array([bool(own.texts) for own in said], dtype=bool)
+    rows = np.zeros((len(said), EMBEDDING_DIMENSIONS), dtype=np.float32)
+    flat = [text for own in said for text in own.texts]
     if flat:
-        rows[usable] = group_means(encoder.encode(flat, batch), [len(own) for own in texts if own])
+        weights = np.array([weight for own in said for weight in own.weights])
+        counts = [len(own.texts) for own in said if own.texts]
+        rows[usable] = group_means(encoder.encode(flat, batch), counts, weights)
     return rows, usable
 
 
@@ -40,13 +71,18 @@ def bank_estimate(
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a prompt bank says of image features (n, d), `name` one of OF_BANK -> (n, 384) and (n,) bool.
 
-    A bad image's zero row is not usable. The head takes the images' own mean off, so it wants many images at once.
+    A bad image's zero row is not usable. The head takes the images' own mean off, so it wants many images at once:
+    of a single one it says nothing.
     """
     usable = np.abs(image_features).max(axis=1) > 0
     if name == "constant":
         return np.tile(unit_rows(bank.head.embedding_mean[None]), (len(image_features), 1)), usable
     if name == "head":
-        return bank.head.apply(image_features, mean_feature(image_features)), usable
+        return bank.head.apply(image_features, mean_feature(image_features)), usable & (usable.sum() > 1)
+    if name == "regression":
+        fitted = bank.fitted()
+        assert fitted is not None  # checked before the first image
+        return fitted.regression.apply(image_features, fitted.regression.feature_mean), usable
     indices, cosines = nearest(image_features, bank.features, recipe.neighbours, device)
     weighting, temperature = recipe.neighbour_weighting, recipe.neighbour_temperature
     return neighbour_estimate(indices, cosines, bank.embeddings, weighting, temperature), usable

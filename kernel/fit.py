@@ -1,4 +1,7 @@
-"""`fit`: the shares of recipe `text`, fitted on images with known prompts, kept beside the bank as fusion.json."""
+"""`fit`: the shares of recipe `text`, and a head on image features, fitted on images with known prompts.
+
+Both are kept beside the bank, as fusion.json and regression.safetensors.
+"""
 
 import sys
 from dataclasses import replace
@@ -12,18 +15,20 @@ from kernel.config import ESTIMATES, RECIPES, Paths
 from kernel.devices import find_device
 from kernel.errors import UserError
 from kernel.evaluation import read_prompts
-from kernel.fit_shares import cosines, fit_shares, products
+from kernel.fit_shares import cosines, fit_shares, products, require_enough
 from kernel.fusion import unit_rows
 from kernel.images import list_images
 from kernel.pipeline import run
-from kernel.prompt_bank import FORMAT, RECORD, SHARES, read_record
+from kernel.prompt_bank import FORMAT, RECORD, REGRESSION, SHARES, read_record
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, write_json
+from kernel.text_head import fit_regression
 
 
 def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto") -> dict[str, Any]:
     """Runs every estimate over `pairs/images`, fits their shares to `pairs/prompts.csv`, writes BANK/fusion.json.
 
+    What the regression says of an image comes from a fit on the other images, so its share is fitted honestly.
     `out` is the run folder; a killed fit goes on there. Bad images are left out. Returns what it wrote.
     """
     prompts = read_prompts(pairs / "prompts.csv")
@@ -34,19 +39,24 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
             f"{pairs}: {len(odd)} ids are only among the images or only in prompts.csv, the first is {odd[0]!r}; "
             "expected a prompt for each image. Remove what has no partner"
         )
+    require_enough(len(images))
     warn_of_leak(read_record(bank / RECORD), pairs / "prompts.csv")
     text = RECIPES["text"]
-    everything = replace(text, estimates=dict.fromkeys(ESTIMATES, 1 / len(ESTIMATES)))
+    stated = [name for name in ESTIMATES if name != "regression"]  # which is only made here, of the same images
+    everything = replace(text, estimates=dict.fromkeys(stated, 1 / len(stated)))
     content = run(everything, Paths(pairs / "images", weights, out, bank), device)
     folder = RunFolder(out, images, everything.shard_images)
     good = np.array([image.id not in content["bad_images"] for image in images])
-    estimates = np.stack([unit_rows(folder.read_estimate(name))[good] for name in ESTIMATES])
+    require_enough(int(good.sum()))
     encoder = SentenceEncoder.load(open_weights(weights, parts=("sentences",)), find_device(device))
     truth = encoder.encode([prompts[image.id] for image in images], text.text_batch)[good]
-    known = products(estimates, truth)
+    regression, held_out = fit_regression(folder.read_clip()[0][good], truth)
+    rows = {name: unit_rows(folder.read_estimate(name))[good] for name in stated} | {"regression": held_out}
+    known = products(np.stack([rows[name] for name in ESTIMATES]), truth)
     fitted = fit_shares(list(ESTIMATES), known)
     published = np.array([text.estimates.get(name, 0) for name in ESTIMATES])
     record = read_record(bank / RECORD)
+    regression.save(bank / REGRESSION)
     result = {
         "format": FORMAT,
         "shares": fitted.shares,
@@ -54,6 +64,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
         "held_out": {"mean": fitted.held_out, "ci95": list(fitted.ci95)},
         "published_shares": float(cosines(published, known).mean()),
         "alone": {name: float(own.mean()) for name, own in zip(ESTIMATES, known.dots.T, strict=True)},
+        "regression": file_sha256(bank / REGRESSION),
         "clip": record["clip"],
         "sentences": record["sentences"],
     }

@@ -84,14 +84,18 @@ def best_shares(known: Products) -> np.ndarray:
     return max(found, key=lambda shares: cosines(shares, known).mean())
 
 
+def require_enough(images: int) -> None:
+    if images < FEWEST:
+        raise UserError(f"{images} images with known prompts; expected {FEWEST} or more to fit shares on. Add images")
+
+
 def fit_shares(names: list[str], known: Products) -> Fit:
     """Fits on all images; judges by cross-validation over images, each held out once of FOLDS fits.
 
     Raises UserError for fewer than FEWEST images.
     """
     count = len(known.dots)
-    if count < FEWEST:
-        raise UserError(f"{count} images with known prompts; expected {FEWEST} or more to fit shares on. Add images")
+    require_enough(count)
     order = np.random.default_rng(SEED).permutation(count)
     held_out = np.empty(count)
     for fold in np.array_split(order, FOLDS):

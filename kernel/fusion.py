@@ -12,17 +12,21 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     return np.divide(rows, lengths, out=np.zeros(rows.shape), where=lengths > 0).astype(np.float32)
 
 
-def group_means(rows: np.ndarray, counts: list[int]) -> np.ndarray:
-    """Plain mean of each run of rows: counts[i] consecutive rows belong to image i. (sum, d) -> (n, d).
+def group_means(rows: np.ndarray, counts: list[int], weights: np.ndarray | None = None) -> np.ndarray:
+    """Mean of each run of rows: counts[i] consecutive rows belong to image i. (sum, d) -> (n, d).
 
-    Example: rows [[1, 0], [0, 1], [2, 2]], counts [2, 1] -> [[0.5, 0.5], [2, 2]]
+    `weights` (sum,), above 0, weigh the rows within their run; without them every row counts alike.
+
+    Example: rows [[1, 0], [0, 1], [2, 2]], counts [2, 1] -> [[0.5, 0.5], [2, 2]]; weights [3, 1, 5] -> [[0.75, 0.25],
+    [2, 2]]
     Raises ValueError when a count is 0 or the counts do not add up.
     """
     if sum(counts) != len(rows) or min(counts, default=1) < 1:
         raise ValueError(f"counts {counts} do not part {len(rows)} rows into groups of at least one")
     starts = np.cumsum([0, *counts])[:-1]
-    sums = np.add.reduceat(rows.astype(np.float64), starts, axis=0)
-    return (sums / np.asarray(counts)[:, None]).astype(np.float32)
+    shares = np.ones(len(rows)) if weights is None else weights.astype(np.float64)
+    sums = np.add.reduceat(rows.astype(np.float64) * shares[:, None], starts, axis=0)
+    return (sums / np.add.reduceat(shares, starts)[:, None]).astype(np.float32)
 
 
 def fuse(

@@ -6,6 +6,7 @@ clip.safetensors      `features` (N, d) float16 unit rows
 sentences.safetensors `embeddings` (N, 384) float16 unit rows
 head.safetensors      the text-only head fitted on them
 fusion.json           only where `fit` was run: the estimates' shares fitted on images with known prompts
+regression.safetensors beside it: the head fitted on those images' features
 bank.json             {"format": 1, "clip", "sentences": the models' sha256, "count": N, "files": [{"path", "bytes",
                       "sha256"}], "sources", "dropped", "excluded", "created"}
 The two matrices are memory-mapped and never read whole. Rounding to float16 moves a cosine by at most 5e-4.
@@ -30,9 +31,17 @@ from kernel.text_head import ADVICE, Head, load_head
 FORMAT = 1
 RECORD = "bank.json"
 PROMPTS, HEAD = "prompts.parquet", "head.safetensors"
-SHARES = "fusion.json"
+SHARES, REGRESSION = "fusion.json", "regression.safetensors"
 MATRICES = {"clip.safetensors": "features", "sentences.safetensors": "embeddings"}
 ROW_GROUP = 16_384  # prompts that are read together for one of them
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` left beside a bank: the estimates' shares, and the head on the features of images."""
+
+    shares: dict[str, float]
+    regression: Head
 
 
 @dataclass(frozen=True)
@@ -74,10 +83,10 @@ class PromptBank:
                 raise UserError(f"{folder / name}: {count} rows; {RECORD} says {record['count']}. {ADVICE}")
         return bank
 
-    def fitted_shares(self) -> dict[str, float] | None:
-        """The estimates' shares that `fit` left beside the bank; None when it was not fitted."""
+    def fitted(self) -> Fitted | None:
+        """What `fit` left beside the bank; None when it was not fitted."""
         path = self.folder / SHARES
-        return read_shares(path, self.record) if path.is_file() else None
+        return read_fitted(path, self.record, self.head.weights.shape) if path.is_file() else None
 
     def parquet(self) -> Any:
         import pyarrow
@@ -111,9 +120,10 @@ class PromptBank:
         return [found[row] for row in rows.tolist()]
 
 
-def read_shares(path: Path, bank: dict[str, Any]) -> dict[str, float]:
-    """The shares of fusion.json. Raises UserError when they are none, or were fitted with other models."""
+def read_fitted(path: Path, bank: dict[str, Any], shape: tuple[int, ...]) -> Fitted:
+    """fusion.json and its regression, which maps `shape`. Raises UserError when they are damaged or of other models."""
     refit = "Remove it, or run 'python -m kernel fit' again"
+    regression = path.with_name(REGRESSION)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         shares = {name: float(share) for name, share in content["shares"].items()}
@@ -122,11 +132,17 @@ def read_shares(path: Path, bank: dict[str, Any]) -> dict[str, float]:
         if abs(sum(shares.values()) - 1) > 1e-6:
             raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
         models = {key: content[key] for key in ("clip", "sentences")}
+        sha256 = content["regression"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not fitted shares of format {FORMAT} ({error!r}). {refit}") from error
     if models != {key: bank[key] for key in models}:
         raise UserError(f"{path}: fitted with other models than the bank's, so its shares mean nothing here. {refit}")
-    return shares
+    if not regression.is_file() or file_sha256(regression) != sha256:
+        raise UserError(f"{regression}: missing, or not the one that {path.name} was fitted with. {refit}")
+    head = load_head(regression)
+    if head.weights.shape != shape:
+        raise UserError(f"{regression}: maps {head.weights.shape}; expected {shape}. {refit}")
+    return Fitted(shares, head)
 
 
 def read_record(path: Path) -> dict[str, Any]:

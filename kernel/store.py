@@ -66,6 +66,14 @@ class RunFolder:
             bad.update(content["bad"])
         return captions, bad
 
+    def write_caption_cosines(self, shard: int, cosines: list[list[float]]) -> None:
+        write_json(self.shard_path("captions", shard, ".cosines.json"), cosines)
+
+    def read_caption_cosines(self) -> list[list[float]]:
+        """All shards: of each image's captions, in their order, the cosines with the image."""
+        paths = [self.shard_path("captions", shard, ".cosines.json") for shard in range(len(self.borders))]
+        return [own for path in paths for own in json.loads(path.read_text(encoding="utf-8"))]
+
     def write_modifiers(self, modifiers: list[list[str]]) -> None:
         write_json(self.folder / "clip" / "modifiers.json", modifiers)
 

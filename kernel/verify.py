@@ -49,7 +49,7 @@ DECK_CAPTIONS = [
 REAL_CLIP = "laion/CLIP-ViT-g-14-laion2B-s34B-b88K"
 REAL_CAPTIONER = "Salesforce/blip2-flan-t5-xl"
 # the settings that decide which words come out, and in which order
-DECK_SETTINGS = ("modifiers", "num_beams", "num_captions", "max_length", "min_length")
+DECK_SETTINGS = ("modifiers", "num_beams", "captions_per_image", "max_length", "min_length")
 ENOUGH_MEDIUMS = 5
 # the deck's slides and the word lists write the same phrase with different quotes
 STRAIGHT_QUOTES = str.maketrans("“”„‘’", '"""\'\'')

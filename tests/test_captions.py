@@ -67,8 +67,28 @@ def test_the_image_reaches_the_language_model(blip2, drawn):
 
 
 def test_fewer_beams_and_captions(captioner, drawn):
-    said = captioner.captions([drawn[0][0]], replace(RECIPE, num_beams=1, num_captions=1))
+    said = captioner.captions([drawn[0][0]], replace(RECIPE, num_beams=1, captions_per_image=1))
     assert len(said) == 1 and len(said[0]) == 1
+
+
+SAMPLED = replace(RECIPE, caption_decoding="sampling", captions_per_image=20)
+
+
+def test_twenty_sampled_captions_an_image_are_the_same_by_the_same_seed_alone(captioner):
+    """Of pictures that show nothing, so that the captioner is not sure of a word."""
+    pictures = [Image.effect_noise((160, 160), spread).convert("RGB") for spread in (40, 90)]
+    recipe = replace(SAMPLED, sampling_top_p=1.0)
+    first, again, other = (captioner.captions(pictures, recipe, seed) for seed in (3, 3, 4))
+    assert [len(own) for own in first] == [20, 20]
+    assert first == again
+    assert first != other
+
+
+def test_sampling_draws_from_all_words_that_together_have_the_probability(captioner, drawn):
+    """So little that only the likeliest word is left: then every draw is the same."""
+    (own,) = captioner.captions([drawn[0][0]], replace(SAMPLED, sampling_top_p=1e-6))
+    (greedy,) = captioner.captions([drawn[0][0]], replace(RECIPE, num_beams=1, captions_per_image=1))
+    assert set(own) == set(greedy)
 
 
 def test_max_length_counts_the_start_token_of_t5(blip2, drawn):

@@ -49,7 +49,7 @@ def test_an_unknown_device_is_refused(image_folder, tmp_path, weights_folder, ca
 
 def test_run_check_evaluate_report(image_folder, drawn, tmp_path, weights_folder, capsys):
     weights, out = ["--weights", str(weights_folder)], tmp_path / "run"
-    settings = ["--set", "num_beams=1", "--set", "num_captions=1", "--set", "separator=, "]
+    settings = ["--set", "num_beams=1", "--set", "captions_per_image=1", "--set", "separator=, "]
     assert main(["run", str(image_folder), *weights, "--out", str(out), *settings]) == 0
     assert capsys.readouterr().out.strip() == f"{out / 'submission.csv'}: 6 images, 0 of them bad (fallback row)"
 

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from kernel.config import DEFAULT_RECIPE, RECIPES, Recipe, nearest, recipe_named
 from kernel.errors import UserError
 
-COUNTS = ["num_beams", "num_captions", "max_length", "clip_batch", "caption_batch", "text_batch", "shard_images"]
+COUNTS = ["num_beams", "captions_per_image", "max_length", "clip_batch", "caption_batch", "text_batch", "shard_images"]
 
 
 def test_baseline_holds_the_seed_decks_values():
     deck = recipe_named("baseline")
     assert deck.modifiers == {"mediums": 1, "movements": 1, "flavors": 3}
     assert (deck.modifier_separator, deck.separator) == (", ", "")
-    assert (deck.num_beams, deck.num_captions, deck.max_length, deck.min_length) == (5, 5, 20, 5)
+    assert (deck.num_beams, deck.captions_per_image, deck.max_length, deck.min_length) == (5, 5, 20, 5)
 
 
 def test_baseline_joins_the_banks_in_the_decks_order():
@@ -59,9 +59,11 @@ def test_a_users_own_word_list_is_a_bank_with_all_the_dots_of_its_path():
 
 
 def test_settings_add_up():
-    recipe = recipe_named("baseline", ["num_beams=3", "num_captions=2", "modifiers.flavors=5", "modifiers.mediums=0"])
+    recipe = recipe_named(
+        "baseline", ["num_beams=3", "captions_per_image=2", "modifiers.flavors=5", "modifiers.mediums=0"]
+    )
     expected = {"mediums": 0, "movements": 1, "flavors": 5}
-    assert (recipe.num_beams, recipe.num_captions, recipe.modifiers) == (3, 2, expected)
+    assert (recipe.num_beams, recipe.captions_per_image, recipe.modifiers) == (3, 2, expected)
 
 
 def test_one_bank_is_set_over_a_whole_modifiers_setting_before_it():
@@ -163,12 +165,37 @@ def test_a_negative_number_of_modifiers_is_refused():
 
 
 def test_more_captions_than_beams_are_refused():
-    with pytest.raises(UserError, match="num_captions=5 from num_beams=4.*Raise num_beams or lower num_captions"):
+    with pytest.raises(
+        UserError, match="captions_per_image=5 from num_beams=4.*Raise num_beams, lower captions_per_image"
+    ):
         Recipe(num_beams=4)
 
 
 def test_as_many_captions_as_beams_are_allowed():
-    assert Recipe(num_beams=3, num_captions=3).num_captions == 3
+    assert Recipe(num_beams=3, captions_per_image=3).captions_per_image == 3
+
+
+def test_sampling_needs_no_beams():
+    recipe = recipe_named("baseline", ["caption_decoding=sampling", "captions_per_image=20"])
+    assert (recipe.captions_per_image, recipe.num_beams) == (20, 5)
+
+
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ("caption_decoding=beam", "caption_decoding is 'beam'; expected one of beams, sampling"),
+        ("caption_weighting=median", "caption_weighting is 'median'; expected one of mean, clip"),
+        ("neighbour_weighting=none", "neighbour_weighting is 'none'; expected one of published, softmax"),
+        ("caption_temperature=0", "caption_temperature is 0.0; expected more than 0"),
+        ("neighbour_temperature=-1", "neighbour_temperature is -1.0; expected more than 0"),
+        ("sampling_top_p=0", "sampling_top_p is 0.0; expected more than 0"),
+        ("sampling_top_p=1.5", "sampling_top_p is 1.5; expected at most 1"),
+        ("seed=-1", "seed is -1; expected 0 or more"),
+    ],
+)
+def test_a_setting_outside_its_choices_or_range_is_refused(setting, words):
+    with pytest.raises(UserError, match=f"recipe setting {words}"):
+        recipe_named("text", [setting])
 
 
 @pytest.mark.parametrize("value", [-1, 21])

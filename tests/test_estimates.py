@@ -9,7 +9,7 @@ import pytest
 from kernel.build_bank import build_bank
 from kernel.config import RECIPES, BankSettings, Paths, Recipe
 from kernel.errors import UserError
-from kernel.estimates import bank_estimate, said_of, text_estimate
+from kernel.estimates import Said, bank_estimate, said_of, text_estimate, weighed_captions
 from kernel.fusion import unit_rows
 from kernel.miniature.pictures import scenes
 from kernel.pipeline import run
@@ -20,7 +20,7 @@ from kernel.submission import check_submission, read_submission
 from tests.conftest import TEST_SEED
 
 RECIPE = Recipe(separator=", ")
-FAST = replace(RECIPES["text"], num_beams=2, num_captions=2, neighbours=20)
+FAST = replace(RECIPES["text"], num_beams=2, captions_per_image=2, neighbours=20)
 IDS = list("abcdef")
 
 
@@ -51,14 +51,48 @@ def bank_folder(tmp_path_factory, weights):
     ],
 )
 def test_the_texts_of_each_estimate(name, captions, phrases, texts):
-    assert said_of(name, captions, phrases, RECIPE) == texts
+    said = said_of(name, Said(captions, [1.0] * len(captions)), phrases, RECIPE)
+    assert said.texts == texts
+    assert len(said.weights) == len(texts)
+
+
+def test_captions_count_alike_unless_their_cosines_are_given():
+    said = weighed_captions([["a", "b", "a"], []], None, RECIPE)
+    assert said == [Said(["a", "b", "a"], [1, 1, 1]), Said([], [])]
+
+
+def test_captions_count_by_their_cosine_with_the_image():
+    recipe = replace(RECIPE, caption_weighting="clip", caption_temperature=0.1)
+    (said,) = weighed_captions([["a", "b"]], [[0.3, 0.4]], recipe)
+    assert said.weights == pytest.approx([np.exp(-1), 1])
+
+
+@pytest.mark.parametrize("cosines", [None, [[0.3, 0.4, 0.3]]])
+def test_of_equal_captions_one_counts_where_the_recipe_says_so(cosines):
+    (said,) = weighed_captions([["a", "b", "a"]], cosines, replace(RECIPE, distinct_captions=True))
+    assert said.texts == ["a", "b"]
+    assert len(said.weights) == 2
+
+
+def test_the_weights_of_captions_are_those_of_their_prompts():
+    said = said_of("prompts", Said(["a fish", "a cat"], [0.2, 1.0]), ["a woodcut"], RECIPE)
+    assert said == Said(["a fish, a woodcut", "a cat, a woodcut"], [0.2, 1.0])
+
+
+def test_the_head_says_nothing_of_a_single_image(bank_folder, weights, cpu):
+    bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
+    features = np.array(bank.features[:2], dtype=np.float32)
+    features[1] = 0
+    _, usable = bank_estimate("head", features, bank, RECIPE, cpu)
+    assert usable.tolist() == [False, False]
 
 
 def test_a_text_estimate_is_the_mean_of_its_texts_and_unusable_without_any(weights, cpu):
     encoder = SentenceEncoder.load(weights, cpu)
-    rows, usable = text_estimate([["a red fish", "a blue cat"], [], ["a hill"]], encoder, 8)
+    said = [Said(["a red fish", "a blue cat"], [3.0, 1.0]), Said([], []), Said(["a hill"], [0.5])]
+    rows, usable = text_estimate(said, encoder, 8)
     own = encoder.encode(["a red fish", "a blue cat", "a hill"], 8)
-    np.testing.assert_allclose(rows, [own[:2].mean(axis=0), np.zeros(384), own[2]], atol=1e-6)
+    np.testing.assert_allclose(rows, [0.75 * own[0] + 0.25 * own[1], np.zeros(384), own[2]], atol=1e-6)
     assert usable.tolist() == [True, False, True]
 
 
@@ -132,6 +166,13 @@ def test_without_a_bank_it_stops_before_image_1_and_names_both_ways_on(finished,
     where, _ = finished
     with pytest.raises(UserError, match="asks a prompt bank.*python -m kernel bank.*--recipe baseline"):
         run(FAST, replace(where, bank=None, run=tmp_path / "run"), "cpu")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_share_for_a_regression_that_was_not_fitted_stops_it_before_image_1(finished, tmp_path):
+    where, _ = finished
+    with pytest.raises(UserError, match="holds no regression.*python -m kernel fit"):
+        run(replace(FAST, estimates={"regression": 1.0}), replace(where, run=tmp_path / "run"), "cpu")
     assert not (tmp_path / "run").exists()
 
 

@@ -1,7 +1,10 @@
 import csv
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from kernel.build_bank import build_bank
 from kernel.config import ESTIMATES, RECIPES, BankSettings, Paths
@@ -70,6 +73,40 @@ def test_a_pair_without_its_partner_is_refused(pairs, fitted, weights, tmp_path)
         fit(tmp_path, weights.folder, fitted[0], tmp_path / "run", "cpu")
 
 
+def test_the_regression_is_kept_beside_the_bank_and_used_by_a_run(fitted, pairs, weights, tmp_path):
+    folder, run_folder, result = fitted
+    bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
+    recipe = replace(RECIPES["text"], estimates={"regression": 1.0})
+    run(recipe, Paths(pairs / "images", weights.folder, tmp_path / "run", folder), "cpu")
+    features = load_file(run_folder / "clip" / "00000.safetensors")["image_features"]
+    head = bank.fitted().regression
+    expected = head.apply(features, head.feature_mean)
+    found = load_file(tmp_path / "run" / "estimates" / "regression.safetensors")["rows"]
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_regression_that_was_changed_is_refused(fitted, weights):
+    folder, _, _ = fitted
+    path = folder / "regression.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-4] + b"abcd")
+    bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
+    with pytest.raises(UserError, match="regression.safetensors: missing, or not the one.*python -m kernel fit"):
+        bank.fitted()
+    path.write_bytes(whole)
+
+
+def test_too_few_pairs_are_refused(pairs, fitted, weights, tmp_path):
+    (tmp_path / "images").mkdir()
+    lines = (pairs / "prompts.csv").read_text().splitlines()
+    for index in range(9):
+        (tmp_path / "images" / f"{index:03d}.png").symlink_to(pairs / "images" / f"{index:03d}.png")
+    (tmp_path / "prompts.csv").write_text("\n".join(lines[:10]) + "\n")
+    with pytest.raises(UserError, match="9 images with known prompts; expected 10 or more"):
+        fit(tmp_path, weights.folder, fitted[0], tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -85,7 +122,7 @@ def test_shares_that_cannot_be_used_are_refused(fitted, weights, change, words):
     (folder / "fusion.json").write_text(json.dumps({**result, **change}))
     bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
     with pytest.raises(UserError, match=words + ".*python -m kernel fit"):
-        bank.fitted_shares()
+        bank.fitted()
     (folder / "fusion.json").write_text(json.dumps(result))
 
 

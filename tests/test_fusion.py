@@ -55,6 +55,11 @@ def test_group_means_of_two_groups():
     assert group_means(rows, [2, 1]).tolist() == [[0.5, 0.5], [2, 2]]
 
 
+def test_weights_count_within_their_group_alone():
+    rows = np.array([[1, 0], [0, 1], [2, 2]], dtype=np.float32)
+    assert group_means(rows, [2, 1], np.array([3.0, 1.0, 5.0])).tolist() == [[0.75, 0.25], [2, 2]]
+
+
 def test_group_means_of_no_group():
     assert group_means(np.empty((0, 3), dtype=np.float32), []).shape == (0, 3)
 

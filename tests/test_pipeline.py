@@ -24,7 +24,7 @@ from kernel.submission import check_submission, read_submission
 from kernel.word_banks import read_phrases
 from tests.conftest import ROOT
 
-FAST = replace(RECIPES["baseline"], num_beams=2, num_captions=2, shard_images=2)
+FAST = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2)
 
 
 def paths(tmp_path, weights_folder, name="run") -> Paths:
@@ -217,7 +217,7 @@ def command(where: Paths, *more: str) -> list[str]:
     return [
         sys.executable, "-m", "kernel", "run", str(where.images),
         "--weights", str(where.weights), "--out", str(where.run),
-        "--set", "num_beams=2", "--set", "num_captions=2", "--set", "shard_images=2", *more,
+        "--set", "num_beams=2", "--set", "captions_per_image=2", "--set", "shard_images=2", *more,
     ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from kernel.report import write_report
 @pytest.fixture
 def finished(image_folder, tmp_path, weights_folder):
     (image_folder / "<b>bold & broken.png").write_bytes(b"")
-    recipe = replace(RECIPES["baseline"], num_beams=1, num_captions=1)
+    recipe = replace(RECIPES["baseline"], num_beams=1, captions_per_image=1)
     run(recipe, Paths(image_folder, weights_folder, tmp_path / "run"))
     return tmp_path / "run"
 

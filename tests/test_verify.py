@@ -238,7 +238,7 @@ def test_a_run_with_the_fallback_captioner_is_refused(written):
     "changes",
     [
         {"num_beams": 6},
-        {"num_captions": 4},
+        {"captions_per_image": 4},
         {"max_length": 21},
         {"min_length": 4},
         {"modifiers": {"mediums": 1, "movements": 1, "flavors": 4}},
@@ -260,7 +260,7 @@ def test_a_run_with_a_bad_image_is_refused_with_its_reason(written):
 
 
 def test_a_real_run_with_the_miniature_weights_is_refused(image_folder, weights_folder, tmp_path):
-    recipe = replace(Recipe(), num_beams=1, num_captions=1)
+    recipe = replace(Recipe(), num_beams=1, captions_per_image=1)
     run_pipeline(recipe, Paths(image_folder, weights_folder, tmp_path / "run"), "cpu", limit=1)
     assert "its clip is kernel/miniature/checkpoints, the deck's was laion/" in refusal(tmp_path / "run")
 

@@ -18,7 +18,7 @@ from kernel.build_bank import build_bank
 from kernel.checkpoints import open_weights
 from kernel.config import DEFAULT_WEIGHTS, ESTIMATES, OF_BANK, RECIPES, BankSettings, Paths
 from kernel.devices import find_device
-from kernel.estimates import bank_estimate, said_of, text_estimate
+from kernel.estimates import bank_estimate, said_of, text_estimate, weighed_captions
 from kernel.evaluation import bootstrap_interval, pairwise_cosine
 from kernel.fit_shares import best_shares, products
 from kernel.fusion import unit_rows
@@ -30,6 +30,7 @@ from kernel.pipeline import run
 from kernel.prompt_bank import PromptBank
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, write_json
+from kernel.text_head import Head, fit_regression
 
 # apart from the seeds of training, figures, prior, tests, demo and rehearsal
 FIRST_SEED = 30_000
@@ -41,18 +42,18 @@ BASELINE = "baseline"
 
 @dataclass(frozen=True)
 class Draw:
-    """Estimates (m, n, 384) as unit rows in the order of `names`, true unit rows, and seconds an image.
+    """Image features (n, d), each estimate as (n, 384) unit rows, true unit rows, and seconds an image.
 
     `seconds` holds the stages `clip` and `captions`, which estimates share, and each estimate's own work.
     """
 
-    names: list[str]
-    estimates: np.ndarray
+    features: np.ndarray
+    estimates: dict[str, np.ndarray]
     truth: np.ndarray
     seconds: dict[str, float]
 
     def rows(self, *names: str) -> np.ndarray:
-        return self.estimates[[self.names.index(name) for name in names]]
+        return np.stack([self.estimates[name] for name in names])
 
 
 def ablation(out: Path, weights: Path, scored: int, fitted: int, bank_prompts: int, bank_least: int) -> dict[str, Any]:
@@ -64,14 +65,18 @@ def ablation(out: Path, weights: Path, scored: int, fitted: int, bank_prompts: i
         name: draw_pairs(out / name, FIRST_SEED + place, count) for place, (name, count) in enumerate(sizes.items())
     }
     bank = make_bank(out, weights, prompts, bank_prompts, bank_least)
-    splits, first_shares = [], np.zeros(len(ESTIMATES))
+    splits = []
     for seed in range(SPLITS):
         fit_on = drawn(out / f"fitted-{seed}", prompts[f"fitted-{seed}"], weights, bank)
         score_on = drawn(out / f"scored-{seed}", prompts[f"scored-{seed}"], weights, bank)
+        regression, fit_on.estimates["regression"] = fit_regression(fit_on.features, fit_on.truth)
+        regress(regression, score_on)
         shares = best_shares(products(fit_on.rows(*ESTIMATES), fit_on.truth))
-        first_shares = shares if seed == 0 else first_shares
+        if seed == 0:
+            first_shares, first_regression = shares, regression
         splits.append({"seed": seed, **judged(fit_on, score_on, shares)})
     second = drawn(out / "second-draw", prompts["second-draw"], weights, bank)
+    regress(first_regression, second)
     baseline = cosines_of(second.rows(BASELINE), np.ones(1), second)
     text = cosines_of(second.rows(*ESTIMATES), first_shares, second)
     content = {"splits": splits, "second_draw": {"n": len(text), "text_minus_baseline": summary(text - baseline)}}
@@ -105,7 +110,7 @@ def make_bank(out: Path, weights: Path, pairs: dict[str, list[str]], prompts: in
 
 
 def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Path) -> Draw:
-    """Every estimate of one draw, and the seed deck's own (`baseline`, joined by nothing), each timed."""
+    """Every estimate of one draw but the regression, and the seed deck's own (`baseline`, joined by nothing), timed."""
     weights, device = open_weights(weights_folder), find_device("auto")
     text = RECIPES["text"]
     content = run(replace(text, estimates={"captions": 1.0}), Paths(pairs / "images", weights_folder, pairs / "run"))
@@ -114,19 +119,26 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     features, captions, modifiers = folder.read_clip()[0], folder.read_captions()[0], folder.read_modifiers()
     encoder = SentenceEncoder.load(weights, device)
     bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
-    names, estimates = [*ESTIMATES, BASELINE], []
+    estimates = {}
     seconds = {stage: content["seconds"][stage] / len(images) for stage in ("clip", "captions")}
-    for name in names:
+    for name in [name for name in (*ESTIMATES, BASELINE) if name != "regression"]:
         start = time.perf_counter()
         if name in OF_BANK:
             rows, _ = bank_estimate(name, features, bank, text, device)
         else:
             recipe = RECIPES["baseline"] if name == BASELINE else text
-            texts = [said_of(name, said, phrases, recipe) for said, phrases in zip(captions, modifiers, strict=True)]
+            said = weighed_captions(captions, None, recipe)
+            texts = [said_of(name, own, phrases, recipe) for own, phrases in zip(said, modifiers, strict=True)]
             rows, _ = text_estimate(texts, encoder, text.text_batch)
         seconds[f"estimate {name}"] = (time.perf_counter() - start) / len(images)
-        estimates.append(unit_rows(rows))
-    return Draw(names, np.stack(estimates), encoder.encode(prompts, text.text_batch), seconds)
+        estimates[name] = unit_rows(rows)
+    return Draw(features, estimates, encoder.encode(prompts, text.text_batch), seconds)
+
+
+def regress(regression: Head, draw: Draw) -> None:
+    start = time.perf_counter()
+    draw.estimates["regression"] = regression.apply(draw.features, regression.feature_mean)
+    draw.seconds["estimate regression"] = (time.perf_counter() - start) / len(draw.truth)
 
 
 def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
