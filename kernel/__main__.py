@@ -47,14 +47,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="RUN",
         help="new or own run folder; a finished shard is not made again",
     )
-    run.add_argument("--recipe", default=DEFAULT_RECIPE, help=f"one of: {', '.join(RECIPES)} (default %(default)s)")
-    run.add_argument(
-        "--bank", type=Path, metavar="DIR", help="prompt bank (default WEIGHTS/prompt_bank, where it exists)"
-    )
+    add_recipe(run)
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
     run.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
-    run.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
-                     help="a recipe setting, such as num_beams=3 or modifiers.flavors=5; repeatable")  # fmt: skip
     run.set_defaults(command=run_command)
 
     evaluate = commands.add_parser("evaluate", help="mean cosine of a submission against the true prompts")
@@ -73,6 +68,19 @@ def parser() -> argparse.ArgumentParser:
     report = commands.add_parser("report", help="RUN/report.html: every image beside what was said of it")
     report.add_argument("run", type=Path)
     report.set_defaults(command=report_command)
+
+    plan = commands.add_parser("plan", help="estimated memory and time of a run, before it costs GPU hours")
+    plan.add_argument("--gpu", default="T4x2", help="T4, T4x2, L4x4, H100, cpu, or by memory and speed: "
+                      "24GB:100TFLOPS:300GB/s:x2 (default %(default)s)")  # fmt: skip
+    plan.add_argument("--images", type=positive, default=16000, metavar="N", help="default %(default)s")
+    add_recipe(plan)
+    plan.add_argument("--bank-prompts", type=positive, metavar="N", help="prompts of a bank that is yet to be built")
+    plan.add_argument("--features-shipped", action="store_true", help="the weights folder holds the words' features")
+    plan.add_argument("--deadline", default="9h", metavar="TIME", help="such as 8h30m (default %(default)s)")
+    plan.add_argument("--host-memory", type=positive, default=30, metavar="GB", help="default %(default)s")
+    plan.add_argument("--picture", type=Path, metavar="SVG", help="also draws memory and time by stage")
+    plan.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    plan.set_defaults(command=plan_command)
 
     bank = commands.add_parser("bank", help="a prompt bank from files of prompts")
     bank.add_argument("prompts", type=Path, nargs="+", help=".txt, .csv, .tsv, .jsonl or .parquet files")
@@ -97,6 +105,14 @@ def parser() -> argparse.ArgumentParser:
     fit.add_argument("--out", type=Path, required=True, metavar="RUN", help="run folder of the estimates")
     fit.add_argument("--device", default="auto")
     fit.set_defaults(command=fit_command)
+
+    explain = commands.add_parser("explain", help="why one image gets its answer: neighbours, captions, shares")
+    explain.add_argument("image", type=Path)
+    add_weights(explain)
+    add_recipe(explain)
+    explain.add_argument("--device", default="auto")
+    explain.add_argument("--json", action="store_true", help="one JSON object on stdout")
+    explain.set_defaults(command=explain_command)
 
     constant = commands.add_parser("constant", help="a valid submission with the same row for every image, in seconds")
     constant.add_argument("images", type=Path)
@@ -127,6 +143,15 @@ def add_weights(command: argparse.ArgumentParser) -> None:
     )
 
 
+def add_recipe(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--recipe", default=DEFAULT_RECIPE, help=f"one of: {', '.join(RECIPES)} (default %(default)s)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                         help="a recipe setting, such as num_beams=3 or modifiers.flavors=5; repeatable")  # fmt: skip
+    command.add_argument(
+        "--bank", type=Path, metavar="DIR", help="prompt bank (default WEIGHTS/prompt_bank, where it exists)"
+    )
+
+
 def positive(text: str) -> int:
     number = int(text)
     if number < 1:
@@ -154,8 +179,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
     from kernel.checkpoints import open_weights
     from kernel.config import Recipe
     from kernel.devices import find_device
-    from kernel.evaluation import read_prompts, score
+    from kernel.evaluation import read_prompts, score, warn_of_leak
     from kernel.sentences import SentenceEncoder
+    from kernel.store import read_run
     from kernel.submission import read_submission
 
     prompts = read_prompts(options.prompts)
@@ -166,6 +192,9 @@ def evaluate_command(options: argparse.Namespace) -> int:
             f"{options.submission}: {len(odd)} ids are in only one of the two files, the first is {odd[0]!r}; "
             f"expected exactly the ids of {options.prompts}"
         )
+    made = read_run(options.submission.parent)  # where a run wrote the submission, its record lies beside it
+    if made and made.get("bank"):
+        warn_of_leak(made["bank"]["excluded"], options.prompts)
     weights = open_weights(options.weights, parts=("sentences",))
     encoder = SentenceEncoder.load(weights, find_device(options.device))
     truth = encoder.encode(list(prompts.values()), Recipe().text_batch)
@@ -196,6 +225,31 @@ def report_command(options: argparse.Namespace) -> int:
     return 0
 
 
+def plan_command(options: argparse.Namespace) -> int:
+    from kernel.budget import plan
+    from kernel.durations import seconds_of
+    from kernel.gpus import GB, gpu_named
+    from kernel.plan_table import plan_table, write_picture
+    from kernel.prompt_bank import RECORD, read_record
+
+    prompts = options.bank_prompts
+    if options.bank and prompts is None:
+        prompts = read_record(options.bank / RECORD)["count"]
+    estimated = plan(
+        recipe_named(options.recipe, options.settings),
+        gpu_named(options.gpu),
+        options.images,
+        seconds_of(options.deadline),
+        prompts,
+        options.features_shipped,
+        options.host_memory * GB,
+    )
+    if options.picture:
+        write_picture(options.picture, estimated)
+    print(json.dumps(estimated.as_json()) if options.json else plan_table(estimated))
+    return 0
+
+
 def bank_command(options: argparse.Namespace) -> int:
     from kernel.build_bank import build_bank
 
@@ -221,6 +275,15 @@ def fit_command(options: argparse.Namespace) -> int:
     low, high = result["held_out"]["ci95"]
     print(f"fitted shares {result['held_out']['mean']:.4f} on images held out ({low:.4f} to {high:.4f})")
     print(f"published shares {result['published_shares']:.4f}; {options.bank / 'fusion.json'}")
+    return 0
+
+
+def explain_command(options: argparse.Namespace) -> int:
+    from kernel.explain import explain, text_of
+
+    recipe = recipe_named(options.recipe, options.settings)
+    explanation = explain(options.image, recipe, options.weights, options.bank, options.device)
+    print(json.dumps(asdict(explanation), ensure_ascii=False) if options.json else text_of(explanation))
     return 0
 
 

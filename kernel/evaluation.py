@@ -1,10 +1,13 @@
 """Mean cosine against the true prompts, with a bootstrap interval."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from kernel.checkpoints import file_sha256
 from kernel.errors import UserError
 from kernel.fusion import unit_rows
 
@@ -44,6 +47,19 @@ def score(ids: list[str], predicted: np.ndarray, truth: np.ndarray) -> Score:
     flattened = pairwise_cosine(predicted.reshape(1, -1), truth.reshape(1, -1))[0]
     per_image = {image_id: float(cosine) for image_id, cosine in zip(ids, cosines, strict=True)}
     return Score(len(ids), float(cosines.mean()), bootstrap_interval(cosines), float(flattened), per_image)
+
+
+def warn_of_leak(excluded: dict[str, Any] | None, prompts: Path) -> None:
+    """Says on stderr that a bank may hold the scored prompts, unless it was built with `--exclude` of this very file.
+
+    `excluded` is what the bank's record says of that.
+    """
+    if excluded is None or excluded["sha256"] != file_sha256(prompts):
+        print(
+            f"warning: the prompt bank was built without '--exclude {prompts}': where it holds these very prompts, "
+            "neighbours look better than they are, and so do scores and shares. Build one with it",
+            file=sys.stderr,
+        )
 
 
 def read_prompts(path: Path) -> dict[str, str]:

@@ -3,7 +3,6 @@
 Both are kept beside the bank, as fusion.json and regression.safetensors.
 """
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from kernel.checkpoints import file_sha256, open_weights
 from kernel.config import ESTIMATES, RECIPES, Paths
 from kernel.devices import find_device
 from kernel.errors import UserError
-from kernel.evaluation import read_prompts
+from kernel.evaluation import read_prompts, warn_of_leak
 from kernel.fit_shares import cosines, fit_shares, products, require_enough
 from kernel.fusion import unit_rows
 from kernel.images import list_images
@@ -40,7 +39,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
             "expected a prompt for each image. Remove what has no partner"
         )
     require_enough(len(images))
-    warn_of_leak(read_record(bank / RECORD), pairs / "prompts.csv")
+    warn_of_leak(read_record(bank / RECORD)["excluded"], pairs / "prompts.csv")
     text = RECIPES["text"]
     stated = [name for name in ESTIMATES if name != "regression"]  # which is only made here, of the same images
     everything = replace(text, estimates=dict.fromkeys(stated, 1 / len(stated)))
@@ -51,7 +50,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
     encoder = SentenceEncoder.load(open_weights(weights, parts=("sentences",)), find_device(device))
     truth = encoder.encode([prompts[image.id] for image in images], text.text_batch)[good]
     regression, held_out = fit_regression(folder.read_clip()[0][good], truth)
-    rows = {name: unit_rows(folder.read_estimate(name))[good] for name in stated} | {"regression": held_out}
+    rows = {name: said_rows(folder, name)[good] for name in stated} | {"regression": held_out}
     known = products(np.stack([rows[name] for name in ESTIMATES]), truth)
     fitted = fit_shares(list(ESTIMATES), known)
     published = np.array([text.estimates.get(name, 0) for name in ESTIMATES])
@@ -72,11 +71,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
     return result
 
 
-def warn_of_leak(record: dict[str, Any], prompts: Path) -> None:
-    excluded = record["excluded"]
-    if excluded is None or excluded["sha256"] != file_sha256(prompts):
-        print(
-            f"warning: the bank was built without '--exclude {prompts}': where it holds these very prompts, neighbours "
-            "look better than they are, and shares fitted so mislead",
-            file=sys.stderr,
-        )
+def said_rows(folder: RunFolder, name: str) -> np.ndarray:
+    """An estimate as unit rows, zero where it says nothing."""
+    rows, usable = folder.read_estimate(name)
+    return unit_rows(np.where(usable[:, None], rows, 0))

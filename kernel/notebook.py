@@ -97,7 +97,9 @@ class Session:
         except UserError:
             known = False
         if known:
-            self.need(self.kernel("evaluate", self.submission, prompts, "--weights", self.weights), "the score")
+            # the run's own, beside which its record tells what the prompt bank was built without
+            made = self.run_folder / "submission.csv"
+            self.need(self.kernel("evaluate", made, prompts, "--weights", self.weights), "the score")
         else:
             print(f"{prompts} does not hold exactly these images' prompts: no score")
         if verify_applies(self.run_folder):

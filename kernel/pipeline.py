@@ -81,7 +81,7 @@ def run(recipe: Recipe, paths: Paths, device_name: str = "auto", limit: int | No
             "shards": folder.borders,
             "images": str(paths.images),
             "weights": str(paths.weights),
-            "bank": str(bank.folder) if bank else None,
+            "bank": {"folder": str(bank.folder), "excluded": bank.record["excluded"]} if bank else None,
             "shares_from": shares_from,
             "models": {name: weights.models[name]["source"] for name in identity["models"]},
             "versions": versions(),

@@ -132,7 +132,7 @@ def estimates_stage(
             rows, usable[name] = text_estimate(texts, encoder, recipe.text_batch)
         usable[name] &= good
         estimates[name] = np.where(usable[name][:, None], rows, fallback)
-        folder.write_estimate(name, estimates[name])
+        folder.write_estimate(name, estimates[name], usable[name])
     return fuse(estimates, usable, recipe.estimates, fallback, recipe.normalise), bad
 
 

@@ -80,17 +80,18 @@ class RunFolder:
     def read_modifiers(self) -> list[list[str]]:
         return json.loads((self.folder / "clip" / "modifiers.json").read_text(encoding="utf-8"))
 
-    def write_estimate(self, name: str, rows: np.ndarray) -> None:
-        """One estimator's rows, (n, 384) float32."""
+    def write_estimate(self, name: str, rows: np.ndarray, usable: np.ndarray) -> None:
+        """One estimator's rows, (n, 384) float32, and (n,) bool, False where it says nothing of the image."""
         from safetensors.numpy import save
 
-        write_whole(self.folder / "estimates" / f"{name}.safetensors", save({"rows": rows}))
+        write_whole(self.folder / "estimates" / f"{name}.safetensors", save({"rows": rows, "usable": usable}))
 
-    def read_estimate(self, name: str) -> np.ndarray:
-        """One estimator's rows, (n, 384) float32."""
+    def read_estimate(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """What `write_estimate` wrote."""
         from safetensors.numpy import load_file
 
-        return load_file(self.folder / "estimates" / f"{name}.safetensors")["rows"]
+        content = load_file(self.folder / "estimates" / f"{name}.safetensors")
+        return content["rows"], content["usable"]
 
     def write_run(self, content: dict[str, Any]) -> None:
         write_json(self.folder / "run.json", content)

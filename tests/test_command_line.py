@@ -100,3 +100,29 @@ def test_missing_weights_name_the_command_that_makes_them(image_folder, tmp_path
     arguments = ["run", str(image_folder), "--weights", str(tmp_path / "none"), "--out", str(tmp_path / "run")]
     assert main(arguments) == 1
     assert "make miniature" in capsys.readouterr().err
+
+
+WATCHED = """
+import sys
+opened = []
+sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
+from kernel.__main__ import main
+code = main(sys.argv[1:])
+names = {path.rsplit("/", 1)[-1] for path in opened}
+print(code, *sorted(names & {"sample_submission.csv", "prompts.csv", "20057f34d.png"}))
+"""
+
+
+def opened_by(*arguments: object) -> list[str]:
+    """Exit code of a command, and which of three of the sample's files it opened."""
+    command = [sys.executable, "-c", WATCHED, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.splitlines()[-1].split()
+
+
+def test_a_run_never_reads_the_visible_answers(sample, weights_folder, tmp_path):
+    settings = ["--recipe", "baseline", "--set", "num_beams=1", "--set", "captions_per_image=1"]
+    run = ["run", sample / "images", "--weights", weights_folder, "--out", tmp_path / "run", *settings]
+    assert opened_by(*run) == ["0", "20057f34d.png"]
+    scored = ["evaluate", sample / "sample_submission.csv", sample / "prompts.csv", "--weights", weights_folder]
+    assert opened_by(*scored) == ["0", "prompts.csv", "sample_submission.csv"]

@@ -129,7 +129,7 @@ def test_the_recipe_with_a_bank_leaves_a_valid_submission_and_every_estimate(fin
     check_submission(where.run / "submission.csv", IDS)
     names = {path.name for path in (where.run / "estimates").iterdir()}
     assert names == {"neighbours.safetensors", "prompts.safetensors", "head.safetensors"}
-    assert content["bank"] == str(where.bank)
+    assert content["bank"] == {"folder": str(where.bank), "excluded": None}
     assert content["shares_from"] == "published"
 
 
@@ -192,7 +192,7 @@ def test_another_bank_starts_the_run_over(finished, tmp_path, weights, capfd):
     run(recipe, own, "cpu")
     run(recipe, replace(own, bank=tmp_path / "few"), "cpu")
     assert "bank changed since the last run: starting over" in capfd.readouterr().err
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["bank"] == str(tmp_path / "few")
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["bank"]["folder"] == str(tmp_path / "few")
 
 
 def test_the_constant_estimate_is_the_banks_mean(bank_folder, weights, cpu):

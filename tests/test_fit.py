@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from kernel.__main__ import main
 from kernel.build_bank import build_bank
 from kernel.config import ESTIMATES, RECIPES, BankSettings, Paths
 from kernel.errors import UserError
@@ -126,10 +127,13 @@ def test_shares_that_cannot_be_used_are_refused(fitted, weights, change, words):
     (folder / "fusion.json").write_text(json.dumps(result))
 
 
-def test_a_bank_that_may_hold_the_pairs_prompts_is_warned_of(fitted, capfd, pairs):
-    from kernel.fit import warn_of_leak
-
-    warn_of_leak({"excluded": None}, pairs / "prompts.csv")
-    assert "was built without '--exclude" in capfd.readouterr().err
-    warn_of_leak(json.loads((fitted[0] / "bank.json").read_text()), pairs / "prompts.csv")
-    assert capfd.readouterr().err == ""
+def test_scores_and_fits_on_prompts_that_the_bank_may_hold_are_warned_of(fitted, weights, pairs, tmp_path, capfd):
+    """Scored are the very prompts that were kept out, then a file that nothing says so of."""
+    bank, run_folder, _ = fitted
+    prompts = pairs / "prompts.csv"
+    other = tmp_path / "prompts.csv"
+    other.write_text(prompts.read_text() + "\n")
+    for file, warned in ((prompts, False), (other, True)):
+        arguments = ["evaluate", run_folder / "submission.csv", file, "--weights", weights.folder]
+        assert main([str(argument) for argument in arguments]) == 0
+        assert (f"was built without '--exclude {file}'" in capfd.readouterr().err) is warned

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file
 
 from kernel.errors import UserError
 from kernel.images import ImageFile
@@ -94,8 +93,11 @@ def test_modifiers_come_back_as_they_were(tmp_path):
 
 def test_an_estimate_is_kept_bit_by_bit(tmp_path):
     rows = np.random.default_rng(0).normal(size=(5, 384)).astype(np.float32)
-    opened(tmp_path).write_estimate("prompts", rows)
-    assert load_file(tmp_path / "estimates" / "prompts.safetensors")["rows"].tobytes() == rows.tobytes()
+    usable = np.array([True, False, True, True, False])
+    opened(tmp_path).write_estimate("prompts", rows, usable)
+    found, found_usable = opened(tmp_path).read_estimate("prompts")
+    assert found.tobytes() == rows.tobytes()
+    assert found_usable.tolist() == usable.tolist()
 
 
 def test_an_id_that_utf8_cannot_hold_does_not_stop_the_captions(tmp_path):
@@ -147,7 +149,7 @@ def test_a_changed_run_removes_the_old_outputs(tmp_path):
     run = opened(tmp_path)
     run.write_captions(0, [["a"]], {})
     run.write_clip(0, np.zeros((2, 3), dtype=np.float32), {})
-    run.write_estimate("prompts", np.zeros((5, 384), dtype=np.float32))
+    run.write_estimate("prompts", np.zeros((5, 384), dtype=np.float32), np.ones(5, dtype=bool))
     (tmp_path / "submission.csv").write_text("older")
     opened(tmp_path, {**IDENTITY, "device": "cuda"})
     assert tree(tmp_path) == {"clip", "captions", "estimates", "run.json"}
