@@ -59,7 +59,7 @@ class PromptBank:
         """Raises UserError naming the first file that is wrong, or the model that the bank was not made with.
 
         The matrices are checked by size and header, for reading gigabytes to hash them would cost minutes; the
-        other files by sha256.
+        other files by sha256. The prompts' file is not opened: a run needs no word of it, and so no pyarrow.
         """
         record = read_record(folder / RECORD)
         for key, name, sha256 in (("clip", "CLIP", clip_sha256), ("sentences", "MiniLM", sentences_sha256)):
@@ -75,10 +75,7 @@ class PromptBank:
         shape = (features.shape[1], EMBEDDING_DIMENSIONS)
         if bank.head.weights.shape != shape:
             raise UserError(f"{folder / HEAD}: maps {bank.head.weights.shape}; expected {shape}. {ADVICE}")
-        rows = {"clip.safetensors": len(features), "sentences.safetensors": len(embeddings)}
-        with bank.parquet() as file:
-            rows[PROMPTS] = file.metadata.num_rows
-        for name, count in rows.items():
+        for name, count in (("clip.safetensors", len(features)), ("sentences.safetensors", len(embeddings))):
             if count != record["count"]:
                 raise UserError(f"{folder / name}: {count} rows; {RECORD} says {record['count']}. {ADVICE}")
         return bank
@@ -98,6 +95,9 @@ class PromptBank:
             raise UserError(f"{self.folder / PROMPTS}: not a readable parquet file ({error}). {ADVICE}") from error
         if file.schema_arrow.names != ["prompt"]:
             raise UserError(f"{self.folder / PROMPTS}: columns {file.schema_arrow.names}; expected 'prompt'. {ADVICE}")
+        rows, count = file.metadata.num_rows, self.record["count"]
+        if rows != count:
+            raise UserError(f"{self.folder / PROMPTS}: {rows} rows; {RECORD} says {count}. {ADVICE}")
         return file
 
     def prompts(self, indices: Iterable[int]) -> list[str]:

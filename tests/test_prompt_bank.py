@@ -1,5 +1,6 @@
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,15 @@ def opened(folder: Path) -> PromptBank:
 def refusal(folder: Path, clip: str = CLIP, sentences: str = SENTENCES) -> str:
     with pytest.raises(UserError) as refused:
         PromptBank.open(folder, clip, sentences)
+    assert "\n" not in str(refused.value) and "python -m kernel bank" in str(refused.value)
+    return str(refused.value)
+
+
+def refusal_of_prompts(folder: Path) -> str:
+    """Of a bank that a run may open, as it needs no prompt's words."""
+    bank = opened(folder)
+    with pytest.raises(UserError) as refused:
+        bank.prompts([0])
     assert "\n" not in str(refused.value) and "python -m kernel bank" in str(refused.value)
     return str(refused.value)
 
@@ -325,22 +335,31 @@ def test_a_matrix_of_another_number_of_rows_is_refused(folder, name, tensor, row
     assert f"{name}: {N - 1} rows; bank.json says {N}" in refusal(folder)
 
 
+def test_a_bank_is_opened_without_pyarrow(folder, monkeypatch):
+    """Which nobody vouches for on Kaggle's image."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    assert len(opened(folder).features) == N
+    with pytest.raises(ImportError):
+        opened(folder).prompts([0])
+
+
 def test_another_number_of_prompts_is_refused(folder):
     pyarrow.parquet.write_table(pyarrow.table({"prompt": PROMPTS[:-1]}), folder / "prompts.parquet")
     vouch(folder)
-    assert f"prompts.parquet: {N - 1} rows; bank.json says {N}" in refusal(folder)
+    assert f"prompts.parquet: {N - 1} rows; bank.json says {N}" in refusal_of_prompts(folder)
 
 
 def test_prompts_in_a_column_of_another_name_are_refused(folder):
     pyarrow.parquet.write_table(pyarrow.table({"text": PROMPTS}), folder / "prompts.parquet")
     vouch(folder)
-    assert "prompts.parquet: columns ['text']; expected 'prompt'" in refusal(folder)
+    assert "prompts.parquet: columns ['text']; expected 'prompt'" in refusal_of_prompts(folder)
 
 
 def test_prompts_that_are_no_parquet_are_refused(folder):
     (folder / "prompts.parquet").write_bytes(b"a cat\n")
     vouch(folder)
-    assert "prompts.parquet: not a readable parquet file" in refusal(folder)
+    assert "prompts.parquet: not a readable parquet file" in refusal_of_prompts(folder)
 
 
 @pytest.mark.parametrize("shape", [(D + 1, E), (D, E - 1)])
