@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation textside plan lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -21,8 +21,8 @@ $(VENV)/.stamp: pyproject.toml
 	$(INSTALL) || $(INSTALL)
 	@touch $@
 
-# the manifest's records are written by the modules that check them
-RECORDS := $(addprefix kernel/,checkpoints.py clip.py captions.py sentences.py)
+# the manifest's and the bank's records are written by the modules that check them
+RECORDS := $(addprefix kernel/,checkpoints.py clip.py captions.py sentences.py build_bank.py prompt_bank.py text_head.py)
 
 $(MINIATURE): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py)
 	$(BIN)/python -m kernel.miniature.assemble
@@ -44,6 +44,14 @@ figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictur
 
 ablation: $(MINIATURE)  ## what each estimate adds, on miniature pictures: build/ablation/ablation.json, .svg
 	$(BIN)/python -m kernel.miniature.ablation
+
+PROMPTS ?= ../shared/prompts/real_prompts.txt
+
+textside: $(MINIATURE)  ## what the text side's settings are worth on real prompts: PROMPTS=FILE, build/textside/textside.md
+	$(BIN)/python -m kernel.text_side --prompts $(PROMPTS) --out build/textside
+
+plan: $(VENV)/.stamp  ## memory and time of a run on Kaggle's GPUs, estimated
+	$(KERNEL) plan
 
 lint: $(VENV)/.stamp  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from kernel.bank_cost import text_tower_cost
 from kernel.checkpoints import Weights, file_sha256, open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import EMBEDDING_DIMENSIONS, BankSettings
@@ -199,12 +200,7 @@ def clip_stage(building: Path, shards: range, kept: list[np.ndarray], weights: W
         return
     clip = ClipEncoder.load(weights, device)
     count = sum(int(kept[shard].sum()) for shard in pending)
-    cost = text_tower_gflops(clip)
-    print(
-        f"{count:,} prompts through CLIP's text tower at {cost:.2f} GFLOPs each: {count * cost / 1e6:.3f} PFLOP "
-        f"on {device.name}",
-        file=sys.stderr,
-    )
+    print(f"{text_tower_cost(count, text_tower_gflops(clip))} on {device.name}", file=sys.stderr)
     for shard in progress(pending, len(shards), "clip"):
         prompts = kept_prompts(building, shard, kept)
         width = clip.model.text_projection.shape[-1]

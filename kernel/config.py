@@ -130,7 +130,7 @@ RECIPES = {
         estimates={"neighbours": 0.42, "prompts": 0.15, "head": 0.43},
     ),
 }
-DEFAULT_RECIPE = "baseline"
+DEFAULT_RECIPE = "text"
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.checkpoints import file_sha256, open_weights
+from kernel.checkpoints import MANIFEST, file_sha256, open_weights
 from kernel.config import ESTIMATES, RECIPES, Paths
 from kernel.devices import find_device
 from kernel.errors import UserError
@@ -39,6 +39,11 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
             "expected a prompt for each image. Remove what has no partner"
         )
     require_enough(len(images))
+    if (bank.parent / MANIFEST).is_file():
+        raise UserError(
+            f"{bank}: lies in a weights folder, whose manifest would not list what fit writes there. Copy it out, fit "
+            "the copy, then 'python -m kernel publish weights --bank COPY' puts it back"
+        )
     warn_of_leak(read_record(bank / RECORD)["excluded"], pairs / "prompts.csv")
     text = RECIPES["text"]
     stated = [name for name in ESTIMATES if name != "regression"]  # which is only made here, of the same images

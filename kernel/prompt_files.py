@@ -251,9 +251,14 @@ def parquet_text_columns(path: Path) -> list[str]:
 
 
 def parquet_prompts(path: Path, column: str) -> Iterator[str]:
+    yield from (value or "" for (value,) in parquet_rows(path, [column]))
+
+
+def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """The values of these columns, row by row; None for a null."""
     import pyarrow.parquet
 
-    # buffering ahead would hold the column of every row group until the end
+    # buffering ahead would hold the columns of every row group until the end
     with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
-        for batch in file.iter_batches(BATCH_ROWS, columns=[column]):
-            yield from (value or "" for value in batch.column(0).to_pylist())
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)

@@ -43,10 +43,11 @@ session = kernel.notebook.Session(INPUT)
 session.install_wheels()
 
 # %% [markdown]
-# The whole line, in a process of its own.
+# The whole line, in a process of its own. Recipe `text` asks the prompt bank of the weights dataset; a dataset without
+# one is for `baseline`.
 
 # %%
-session.run("baseline")
+session.run("text")
 
 # %% [markdown]
 # Score and pictures, where the prompts are known.

@@ -1,12 +1,15 @@
 """Estimates one by one, and the line that fuses them with a prompt bank, on the miniature models."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from kernel.build_bank import build_bank
+from kernel.checkpoints import write_manifest
 from kernel.config import RECIPES, BankSettings, Paths, Recipe
 from kernel.errors import UserError
 from kernel.estimates import Said, bank_estimate, said_of, text_estimate, weighed_captions
@@ -162,10 +165,22 @@ def test_a_recipe_that_needs_no_captions_makes_none_and_is_reported(finished, tm
     assert write_report(tmp_path / "run").is_file()
 
 
-def test_without_a_bank_it_stops_before_image_1_and_names_both_ways_on(finished, tmp_path):
+def test_the_weights_folders_own_bank_is_used_where_none_is_given(finished, weights, tmp_path):
     where, _ = finished
+    recipe = replace(FAST, estimates={"neighbours": 1.0})
+    content = run(recipe, replace(where, bank=None, run=tmp_path / "run"), "cpu")
+    assert content["bank"]["folder"] == str(weights.folder / "prompt_bank")
+
+
+def test_without_any_bank_it_stops_before_image_1_and_names_both_ways_on(finished, weights, tmp_path):
+    where, _ = finished
+    bare = tmp_path / "weights"
+    shutil.copytree(
+        weights.folder, bare, copy_function=os.link, ignore=shutil.ignore_patterns("prompt_bank", "manifest.json")
+    )
+    write_manifest(bare, weights.models, weights.captioners)
     with pytest.raises(UserError, match="asks a prompt bank.*python -m kernel bank.*--recipe baseline"):
-        run(FAST, replace(where, bank=None, run=tmp_path / "run"), "cpu")
+        run(FAST, replace(where, weights=bare, bank=None, run=tmp_path / "run"), "cpu")
     assert not (tmp_path / "run").exists()
 
 

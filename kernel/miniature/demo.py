@@ -13,11 +13,12 @@ from kernel.errors import UserError
 from kernel.evaluation import pairwise_cosine
 from kernel.fusion import group_means
 from kernel.images import list_images
+from kernel.miniature.assemble import put_bank
 from kernel.miniature.drawing import draw
 from kernel.miniature.grammar import scene_stream
 from kernel.miniature.pictures import scenes
 from kernel.pipeline import run
-from kernel.prompts import modifier_line
+from kernel.prompts import compose, modifier_line
 from kernel.report import write_report
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, read_run
@@ -31,6 +32,7 @@ SCORE_NAMES = {
     "captions": "captions alone",
     "modifiers": "modifiers alone",
     "baseline": "baseline: captions + modifiers",
+    "text": "text: nearest prompts, head, captions",
 }
 
 
@@ -41,8 +43,11 @@ def demo(out: Path, weights: Path, count: int, seed: int) -> dict[str, float]:
     shutil.rmtree(out, ignore_errors=True)
     competition = out / "competition"
     prompts = draw_competition(competition, count, seed, weights)
-    recipe = RECIPES["baseline"]
-    content = run(recipe, Paths(competition / "images", weights, out / "run"), device_name="auto")
+    recipe = RECIPES["text"]
+    (out / "prompts").mkdir()
+    # without the prompts that are scored, or near ones: the weights folder's own bank may hold some by chance
+    bank = put_bank(out / "prompts", weights, exclude=competition / "prompts.csv")
+    content = run(recipe, Paths(competition / "images", weights, out / "run", bank), device_name="auto")
     scores, per_image = scored(out / "run", competition, prompts, weights)
     folder = RunFolder(out / "run", list_images(competition / "images"), recipe.shard_images)
     folder.write_run({**content, "scores": scores, "per_image": per_image, "prompts": prompts})
@@ -76,7 +81,7 @@ def scored(
     run_folder: Path, competition: Path, prompts: dict[str, str], weights: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Mean cosine of each way to answer, and the whole line's cosine of each image."""
-    recipe = RECIPES["baseline"]
+    recipe, baseline = RECIPES["text"], RECIPES["baseline"]
     encoder = SentenceEncoder.load(open_weights(weights), find_device("auto"))
     truth = np.stack(list(read_submission(competition / "sample_submission.csv").values()))
     folder = RunFolder(run_folder, list_images(competition / "images"), recipe.shard_images)
@@ -86,12 +91,17 @@ def scored(
     constant = encoder.encode([s.prompt for s in scenes(CONSTANT_SEED, CONSTANT_PROMPTS)], recipe.text_batch).mean(
         axis=0
     )
+    prompts_of = [
+        compose(own, phrases, baseline) for own, phrases in zip(captions, folder.read_modifiers(), strict=True)
+    ]
+    deck = encoder.encode([prompt for own in prompts_of for prompt in own], recipe.text_batch)
     rows = {
         "prior": np.broadcast_to(constant, (len(prompts), EMBEDDING_DIMENSIONS)),
         "captions": group_means(encoder.encode(flat, recipe.text_batch), [len(own) for own in captions]),
         "modifiers": encoder.encode(lines, recipe.text_batch),
-        "baseline": np.stack(list(read_submission(run_folder / "submission.csv").values())),
+        "baseline": group_means(deck, [len(own) for own in prompts_of]),
+        "text": np.stack(list(read_submission(run_folder / "submission.csv").values())),
     }
     cosines = {name: pairwise_cosine(own, truth) for name, own in rows.items()}
-    per_image = {image_id: float(cosine) for image_id, cosine in zip(prompts, cosines["baseline"], strict=True)}
+    per_image = {image_id: float(cosine) for image_id, cosine in zip(prompts, cosines["text"], strict=True)}
     return {name: float(own.mean()) for name, own in cosines.items()}, per_image

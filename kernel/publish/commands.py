@@ -4,10 +4,13 @@ import argparse
 from pathlib import Path
 
 from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, recipe_named
+from kernel.publish.prompt_filters import LANGUAGES, PromptSettings
 
 PROJECT = Path()
 KAGGLE_WEIGHTS = Path("build/kaggle-weights")
 DOWNLOADS = Path("build/downloads")
+PROMPTS = Path("build/prompts.parquet")
+BANK = Path("build/prompt_bank")
 PINS = Path(__file__).with_name("pins.json")
 
 
@@ -38,7 +41,10 @@ def add_publish(commands: argparse._SubParsersAction) -> None:
                          help="only writes the hub's size and hash of each file into the pins")  # fmt: skip
     weights.add_argument("--encode", action="store_true",
                          help="then encodes the word banks; minutes on a GPU, hours without")  # fmt: skip
+    weights.add_argument("--bank", type=Path, metavar="DIR", help="then puts this prompt bank into the folder")
     weights.set_defaults(command=weights_command)
+
+    add_prompts(steps)
 
     dataset = steps.add_parser("dataset", help="stages, shows and uploads the weights dataset, or the code's")
     dataset.add_argument("--code", action="store_true", help="the code dataset instead")
@@ -69,6 +75,32 @@ def add_publish(commands: argparse._SubParsersAction) -> None:
     rehearse.add_argument("--this-python", action="store_true",
                           help="on the Python that runs this command, not on the image's versions")  # fmt: skip
     rehearse.set_defaults(command=rehearse_command)
+
+
+def add_prompts(steps: argparse._SubParsersAction) -> None:
+    prompts = steps.add_parser("prompts", help="gets public prompts to build a prompt bank from, filtered and sampled")
+    prompts.add_argument("--source", action="append", metavar="NAME", dest="sources",
+                         help=f"repeatable; --list shows all (default {PromptSettings.sources[0]})")  # fmt: skip
+    prompts.add_argument("--accept-licence", action="append", default=[], metavar="NAME", dest="accepted",
+                         help="takes this source though it states no licence; repeatable")  # fmt: skip
+    prompts.add_argument("--out", type=Path, default=PROMPTS, metavar="FILE", help=".parquet (default %(default)s)")
+    prompts.add_argument("--count", type=int, default=PromptSettings.count, metavar="N",
+                         help="different prompts at most (default %(default)s)")  # fmt: skip
+    prompts.add_argument("--seed", type=int, default=PromptSettings.seed, metavar="S")
+    prompts.add_argument("--min-words", type=int, default=PromptSettings.min_words, metavar="N",
+                         help="default %(default)s")  # fmt: skip
+    prompts.add_argument("--max-words", type=int, default=PromptSettings.max_words, metavar="N",
+                         help="default %(default)s: CLIP reads no more")  # fmt: skip
+    prompts.add_argument("--language", choices=LANGUAGES, default=PromptSettings.language, help="default %(default)s")
+    prompts.add_argument("--max-nsfw", type=float, default=PromptSettings.max_nsfw, metavar="SCORE",
+                         help="0 to 1, where the source has scores (default %(default)s)")  # fmt: skip
+    prompts.add_argument("--scratch", type=Path, default=DOWNLOADS, metavar="DIR",
+                         help="for downloads, which are kept (default %(default)s)")  # fmt: skip
+    prompts.add_argument("--pins", type=Path, default=PINS, metavar="FILE", help="default %(default)s")
+    prompts.add_argument("--pin", action="store_true",
+                         help="only writes the hub's size and hash of the sources' files into the pins")  # fmt: skip
+    prompts.add_argument("--list", action="store_true", help="only shows the sources with licence, size, repository")
+    prompts.set_defaults(command=prompts_command)
 
 
 def init_command(options: argparse.Namespace) -> int:
@@ -108,7 +140,49 @@ def weights_command(options: argparse.Namespace) -> int:
         from kernel.publish.features import encode_word_banks
 
         encode_word_banks(folder)
+    if options.bank:
+        from kernel.bank_in_weights import add_bank
+
+        add_bank(folder, options.bank)
     print(folder)
+    return 0
+
+
+def prompts_command(options: argparse.Namespace) -> int:
+    from kernel.bank_cost import cost_lines
+    from kernel.publish.hub import pin_repositories
+    from kernel.publish.prompt_sources import PROMPTS, chosen_sources, listing
+    from kernel.publish.prompts import publish_prompts, record_path
+
+    names = tuple(options.sources or PromptSettings.sources)
+    if options.list:
+        print("\n".join(listing(options.pins)))
+        return 0
+    if options.pin:
+        sources = chosen_sources(names, accepted=names)  # looking at a source takes nothing of it
+        for repository in pin_repositories(options.pins, PROMPTS, [source.name for source in sources]):
+            print(f"{repository.key}: {repository}, {len(repository.files)} files")
+        print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
+        return 0
+    settings = PromptSettings(
+        sources=names,
+        accepted=tuple(options.accepted),
+        count=options.count,
+        seed=options.seed,
+        min_words=options.min_words,
+        max_words=options.max_words,
+        language=options.language,
+        max_nsfw=options.max_nsfw,
+    )
+    record = publish_prompts(settings, options.out, options.scratch, options.pins)
+    counts = record["counts"]
+    for source in record["sources"]:
+        print(f"{source['name']}: {source['repository']} at {source['revision']}, licence {source['licence']}")
+    print(f"{options.out}: {counts['written']:,} of {counts['read']:,} prompts; {record_path(options.out)} says whence")
+    for reason, count in counts["dropped"].items():
+        print(f"  {count:>10,} left out: {reason}")
+    print("\n".join(cost_lines(counts["written"], record["bytes"])))
+    print(f"next: python -m kernel bank {options.out} --weights {KAGGLE_WEIGHTS} --out {BANK}")
     return 0
 
 

@@ -5,12 +5,16 @@ interrupted download away when its process ends, which costs hours with shards o
 """
 
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
 from kernel.publish.pins import (
-    PIN_COMMAND,
+    HASHES,
+    MODELS,
+    Catalogue,
     PinnedFile,
     Repository,
     file_hash,
@@ -24,47 +28,75 @@ LISTING_TIMEOUT_SECONDS = 60.0
 IDLE_ATTEMPTS = 3
 
 
-def pin_repositories(pins: Path) -> list[Repository]:
-    """Asks the hub for the needed files of every repository and writes sizes and hashes into `pins`.
+def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[str] | None = None) -> list[Repository]:
+    """Asks the hub for the needed files of the repositories (all, or those of `keys`) and writes sizes and hashes
+    into `pins`, and the newest revision where none is named there.
 
     Raises UserError, writing nothing, when a repository is not there or a pinned file has changed.
     """
     found = []
-    for repository in read_pins(pins).values():
-        listed = list_files(repository, pins)
+    asked = catalogue.choices if keys is None else keys
+    listed_there = read_pins(pins, catalogue)
+    for repository in [listed_there[key] for key in asked]:
+        revision, listed = list_files(repository, pins)
+        pinned_there = replace(repository, revision=revision)
         try:
-            needed = needed_files(repository.model, listed)
+            needed = needed_files(repository.key, listed, catalogue)
         except ValueError as error:
             raise UserError(
-                f"{repository}: {error}: nothing can be pinned. {other_revision(repository, pins)}"
+                f"{pinned_there}: {error}: nothing can be pinned. {other_revision(repository, pins)}"
             ) from error
         files = {name: listed[name] for name in needed}
         for name, pinned in repository.files.items():
             check_unchanged(repository, name, pinned, files.get(name), pins)
         size = sum(file.bytes for file in files.values())
-        print(f"{repository}: {len(files)} files, {size / 1e9:.2f} GB", file=sys.stderr)
-        found.append(Repository(repository.model, repository.name, repository.revision, files))
+        print(f"{pinned_there}: {len(files)} files, {size / 1e9:.2f} GB", file=sys.stderr)
+        found.append(replace(pinned_there, files=files))
     write_pins(pins, found)
     return found
 
 
-def list_files(repository: Repository, pins: Path) -> dict[str, PinnedFile]:
-    """Every file of the revision with its size and hash, as the hub keeps them."""
-    from huggingface_hub import HfApi
-
+def list_files(repository: Repository, pins: Path) -> tuple[str, dict[str, PinnedFile]]:
+    """The revision, and its files with size and hash as the hub keeps them: all, or those known by name beforehand."""
+    choice = repository.catalogue.choices[repository.key]
     try:
-        info = HfApi().model_info(
-            repository.name, revision=repository.revision, files_metadata=True, timeout=LISTING_TIMEOUT_SECONDS
-        )
+        return list_all(repository) if choice.weights else list_named(repository, choice.required)
     except (*transport_errors(), OSError) as error:
         raise hub_error(repository, error, pins) from error
+
+
+def list_all(repository: Repository) -> tuple[str, dict[str, PinnedFile]]:
+    from huggingface_hub import HfApi
+
+    info: Any = HfApi().repo_info(
+        repository.name,
+        repo_type=repository.catalogue.kind,
+        revision=repository.revision or None,
+        files_metadata=True,
+        timeout=LISTING_TIMEOUT_SECONDS,
+    )
     files = {}
     for sibling in info.siblings or []:
         if sibling.lfs is not None:
             files[sibling.rfilename] = PinnedFile(sibling.lfs.size, "sha256", sibling.lfs.sha256)
         elif sibling.blob_id is not None and sibling.size is not None:
             files[sibling.rfilename] = PinnedFile(sibling.size, "blob", sibling.blob_id)
-    return files
+    return str(info.sha), files
+
+
+def list_named(repository: Repository, names: Iterable[str]) -> tuple[str, dict[str, PinnedFile]]:
+    """Asks for each file alone: a repository of data can list 16,000 others (DiffusionDB's archives of images)."""
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+
+    kind, revision, files = repository.catalogue.kind, repository.revision, {}
+    for name in names:
+        url = hf_hub_url(repository.name, name, repo_type=kind, revision=revision or None)
+        found = get_hf_file_metadata(url, timeout=LISTING_TIMEOUT_SECONDS)
+        revision = revision or str(found.commit_hash)
+        for hash_kind, shape in HASHES.items():
+            if found.size is not None and shape.fullmatch(found.etag or ""):
+                files[name] = PinnedFile(found.size, hash_kind, str(found.etag))
+    return revision, files
 
 
 def check_unchanged(
@@ -131,7 +163,7 @@ def download(repository: Repository, name: str, part: Path) -> None:
     from huggingface_hub.utils import build_hf_headers
 
     size = repository.files[name].bytes
-    url = hf_hub_url(repository.name, name, revision=repository.revision)
+    url = hf_hub_url(repository.name, name, repo_type=repository.catalogue.kind, revision=repository.revision)
     # without compression a byte range means bytes of the file
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     idle = 0
@@ -207,6 +239,6 @@ def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None 
 
 def other_revision(repository: Repository, pins: Path) -> str:
     return (
-        f'To take another: set "revision" of {repository.model} in {pins} to a commit of its history on the hub, '
-        f"empty its \"files\", run '{PIN_COMMAND}'"
+        f'To take another: set "revision" of {repository.key} in {pins} to a commit of its history on the hub, '
+        f"or to null for the newest, empty its \"files\", run '{repository.catalogue.command}'"
     )

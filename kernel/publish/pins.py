@@ -1,4 +1,4 @@
-"""What `publish weights` takes from the hub: repositories, revisions, files with sizes and hashes (pins.json).
+"""What is taken from the hub: repositories, revisions, files with sizes and hashes (pins.json).
 
 Each file is pinned by the hash that the hub itself keeps: the sha256 of a large file, the git blob of a small one.
 """
@@ -16,7 +16,6 @@ from kernel.errors import UserError
 from kernel.store import write_json
 
 PINS = Path(__file__).with_name("pins.json")
-PIN_COMMAND = "python -m kernel publish weights --pin"
 NAMED_REVISION = re.compile(r"[0-9a-f]{40}")
 HASHES = {"sha256": re.compile(r"[0-9a-f]{64}"), "blob": re.compile(r"[0-9a-f]{40}")}
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
@@ -28,7 +27,10 @@ OF_CAPTIONERS = ("generation_config.json", "processor_config.json", "preprocesso
 
 @dataclass(frozen=True)
 class FileChoice:
-    """Which of a repository's files are needed: `required` ones, `optional` ones, the first of `weights` there is."""
+    """Which of a repository's files are needed: `required` ones, `optional` ones, the first of `weights` there is.
+
+    Without `weights` it is the `required` ones exactly, known by name beforehand.
+    """
 
     required: tuple[str, ...]
     optional: tuple[str, ...] = ()
@@ -48,6 +50,22 @@ CHOICES = {
 
 
 @dataclass(frozen=True)
+class Catalogue:
+    """One section of the pins file: which repositories it names, of the hub's type `kind`, and what is taken of each.
+
+    `command` is what pins them.
+    """
+
+    section: str
+    kind: str
+    command: str
+    choices: dict[str, FileChoice]
+
+
+MODELS = Catalogue("repositories", "model", "python -m kernel publish weights --pin", CHOICES)
+
+
+@dataclass(frozen=True)
 class PinnedFile:
     """Size in bytes and one hash: `kind` is sha256, or blob for git's sha1 of a small file."""
 
@@ -61,24 +79,30 @@ class PinnedFile:
 
 @dataclass(frozen=True)
 class Repository:
-    """A model's repository at one revision, with the files pinned so far."""
+    """A repository at one revision, with the files pinned so far; `key` is its name in the pins file.
 
-    model: str
+    An empty revision stands for one that the hub still has to be asked for.
+    """
+
+    key: str
     name: str
     revision: str
     files: dict[str, PinnedFile] = field(default_factory=dict)
+    catalogue: Catalogue = MODELS
 
     def __str__(self) -> str:
-        return f"{self.name} at {self.revision[:8]}"
+        return f"{self.name} at {self.revision[:8] or 'no revision yet'}"
 
 
-def needed_files(model: str, names: Iterable[str]) -> list[str]:
-    """The names that `publish weights` takes, configuration first. Raises ValueError saying what is lacking."""
-    choice, present = CHOICES[model], set(names)
+def needed_files(key: str, names: Iterable[str], catalogue: Catalogue = MODELS) -> list[str]:
+    """The names of the files that are taken, small ones first. Raises ValueError saying what is lacking."""
+    choice, present = catalogue.choices[key], set(names)
     for name in choice.required:
         if name not in present:
             raise ValueError(f"it has no {name}")
     small = [name for name in (*choice.required, *choice.optional) if name in present]
+    if not choice.weights:
+        return small
     for name in choice.weights:
         if name in present:
             return [*small, name]
@@ -91,11 +115,14 @@ def needed_files(model: str, names: Iterable[str]) -> list[str]:
     return [*small, *shards]
 
 
-def read_pins(path: Path) -> dict[str, Repository]:
-    """The repositories by model, as far as they are pinned. Raises UserError when the file is not as expected."""
+def read_pins(path: Path, catalogue: Catalogue = MODELS) -> dict[str, Repository]:
+    """The catalogue's repositories by key, as far as they are pinned.
+
+    Raises UserError when the file is not as expected.
+    """
     try:
-        listed = json.loads(path.read_text(encoding="utf-8"))["repositories"]
-        repositories = {model: repository_of(model, listed[model]) for model in CHOICES}
+        listed = json.loads(path.read_text(encoding="utf-8"))[catalogue.section]
+        repositories = {key: repository_of(key, listed[key], catalogue) for key in catalogue.choices}
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected the pins of the repositories") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -105,12 +132,13 @@ def read_pins(path: Path) -> dict[str, Repository]:
     return repositories
 
 
-def repository_of(model: str, content: dict[str, Any]) -> Repository:
-    revision = content["revision"]
-    if not NAMED_REVISION.fullmatch(revision):
-        raise ValueError(f"{model}: revision {revision!r} is no commit of 40 hex digits")
+def repository_of(key: str, content: dict[str, Any], catalogue: Catalogue) -> Repository:
+    """A null revision is one still to be asked for, and so has no files."""
+    revision = content["revision"] or ""
     files = {name: pinned_file(name, record) for name, record in content["files"].items()}
-    return Repository(model, content["repository"], revision, files)
+    if not NAMED_REVISION.fullmatch(revision) and (revision or files):
+        raise ValueError(f"{key}: revision {content['revision']!r} is no commit of 40 hex digits")
+    return Repository(key, content["repository"], revision, files, catalogue)
 
 
 def pinned_file(name: str, record: dict[str, Any]) -> PinnedFile:
@@ -120,30 +148,32 @@ def pinned_file(name: str, record: dict[str, Any]) -> PinnedFile:
     raise ValueError(f"{name}: {record!r} holds no size with a sha256 or a blob")
 
 
-def pinned_repositories(path: Path, models: Iterable[str]) -> dict[str, Repository]:
-    """The repositories of `models` with every file pinned. Raises UserError where the hub was not asked yet."""
-    repositories = read_pins(path)
-    for model in models:
-        repository = repositories[model]
+def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = MODELS) -> dict[str, Repository]:
+    """The repositories named by `keys`, every file pinned. Raises UserError where the hub was not asked yet."""
+    repositories = read_pins(path, catalogue)
+    keys = list(keys)
+    for key in keys:
+        repository = repositories[key]
         try:
-            needed = needed_files(model, repository.files)
+            needed = needed_files(key, repository.files, catalogue)
         except ValueError as error:
             raise UserError(
-                f"{path}: the files of {repository.name} are not pinned ({error}). Run '{PIN_COMMAND}' first: it "
+                f"{path}: the files of {repository.name} are not pinned ({error}). Run '{catalogue.command}' first: it "
                 "writes their sizes and hashes there; look at the change, commit it"
             ) from error
         if set(needed) != set(repository.files):
             odd = sorted(set(repository.files) - set(needed))
             raise UserError(f"{path}: lists {odd[0]} of {repository.name}, which is not needed. Remove the entry")
-    return {model: repositories[model] for model in models}
+    return {key: repositories[key] for key in keys}
 
 
 def write_pins(path: Path, repositories: Iterable[Repository]) -> None:
-    """Replaces the files of `repositories`; all else in the file stays."""
+    """Replaces revision and files of `repositories`; all else in the file stays."""
     content = json.loads(path.read_text(encoding="utf-8"))
     for repository in repositories:
-        files = {name: file.record() for name, file in repository.files.items()}
-        content["repositories"][repository.model]["files"] = files
+        entry = content[repository.catalogue.section][repository.key]
+        entry["revision"] = repository.revision
+        entry["files"] = {name: file.record() for name, file in repository.files.items()}
     write_json(path, content)
 
 

@@ -12,6 +12,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from kernel.bank_cost import bank_bytes, cost_lines
+from kernel.bank_in_weights import add_bank
 from kernel.child import ending, stream
 from kernel.errors import UserError
 
@@ -19,13 +21,26 @@ CODE = Path(__file__).parents[2]
 SAVED_BYTES = 20 * 1000**3
 # The word lists come with this package, read as data; it is not imported, so what it requires is not needed.
 WORD_LISTS = "clip-interrogator==0.6.0"
+# Finds near duplicates among a bank's prompts; Kaggle's image has none. A run needs it not, so it is no wheel.
+NEAR_DUPLICATES = "faiss-cpu==1.15.1"
+# What the weights take of the working folder, rounded up.
+WEIGHTS_BYTES = 14 * 1000**3
 
 
 class Preparation:
-    """One execution of the notebook: results into `working`, downloads into `scratch`."""
+    """One execution of the notebook: results into `working`, downloads into `scratch`.
 
-    def __init__(self, working: Path, scratch: Path) -> None:
-        self.working, self.scratch = working, scratch
+    `prompts` is how many public prompts the bank is built from; 0 builds none.
+    """
+
+    def __init__(self, working: Path, scratch: Path, prompts: int = 0) -> None:
+        self.working, self.scratch, self.count = working, scratch, prompts
+        if self.count < 0 or (self.count and WEIGHTS_BYTES + bank_bytes(self.count) > SAVED_BYTES):
+            most = (SAVED_BYTES - WEIGHTS_BYTES) // bank_bytes(1)
+            raise UserError(
+                f"PROMPTS is {self.count:,}; expected 0 to {most:,}: Kaggle saves {SAVED_BYTES / 1e9:.0f} GB, and the "
+                f"weights take {WEIGHTS_BYTES / 1e9:.0f} of them. Build a larger bank on your own machine"
+            )
         scratch.mkdir(parents=True, exist_ok=True)
         paths = [str(CODE), str(scratch / "packages"), os.environ.get("PYTHONPATH", "")]
         self.environment = {
@@ -42,12 +57,36 @@ class Preparation:
         shutil.copytree(CODE / "wheels", self.working / "wheels", dirs_exist_ok=True)
         self.child(["kernel", "publish", "wheels"])
         packages = ["--target", str(self.scratch / "packages"), "--quiet", "--no-deps"]
-        self.child(["pip", "install", *packages, WORD_LISTS, *map(str, (self.working / "wheels").glob("*.whl"))])
+        wanted = [WORD_LISTS, *([NEAR_DUPLICATES] if self.count else [])]
+        self.child(["pip", "install", *packages, *wanted, *map(str, (self.working / "wheels").glob("*.whl"))])
+
+    def prompts(self) -> None:
+        """Says what the bank costs and gets its prompts; nothing where no bank is wanted."""
+        if not self.count:
+            return print("PROMPTS is 0: no prompt bank, so recipe text will need one from elsewhere")
+        print("\n".join(cost_lines(self.count)), flush=True)
+        where = ["--out", str(self.sample), "--scratch", str(self.scratch / "downloads")]
+        self.child(["kernel", "publish", "prompts", "--count", str(self.count), *where])
+
+    @property
+    def sample(self) -> Path:
+        return self.scratch / "prompts.parquet"
 
     def weights(self) -> None:
         """Gets, converts and checks the weights, and encodes the word banks on the GPU."""
         downloads = str(self.scratch / "downloads")
         self.child(["kernel", "publish", "weights", "--out", "weights", "--scratch", downloads, "--encode"])
+
+    def bank(self) -> None:
+        """Builds the bank on the scratch disk, for it takes twice its size meanwhile, and puts it into the weights.
+
+        A build that was cut goes on, a finished one is found again.
+        """
+        if not self.count:
+            return
+        built = self.scratch / "prompt_bank"
+        self.child(["kernel", "bank", str(self.sample), "--weights", "weights", "--out", str(built)])
+        print(add_bank(self.working / "weights", built))
 
     def finish(self) -> None:
         """Records the image, for wheels/kaggle-image.txt; checks that all results can be saved."""

@@ -8,10 +8,12 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import __version__
+from kernel.bank_in_weights import BANK_FOLDER
 from kernel.checkpoints import MANIFEST, file_sha256, open_weights
 from kernel.errors import UserError
 from kernel.inputs import MARKER, flat_name
@@ -50,6 +52,13 @@ def stage_dataset(project: Path, weights: Path, wheels: Path, out: Path) -> Stag
     """Fills `out` with weights (checked whole), wheels and metadata; large files are links, not copies."""
     open_weights(weights)
     manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
+    if not (weights / BANK_FOLDER).is_dir():
+        print(
+            f"{weights}: holds no {BANK_FOLDER}, which recipe text asks. Make one with 'python -m kernel bank', put it "
+            "there with 'publish weights --bank BANK', or write session.run(\"baseline\") into "
+            "notebooks/image_to_prompts.py",
+            file=sys.stderr,
+        )
     shutil.rmtree(out, ignore_errors=True)
     for entry in manifest["files"]:
         put(weights / entry["path"], out / flat_name(entry["path"]))

