@@ -226,10 +226,10 @@ def report_command(options: argparse.Namespace) -> int:
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    from kernel.budget import plan
+    from kernel.budget.gpus import GB, gpu_named
+    from kernel.budget.plan import plan
+    from kernel.budget.table import plan_table, write_picture
     from kernel.durations import seconds_of
-    from kernel.gpus import GB, gpu_named
-    from kernel.plan_table import plan_table, write_picture
     from kernel.prompt_bank import RECORD, read_record
 
     prompts = options.bank_prompts

@@ -10,15 +10,14 @@ from kernel.checkpoints import open_weights
 from kernel.config import EMBEDDING_DIMENSIONS, RECIPES, Paths
 from kernel.devices import find_device
 from kernel.errors import UserError
+from kernel.estimates import said_of, text_estimate, weighed_captions
 from kernel.evaluation import pairwise_cosine
-from kernel.fusion import group_means
 from kernel.images import list_images
 from kernel.miniature.assemble import put_bank
 from kernel.miniature.drawing import draw
 from kernel.miniature.grammar import scene_stream
 from kernel.miniature.pictures import scenes
 from kernel.pipeline import run
-from kernel.prompts import compose, modifier_line
 from kernel.report import write_report
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, read_run
@@ -81,25 +80,22 @@ def scored(
     run_folder: Path, competition: Path, prompts: dict[str, str], weights: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Mean cosine of each way to answer, and the whole line's cosine of each image."""
-    recipe, baseline = RECIPES["text"], RECIPES["baseline"]
+    deck = RECIPES["baseline"]
     encoder = SentenceEncoder.load(open_weights(weights), find_device("auto"))
     truth = np.stack(list(read_submission(competition / "sample_submission.csv").values()))
-    folder = RunFolder(run_folder, list_images(competition / "images"), recipe.shard_images)
-    captions, _ = folder.read_captions()
-    flat = [caption for own in captions for caption in own]
-    lines = [modifier_line(phrases, recipe) for phrases in folder.read_modifiers()]
-    constant = encoder.encode([s.prompt for s in scenes(CONSTANT_SEED, CONSTANT_PROMPTS)], recipe.text_batch).mean(
-        axis=0
-    )
-    prompts_of = [
-        compose(own, phrases, baseline) for own, phrases in zip(captions, folder.read_modifiers(), strict=True)
-    ]
-    deck = encoder.encode([prompt for own in prompts_of for prompt in own], recipe.text_batch)
+    folder = RunFolder(run_folder, list_images(competition / "images"), deck.shard_images)
+    captions, modifiers = weighed_captions(folder.read_captions()[0], None, deck), folder.read_modifiers()
+
+    def estimate(name: str) -> np.ndarray:
+        said = [said_of(name, own, phrases, deck) for own, phrases in zip(captions, modifiers, strict=True)]
+        return text_estimate(said, encoder, deck.text_batch)[0]
+
+    constant = encoder.encode([s.prompt for s in scenes(CONSTANT_SEED, CONSTANT_PROMPTS)], deck.text_batch).mean(axis=0)
     rows = {
         "prior": np.broadcast_to(constant, (len(prompts), EMBEDDING_DIMENSIONS)),
-        "captions": group_means(encoder.encode(flat, recipe.text_batch), [len(own) for own in captions]),
-        "modifiers": encoder.encode(lines, recipe.text_batch),
-        "baseline": group_means(deck, [len(own) for own in prompts_of]),
+        "captions": estimate("captions"),
+        "modifiers": estimate("modifiers"),
+        "baseline": estimate("prompts"),
         "text": np.stack(list(read_submission(run_folder / "submission.csv").values())),
     }
     cosines = {name: pairwise_cosine(own, truth) for name, own in rows.items()}

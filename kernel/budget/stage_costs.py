@@ -1,0 +1,261 @@
+"""Memory and time of each stage of a run on one device: counted operations and bytes, assumed speeds.
+
+Speeds are published peaks times an assumed share (gpus.py); what else is assumed stands here as a constant.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from kernel.bank_cost import BYTES_A_NUMBER, bank_bytes
+from kernel.budget.counting import Work
+from kernel.budget.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
+from kernel.budget.model_costs import Captioning, Clip, Decoding, Weighed
+from kernel.budget.published_models import PHRASES
+from kernel.config import EMBEDDING_DIMENSIONS, Recipe
+from kernel.neighbours import BLOCK, IMAGES
+
+HOST_CORES = 4
+HOST_SPEED = 0.064e12  # float32 operations a second of these cores together, half of their peak
+ASSUMED = {
+    "half-precision peak reached": HALF_EFFICIENCY,
+    "float32 peak reached": SINGLE_EFFICIENCY,
+    "memory bandwidth reached": BANDWIDTH_EFFICIENCY,
+    "device memory that tensors may fill (the rest is lost between them)": 0.95,
+    "GB of a GPU for CUDA's own context and workspaces": 0.5,
+    "times the cache while beams are reordered": 2,
+    "float32 copies of a step's scores": 4,
+    "seconds of the host to start one decoder layer's kernels": 0.001,
+    "core-seconds to decode a 512-768 px PNG and resize it": 0.017,
+    "bytes read from a mounted dataset a second": 200e6,
+    "GB of the host for a worker's libraries, with CUDA": 3.0,
+    "GB of the host for a worker's libraries, without": 0.7,
+    "tokens of a prompt": 48,
+    "seconds to write and check one row of the submission": 0.0025,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one worker. Memory of its device in bytes at `batch` items; `fits_up_to` items fill the device."""
+
+    name: str
+    model: str
+    weights_bytes: int
+    fixed_bytes: int
+    bytes_per_item: int
+    batch: int
+    fits_up_to: int
+    operations: float
+    bytes_read: float
+    seconds: float
+    bound_by: str
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory_at(self.batch)
+
+    def memory_at(self, batch: int) -> int:
+        return self.weights_bytes + self.fixed_bytes + batch * self.bytes_per_item
+
+
+def decoding_of(recipe: Recipe) -> Decoding:
+    """Beams or samples an image, and the steps of a caption of full length: its first token is given."""
+    sampling = recipe.caption_decoding == "sampling"
+    rows = recipe.captions_per_image if sampling else recipe.num_beams
+    return Decoding(rows, max(recipe.max_length - 1, 1), reordered=not sampling)
+
+
+def usable_bytes(gpu: Gpu) -> int:
+    """Bytes of one device that tensors may fill."""
+    own = "GB of the host for a worker's libraries, without" if gpu.is_cpu else (
+        "GB of a GPU for CUDA's own context and workspaces"
+    )  # fmt: skip
+    share = ASSUMED["device memory that tensors may fill (the rest is lost between them)"]
+    return int(gpu.memory * share - ASSUMED[own] * GB)
+
+
+def compute_seconds(gpu: Gpu, work: Work, items: float) -> float:
+    half = work.half_operations / gpu.half_speed if work.half_operations else 0.0
+    return items * (half + work.single_operations / gpu.single_speed)
+
+
+def largest_batch(usable: int, resident: int, bytes_per_item: int) -> int:
+    """The most items whose memory is at most `usable`; 0 when not even one fits."""
+    return max(0, (usable - resident) // bytes_per_item)
+
+
+def model_stage(
+    name: str, model: str, weights: int, fixed: int, per_item: int, asked: int, usable: int, **work: Any
+) -> Stage:
+    """A stage on the device, at the recipe's batch or the largest that fits, but at least 1."""
+    most = largest_batch(usable, weights + fixed, per_item)
+    return Stage(name, model, weights, fixed, per_item, max(1, min(asked, most)), most, **work)
+
+
+def host_stage(name: str, seconds: float, bytes_read: float) -> Stage:
+    return Stage(name, "", 0, 0, 0, 0, 0, 0, bytes_read, seconds, "host")
+
+
+def submission_stage(images: int) -> Stage:
+    row = ASSUMED["seconds to write and check one row of the submission"]
+    return host_stage("submission", images * row, images * EMBEDDING_DIMENSIONS * 4)
+
+
+def prepare_seconds(gpu: Gpu) -> float:
+    """Seconds to have one image ready for one of the workers, which share the cores."""
+    return ASSUMED["core-seconds to decode a 512-768 px PNG and resize it"] * gpu.count / HOST_CORES
+
+
+def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
+    """Work of the device beside work of the host; on the CPU both are the same cores'."""
+    if gpu.is_cpu:
+        return device + host, "device"
+    return (device, "device") if device >= host else (host, "host")
+
+
+def reading_stage(clip: Clip, captioner: Captioning | None, sentences: Weighed, gpu: Gpu) -> Stage:
+    """Every weights file once for its sha256 and once by each worker, one after the other."""
+    files = clip.weights.bytes + sentences.bytes + (captioner.weights.bytes if captioner else 0)
+    read = files * (1 + gpu.count)
+    return host_stage("read weights", read / ASSUMED["bytes read from a mounted dataset a second"], read)
+
+
+def clip_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int) -> Stage:
+    seconds, bound_by = slower(gpu, compute_seconds(gpu, clip.image, images), images * prepare_seconds(gpu))
+    return model_stage(
+        "clip", clip.name, clip.weights.bytes, sentences.bytes, clip.image.activation_bytes, recipe.clip_batch, usable,
+        operations=images * clip.image.operations, bytes_read=0, seconds=seconds, bound_by=bound_by,
+    )  # fmt: skip
+
+
+def words_stage(
+    recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int, shipped: bool
+) -> Stage:
+    """Phrases through the text tower, by one worker while the others wait; then the host ranks them for each image."""
+    phrases = phrases_of(recipe)
+    encoded = 0 if shipped else phrases
+    encoding = compute_seconds(gpu, clip.text, encoded)
+    ranking = 2 * images * phrases * clip.dimensions
+    return model_stage(
+        "word banks", clip.name, clip.weights.bytes, sentences.bytes, clip.text.activation_bytes, recipe.text_batch,
+        usable, operations=encoded * clip.text.operations + ranking, bytes_read=phrases * clip.dimensions * 4,
+        seconds=encoding + ranking / HOST_SPEED, bound_by="device" if encoding > ranking / HOST_SPEED else "host",
+    )  # fmt: skip
+
+
+def phrases_of(recipe: Recipe) -> int:
+    """Phrases of the recipe's lists; a list of the user's own is taken for as long as `mediums`."""
+    return sum(PHRASES.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count)
+
+
+def captions_stage(
+    recipe: Recipe, gpu: Gpu, captioner: Captioning, sentences: Weighed, images: int, usable: int
+) -> Stage:
+    """Images encoded once; then steps that each read the decoder's weights once a batch and the cache of every row."""
+    weights, decoding = captioner.weights, decoding_of(recipe)
+    per_item = captioning_bytes(captioner, decoding)
+    batch = max(1, min(recipe.caption_batch, largest_batch(usable, weights.bytes + sentences.bytes, per_item)))
+    steps = math.ceil(images / batch) * decoding.steps
+    read = steps * weights.read_per_token + images * decoding.steps * cache_traffic(captioner, decoding)
+    start = 0.0 if gpu.is_cpu else ASSUMED["seconds of the host to start one decoder layer's kernels"]
+    work = captioner.decode(decoding)
+    computing = compute_seconds(gpu, work, images)
+    decode, bound_by = slower(gpu, computing + read / gpu.read_speed, steps * captioner.layers * start)
+    encoding = compute_seconds(gpu, captioner.encode, images)
+    encode, encode_bound_by = slower(gpu, encoding, images * prepare_seconds(gpu))
+    return model_stage(
+        "captions", captioner.name, weights.bytes, sentences.bytes, per_item, recipe.caption_batch, usable,
+        operations=images * (captioner.encode.operations + work.operations), bytes_read=read,
+        seconds=encode + decode, bound_by=bound_by if decode > encode else encode_bound_by,
+    )  # fmt: skip
+
+
+def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
+    """Bytes an image takes at its worst moment: while it is encoded, or at the last step of its captions."""
+    copies = ASSUMED["times the cache while beams are reordered"] if decoding.reordered else 1
+    scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED["float32 copies of a step's scores"]
+    decode = captioner.decode(decoding).activation_bytes + copies * captioner.cache_bytes(decoding) + scores
+    return int(max(captioner.encode.activation_bytes, decode))
+
+
+def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
+    """Bytes of an image's cache that one step moves: read by attention; read and written where beams change places."""
+    return captioner.cache_bytes(decoding) * (3 if decoding.reordered else 1)
+
+
+def cosines_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int) -> Stage:
+    """Every caption through CLIP's text tower, to weigh it by its cosine to the image."""
+    texts = images * recipe.captions_per_image
+    return model_stage(
+        "caption cosines", clip.name, clip.weights.bytes, sentences.bytes, clip.text.activation_bytes,
+        recipe.text_batch, usable, operations=texts * clip.text.operations, bytes_read=0,
+        seconds=compute_seconds(gpu, clip.text, texts), bound_by="device",
+    )  # fmt: skip
+
+
+def sentences_stage(recipe: Recipe, gpu: Gpu, sentences: Weighed, sentence: Work, images: int, usable: int) -> Stage:
+    captioned = sum(recipe.uses(name) for name in ("prompts", "captions"))
+    texts = images * (captioned * recipe.captions_per_image + recipe.uses("modifiers"))
+    return model_stage(
+        "sentences", "all-MiniLM-L6-v2", sentences.bytes, 0, sentence.activation_bytes, recipe.text_batch, usable,
+        operations=texts * sentence.operations, bytes_read=0, seconds=compute_seconds(gpu, sentence, texts),
+        bound_by="device",
+    )  # fmt: skip
+
+
+def neighbours_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, prompts: int) -> Stage:
+    """All images past the bank, block by block, in float32, on one device: kernel/neighbours.py."""
+    block = min(prompts, BLOCK)
+    width = clip.dimensions
+    fixed = images * width * 4 + block * width * (4 + BYTES_A_NUMBER) + min(images, IMAGES) * block * 4
+    fixed += images * recipe.neighbours * 12  # a cosine and an index each
+    operations = 2 * images * prompts * width
+    read = prompts * width * BYTES_A_NUMBER
+    # products are written, then read twice to find the best
+    moved = 3 * 4 * images * prompts
+    seconds = operations / gpu.single_speed + moved / gpu.read_speed
+    seconds += read / ASSUMED["bytes read from a mounted dataset a second"]
+    return Stage("neighbours", "", sentences.bytes, fixed, 0, 0, 0, operations, read, seconds, "device")
+
+
+def host_bytes(recipe: Recipe, gpu: Gpu, clip: Clip, captioner: Captioning | None, images: int) -> dict[str, int]:
+    """The host's memory when every worker loads its captioner at once, one after the other, and while words are ranked.
+
+    A model passes through the host whole on its way to its device.
+    """
+    if gpu.is_cpu:
+        return {}
+    library = ASSUMED["GB of the host for a worker's libraries, with CUDA"] * GB
+    largest = max(clip.weights.bytes, captioner.weights.bytes if captioner else 0)
+    ranked = 4 * (images + phrases_of(recipe)) * clip.dimensions + 512 * phrases_of(recipe) * 4
+    return {
+        f"models loading at the same time by {gpu.count} worker{'s' * (gpu.count > 1)}": int(
+            gpu.count * (library + largest)
+        ),
+        "models loading one after the other": int(gpu.count * library + largest),
+        "words ranked": int(gpu.count * library + ranked),
+    }
+
+
+def split_note(gpu: Gpu, captioner: Captioning, captions: Stage, usable: int) -> str:
+    """What a captioner too large for one device would take of each of several, layers shared out evenly."""
+    each = captions.weights_bytes / gpu.count + captioner.weights.largest_block / 2 + captions.fixed_bytes
+    most = largest_batch(usable, int(each), math.ceil(captions.bytes_per_item / gpu.count))
+    says = f"batch {most} would fit" if most else "not even that would fit"
+    return (
+        f"split over {gpu.count} {gpu.name}: about {each / GB:.1f} GB of weights on each of {usable / GB:.1f} usable, "
+        f"{says}; one image passes the devices in turn, so {gpu.count} are no faster than one, the host still takes "
+        f"all {captions.weights_bytes / GB:.1f} GB as it loads, and this package puts a captioner on one device"
+    )
+
+
+def bank_cost(gpu: Gpu, clip: Clip, prompts: int) -> dict[str, float]:
+    """Building a bank of `prompts` prompts on one of these devices: CLIP's text tower is nearly all of it."""
+    return {
+        "prompts": prompts,
+        "operations_per_prompt": clip.text.operations,
+        "operations": prompts * clip.text.operations,
+        "seconds": compute_seconds(gpu, clip.text, prompts),
+        "bytes": bank_bytes(prompts),
+    }
