@@ -62,7 +62,7 @@ class Recipe:
     # nearest prompts of the bank an image, and how they are weighed
     neighbours: int = 100
     neighbour_weighting: str = "published"
-    neighbour_temperature: float = 0.02
+    neighbour_temperature: float = 0.05
     normalise: bool = True
     # batch and shard borders change float rounding in the last digits, so they belong to the run's identity
     clip_batch: int = 64

@@ -21,8 +21,8 @@ from kernel.inputs import MARKER, flat_name
 DATASET_METADATA = "dataset-metadata.json"
 CODE_SLUG = "image-to-prompts-code"
 TOP_LEVEL_LIMIT = 50  # Kaggle's, for the top-level files of one dataset
-# Not needed there: the miniature world, and what Python leaves beside its sources.
-LEFT_OUT = {"miniature", "__pycache__"}
+# Not needed there: the miniature world, the measurement of the text side, what Python leaves beside its sources.
+LEFT_OUT = {"miniature", "text_side", "__pycache__"}
 # What Kaggle changes on upload, as people report it: these characters are stripped, archives are unpacked.
 STRIPPED = re.compile(r"[+~]|[^\x20-\x7e]")
 UNPACKED = (".gz", ".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")

@@ -65,7 +65,7 @@ def test_the_push_is_recorded(kaggle, project):
         "url": f"https://service/code/{KERNEL}",
         "code_sha256": held["sha256"],
         "commit": None,
-        "recipe": "baseline",
+        "recipe": "text",
     }
     assert expected.items() <= pushed.items()
 
