@@ -6,11 +6,13 @@ Heavy modules are imported inside the commands that need them, so that help answ
 
 import argparse
 import json
+import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from kernel.config import DEFAULT_DEMO, DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, BankSettings, Paths, recipe_named
+from kernel.deadline import Deadline
 from kernel.errors import UserError
 from kernel.offline import refuse_network
 from kernel.publish.commands import add_publish
@@ -18,6 +20,7 @@ from kernel.publish.commands import add_publish
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, interrupted)
     if options.offline:
         refuse_network()
     try:
@@ -28,6 +31,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
         return 1
+
+
+def interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
     )
     add_recipe(run)
     run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    run.add_argument("--deadline", metavar="TIME", help="such as 8h30m: by then it ends, with what captions there are")
+    run.add_argument("--started", type=float, metavar="EPOCH",
+                     help="seconds since 1970 from which that counts (default: this process's start)")  # fmt: skip
     run.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
     run.set_defaults(command=run_command)
 
@@ -160,14 +170,24 @@ def positive(text: str) -> int:
 
 
 def run_command(options: argparse.Namespace) -> int:
+    from kernel.durations import seconds_of
     from kernel.pipeline import run
 
     recipe = recipe_named(options.recipe, options.settings)
+    deadline = Deadline.after(seconds_of(options.deadline) if options.deadline else None, options.started)
     paths = Paths(options.images, options.weights, options.out, options.bank)
-    content = run(recipe, paths, options.device, options.limit)
+    content = run(recipe, paths, options.device, options.limit, deadline)
     counts = content["counts"]
     written = options.out / "submission.csv"
     print(f"{written}: {counts['images']} images, {counts['bad_images']} of them bad (fallback row)")
+    for problem in content["problems"]:
+        print(f"problem: {problem}", file=sys.stderr)
+    if counts["degraded_rows"] > counts["bad_images"]:
+        print(
+            f"of {counts['images']} images {counts['no_captions']} have no captions, {counts['fewer_captions']} fewer "
+            f"than asked, on {counts['caption_failures']} the captioner failed",
+            file=sys.stderr,
+        )
     for image_id, reason in list(content["bad_images"].items())[:10]:
         print(f"bad image {image_id}: {reason}", file=sys.stderr)
     return 0

@@ -1,6 +1,7 @@
 """What each way of looking at an image says of its prompt: one MiniLM-like row an image, and where it says nothing."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,9 @@ class Said(NamedTuple):
     weights: list[float]
 
 
-def weighed_captions(captions: list[list[str]], cosines: list[list[float]] | None, recipe: Recipe) -> list[Said]:
+def weighed_captions(
+    captions: list[list[str]], cosines: Sequence[list[float] | None] | None, recipe: Recipe
+) -> list[Said]:
     """Each image's captions with their weights: alike, or by the `cosines` with the image where those are given.
 
     Example (distinct_captions, temperature 0.1): ["a", "b", "a"], cosines [0.3, 0.4, 0.3] -> "a" 0.37, "b" 1
@@ -30,9 +33,10 @@ def weighed_captions(captions: list[list[str]], cosines: list[list[float]] | Non
     said = []
     for image, texts in enumerate(captions):
         known = [1.0] * len(texts)
-        if cosines is not None and texts:
-            best = max(cosines[image])  # taken off first, so that no exponential overflows
-            known = [math.exp((cosine - best) / recipe.caption_temperature) for cosine in cosines[image]]
+        own = None if cosines is None else cosines[image]
+        if own:
+            best = max(own)  # taken off first, so that no exponential overflows
+            known = [math.exp((cosine - best) / recipe.caption_temperature) for cosine in own]
         if recipe.distinct_captions:
             weight_of = dict(zip(texts, known, strict=True))
             texts, known = list(weight_of), list(weight_of.values())

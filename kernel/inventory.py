@@ -10,16 +10,17 @@ from kernel.prompt_bank import RECORD, PromptBank
 from kernel.word_banks import Phrases, read_phrases
 
 
-def captioner_named(recipe: Recipe, weights: Weights) -> str:
-    """The recipe's captioner, or the first of the weights folder."""
-    if recipe.captioner == "auto" and weights.captioners:
-        return weights.captioners[0]
-    if recipe.captioner not in weights.captioners:
+def captioners_named(recipe: Recipe, weights: Weights) -> list[str]:
+    """The recipe's captioner, or the first of the weights folder, and those that stand in for it when it fails."""
+    name = recipe.captioner
+    if name == "auto" and weights.captioners:
+        name = weights.captioners[0]
+    if name not in weights.captioners:
         raise UserError(
-            f"{weights.folder}: holds no captioner {recipe.captioner!r}; it has "
-            f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
+            f"{weights.folder}: holds no captioner {name!r}; it has {', '.join(weights.captioners) or 'none'}. Set "
+            "captioner to one of these or make the weights again"
         )
-    return recipe.captioner
+    return weights.captioners[weights.captioners.index(name) :]
 
 
 def opened_bank(recipe: Recipe, paths: Paths, weights: Weights) -> PromptBank | None:

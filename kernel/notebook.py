@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from kernel.checkpoints import MANIFEST, read_manifest
@@ -26,6 +27,8 @@ RERUN = "KAGGLE_IS_COMPETITION_RERUN"
 RUN_TYPE = "KAGGLE_KERNEL_RUN_TYPE"
 # A saved log need not hold ten progress lines a second for nine hours.
 SECONDS_BETWEEN_PROGRESS_LINES = "15"
+# of the 9 hours that Kaggle gives the whole notebook
+DEADLINE = "8h30m"
 CODE = Path(__file__).parent.parent
 
 
@@ -34,6 +37,7 @@ class Session:
 
     def __init__(self, input_root: str) -> None:
         """Finds what is mounted and writes the constant submission.csv into the working folder."""
+        self.started = time.time()
         self.scratch = Path(tempfile.mkdtemp(prefix="image-to-prompts-"))
         self.rerun = os.environ.get(RERUN) is not None
         self.problems: list[str] = []
@@ -69,9 +73,9 @@ class Session:
     def run(self, recipe: str) -> None:
         """Runs the recipe in a child and puts its submission in the constant one's place when it is valid."""
         command = ["run", self.images, "--weights", self.weights, "--out", self.run_folder, "--recipe", recipe]
-        code = self.kernel(*command)
+        code = self.kernel(*command, "--deadline", DEADLINE, "--started", self.started)
         if code:
-            return self.note(f"the run ended without a result ({ending(code)}); the constant submission stands")
+            self.note(f"the run did not end well ({ending(code)})")
         try:
             made = self.run_folder / "submission.csv"
             check_submission(made, [image.id for image in list_images(self.images)])
@@ -81,10 +85,12 @@ class Session:
             self.submission.with_name(".submission.csv.tmp").replace(self.submission)
         except (UserError, OSError) as error:
             return self.note(f"{error}; the constant submission stands")
-        content = read_run(self.run_folder)
-        if content and content["counts"]["degraded_rows"]:
-            counts = content["counts"]
-            self.note(f"{counts['degraded_rows']} of {counts['images']} rows hold only the fallback; see run/run.json")
+        content = read_run(self.run_folder) or {}
+        for problem in content.get("problems", []):
+            self.note(problem)
+        counts = content.get("counts", {})
+        if counts.get("degraded_rows"):
+            self.note(f"{counts['degraded_rows']} of {counts['images']} rows are less than asked; see run/run.json")
 
     def show(self) -> None:
         """Score, pictures and the comparison with the seed deck; not in the scoring rerun, where nobody looks."""

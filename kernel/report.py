@@ -21,8 +21,6 @@ def write_report(run: Path) -> Path:
         raise UserError(f"{run}: no finished run found; expected a folder that 'python -m kernel run' wrote")
     files = list_images(Path(content["images"]))[: content["counts"]["images"]]
     folder = RunFolder(run, files, content["recipe"]["shard_images"])
-    captioned = folder.shard_path("captions", 0, ".json").is_file()  # a recipe may do without
-    captions = folder.read_captions()[0] if captioned else [[] for _ in files]
     cards = [
         {
             "id": file.id,
@@ -33,7 +31,7 @@ def write_report(run: Path) -> Path:
             "prompt": content.get("prompts", {}).get(file.id),
             "cosine": content.get("per_image", {}).get(file.id),
         }
-        for file, said, phrases in zip(files, captions, folder.read_modifiers(), strict=True)
+        for file, said, phrases in zip(files, folder.read_captions()[0], folder.read_modifiers(), strict=True)
     ]
     environment = Environment(loader=PackageLoader("kernel", "templates"), autoescape=True)
     page = environment.get_template("report.html").render(run=content, cards=sorted(cards, key=worst_first))

@@ -7,6 +7,7 @@ next one goes on with what is missing.
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -53,26 +54,50 @@ class RunFolder:
                 bad.update(json.loads(file.metadata()["bad"]))
         return np.concatenate(parts), bad
 
-    def write_captions(self, shard: int, captions: list[list[str]], bad: dict[str, str]) -> None:
-        write_json(self.shard_path("captions", shard, ".json"), {"captions": captions, "bad": bad})
+    def write_captions(
+        self, shard: int, captions: list[list[str]], bad: dict[str, str], failed: dict[str, str], reduced: int
+    ) -> None:
+        """Captions, {id: reason} of bad images and of those that the captioner failed on, and how many images were
+        captioned with less effort than the recipe asks."""
+        content = {"captions": captions, "bad": bad, "failed": failed, "reduced": reduced}
+        self.shard_path("captions", shard, ".cosines.json").unlink(missing_ok=True)  # of other captions
+        write_json(self.shard_path("captions", shard, ".json"), content)
 
     def read_captions(self) -> tuple[list[list[str]], dict[str, str]]:
-        """All shards: the captions of each image in order, and {id: reason} of images bad by then."""
+        """The captions of each image in order, none where its shard was not made, and {id: reason} of bad images."""
         captions: list[list[str]] = []
         bad: dict[str, str] = {}
-        for shard in range(len(self.borders)):
-            content = json.loads(self.shard_path("captions", shard, ".json").read_text(encoding="utf-8"))
-            captions.extend(content["captions"])
-            bad.update(content["bad"])
+        for (start, stop), content in zip(self.borders, self.caption_shards(), strict=True):
+            captions.extend(content["captions"] if content else [[] for _ in range(start, stop)])
+            bad.update(content["bad"] if content else {})
         return captions, bad
+
+    def read_caption_shortfall(self) -> tuple[dict[str, str], int, int]:
+        """{id: reason} of images that the captioner failed on, how many got less effort, how many none at all."""
+        failed: dict[str, str] = {}
+        reduced = missing = 0
+        for (start, stop), content in zip(self.borders, self.caption_shards(), strict=True):
+            failed.update(content["failed"] if content else {})
+            reduced += content["reduced"] if content else 0
+            missing += 0 if content else stop - start
+        return failed, reduced, missing
+
+    def caption_shards(self) -> Iterator[dict[str, Any] | None]:
+        for shard in range(len(self.borders)):
+            path = self.shard_path("captions", shard, ".json")
+            yield json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def write_caption_cosines(self, shard: int, cosines: list[list[float]]) -> None:
         write_json(self.shard_path("captions", shard, ".cosines.json"), cosines)
 
-    def read_caption_cosines(self) -> list[list[float]]:
-        """All shards: of each image's captions, in their order, the cosines with the image."""
-        paths = [self.shard_path("captions", shard, ".cosines.json") for shard in range(len(self.borders))]
-        return [own for path in paths for own in json.loads(path.read_text(encoding="utf-8"))]
+    def read_caption_cosines(self) -> list[list[float] | None]:
+        """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
+        cosines: list[list[float] | None] = []
+        for shard, (start, stop) in enumerate(self.borders):
+            path = self.shard_path("captions", shard, ".cosines.json")
+            made = path.is_file() and self.shard_path("captions", shard, ".json").is_file()
+            cosines.extend(json.loads(path.read_text(encoding="utf-8")) if made else [None] * (stop - start))
+        return cosines
 
     def write_modifiers(self, modifiers: list[list[str]]) -> None:
         write_json(self.folder / "clip" / "modifiers.json", modifiers)

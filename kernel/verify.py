@@ -95,6 +95,8 @@ def verify(run: Path) -> Verdict:
     try:
         modifiers = dict(zip(ids, folder.read_modifiers(), strict=True))
         captions = dict(zip(ids, folder.read_captions()[0], strict=True))
+        if not captions[CAPTIONED]:
+            raise ValueError(f"{CAPTIONED} has no captions")
     except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{run}: the words of its images cannot be read ({error}). Run into a new folder") from error
     differences = []

@@ -133,9 +133,10 @@ def test_the_scoring_rerun_shows_nothing(after_run, monkeypatch, capfd):
 
 def test_a_run_that_fails_leaves_the_constant_and_raises_at_the_end(session):
     session.run("no-such-recipe")
-    assert "the run ended without a result (exit code 1); the constant submission stands" in session.problems
+    assert session.problems[0] == "the run did not end well (exit code 1)"
+    assert session.problems[1].endswith("expected a submission.csv; the constant submission stands")
     check_submission(session.submission, IDS)
-    with pytest.raises(UserError, match="degraded: the run ended without a result"):
+    with pytest.raises(UserError, match="degraded: the run did not end well"):
         session.finish()
 
 
@@ -165,7 +166,7 @@ def test_an_invalid_result_of_the_run_is_not_taken(session, monkeypatch):
 def test_a_bad_image_is_a_problem_outside_the_scoring_rerun(session):
     (session.images / "c.png").write_bytes(b"")
     session.run("baseline")
-    assert session.problems == ["1 of 6 rows hold only the fallback; see run/run.json"]
+    assert session.problems == ["1 of 6 rows are less than asked; see run/run.json"]
     assert not is_constant(session.submission)
 
 

@@ -80,9 +80,17 @@ def test_bad_images_of_all_shards_come_back_with_their_reasons(tmp_path):
 def test_captions_of_all_shards_come_back_in_image_order(tmp_path):
     run = opened(tmp_path, shard_images=3)
     first, second = [["a fish", "größe 猫"], [], ['a "sign"']], [["x"], ["y", ""]]
-    run.write_captions(1, second, {"4": "gone"})
-    run.write_captions(0, first, {"1": "ValueError: größe"})
+    run.write_captions(1, second, {"4": "gone"}, {}, 0)
+    run.write_captions(0, first, {"1": "ValueError: größe"}, {}, 0)
     assert run.read_captions() == (first + second, {"1": "ValueError: größe", "4": "gone"})
+
+
+def test_a_shard_that_was_not_made_has_no_captions_and_is_counted(tmp_path):
+    run = opened(tmp_path)
+    run.write_captions(1, [["x"] for _ in run.shard_files(1)], {}, {"4": "ValueError"}, 1)
+    captions, _ = run.read_captions()
+    assert captions == [[], [], ["x"], ["x"], []]
+    assert run.read_caption_shortfall() == ({"4": "ValueError"}, 1, 3)
 
 
 def test_modifiers_come_back_as_they_were(tmp_path):
@@ -102,7 +110,7 @@ def test_an_estimate_is_kept_bit_by_bit(tmp_path):
 
 def test_an_id_that_utf8_cannot_hold_does_not_stop_the_captions(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [[]], {"\udce9": "bad"})
+    run.write_captions(0, [[]], {"\udce9": "bad"}, {}, 0)
     assert json.loads(run.shard_path("captions", 0, ".json").read_text(encoding="utf-8"))["bad"] == {"?": "bad"}
 
 
@@ -126,7 +134,7 @@ def test_the_same_run_goes_on(tmp_path):
 
 def test_a_run_that_goes_on_keeps_what_was_written(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [["a"]], {})
+    run.write_captions(0, [["a"]], {}, {}, 0)
     run.write_run({"identity": IDENTITY, "counts": {"images": 5}})
     (tmp_path / "submission.csv").write_text("older")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -147,7 +155,7 @@ def test_something_new_in_the_identity_is_a_change(tmp_path):
 
 def test_a_changed_run_removes_the_old_outputs(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [["a"]], {})
+    run.write_captions(0, [["a"]], {}, {}, 0)
     run.write_clip(0, np.zeros((2, 3), dtype=np.float32), {})
     run.write_estimate("prompts", np.zeros((5, 384), dtype=np.float32), np.ones(5, dtype=bool))
     (tmp_path / "submission.csv").write_text("older")

@@ -1,0 +1,98 @@
+"""The time that a run may take: what is left of it, how much effort fits, and an end when something hangs."""
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+
+PROCESS_START = time.monotonic()
+LOOK_SECONDS = 1.0
+
+
+class OutOfTime(Exception):
+    """What was asked does not fit into the time that is left."""
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """A point on the clock that nobody sets back; None: never."""
+
+    ends: float | None = None
+
+    @classmethod
+    def after(cls, seconds: float | None, started: float | None = None) -> "Deadline":
+        """`seconds` from `started` (seconds since 1970), or from this process's start where that is earlier.
+
+        The wall clock is read once: set back or forward later, it changes nothing.
+        """
+        if seconds is None:
+            return NEVER
+        own = time.monotonic() - PROCESS_START
+        spent = own if started is None else max(own, time.time() - started)
+        return cls(time.monotonic() + seconds - spent)
+
+    def left(self) -> float:
+        """Seconds, below 0 when it has passed; infinite without a deadline."""
+        return float("inf") if self.ends is None else self.ends - time.monotonic()
+
+    def earlier(self, seconds: float) -> "Deadline":
+        return Deadline(None if self.ends is None else self.ends - seconds)
+
+
+NEVER = Deadline()
+
+
+class Effort:
+    """How many beams (or sampled captions) the next batch may have, so that every image gets its turn in time.
+
+    Assumes that a caption's time grows with their number and measures anew with every batch.
+    """
+
+    def __init__(self, most: int, images: int, ends: Deadline) -> None:
+        self.most, self.images, self.ends = most, images, ends
+        self.image_seconds: float | None = None  # with the most effort
+
+    def next(self, batch: int) -> int:
+        """Raises OutOfTime when `batch` images do not fit even with an effort of 1."""
+        left = self.ends.left()
+        if self.image_seconds is None:
+            if left <= 0:
+                raise OutOfTime
+            return self.most
+        least = self.image_seconds / self.most
+        if least * batch > left:
+            raise OutOfTime
+        return max(1, int(min(self.most, left / (least * max(self.images, batch)))))
+
+    def took(self, batch: int, effort: int, seconds: float) -> None:
+        self.images -= batch
+        self.image_seconds = seconds / batch * self.most / effort
+
+
+class Watchdog:
+    """Ends the process at the deadline, whatever it hangs in, with exit code 1; what stands on the disk stands."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self.deadline = deadline
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.watch, daemon=True)
+
+    def __enter__(self) -> None:
+        if self.deadline is not NEVER:
+            self.thread.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.done.set()
+
+    def watch(self) -> None:
+        while not self.done.wait(min(max(self.deadline.left(), 0), LOOK_SECONDS)):
+            if self.deadline.left() <= 0:
+                end()
+
+
+def end() -> None:
+    try:
+        print("the time is over: ended as it is; the last submission.csv stands", file=sys.stderr, flush=True)
+    finally:
+        os._exit(1)

@@ -1,0 +1,253 @@
+"""What can go wrong after image 1, brought about on purpose: every run still ends with a valid submission."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kernel.captions import Captioner
+from kernel.clip import ClipEncoder
+from kernel.config import RECIPES, Paths
+from kernel.deadline import Deadline
+from kernel.pipeline import run
+from kernel.stages import BatchSize, CannotBeUsed, Failed, encoded
+from kernel.submission import check_submission, read_submission
+from tests.conftest import ROOT
+
+IDS = list("abcdef")
+RECIPE = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2, caption_batch=2)
+REAL = Captioner.captions
+
+
+@pytest.fixture
+def where(image_folder, weights_folder, tmp_path) -> Paths:
+    return Paths(image_folder, weights_folder, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, weights_folder, drawn) -> dict[str, np.ndarray]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    (folder / "images").mkdir()
+    for name, (picture, _) in zip(IDS, drawn, strict=False):
+        picture.save(folder / "images" / f"{name}.png")
+    run(RECIPE, Paths(folder / "images", weights_folder, folder / "run"), "cpu")
+    return read_submission(folder / "run" / "submission.csv")
+
+
+def counts(content: dict) -> dict[str, int]:
+    return {name: count for name, count in content["counts"].items() if count and name != "images"}
+
+
+def changed(where: Paths, undisturbed: dict[str, np.ndarray]) -> list[str]:
+    check_submission(where.run / "submission.csv", IDS)
+    rows = read_submission(where.run / "submission.csv")
+    return [name for name in IDS if np.abs(rows[name] - undisturbed[name]).max() > 1e-4]
+
+
+# out of memory
+
+
+def test_out_of_memory_halves_the_batch_until_it_fits():
+    asked = []
+
+    def encode(images):
+        asked.append(len(images))
+        if len(images) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return images
+
+    size = BatchSize(16)
+    assert encoded(list(range(20)), size, encode) == list(range(20))
+    assert asked == [16, 8, 4, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2]
+    assert size.value == 2
+
+
+def test_one_image_that_does_not_fit_is_no_use():
+    def encode(images):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(CannotBeUsed, match="one image alone does not fit into memory"):
+        encoded([1, 2, 3], BatchSize(2), encode)
+
+
+def test_an_image_on_which_a_model_raises_is_alone_in_that():
+    def encode(images):
+        if 3 in images:
+            raise ValueError("three")
+        return images
+
+    assert encoded([1, 2, 3, 4, 5], BatchSize(4), encode) == [1, 2, Failed("ValueError: three"), 4, 5]
+
+
+def test_a_captioner_out_of_memory_captions_in_smaller_batches(where, undisturbed, monkeypatch, capfd):
+    def captions(self, images, *more):
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return REAL(self, images, *more)
+
+    monkeypatch.setattr(Captioner, "captions", captions)
+    content = run(RECIPE, where, "cpu")
+    assert counts(content) == {} and content["problems"] == []
+    assert changed(where, undisturbed) == []
+    assert "out of memory: 1 images at a time from here on" in capfd.readouterr().err
+
+
+def test_a_captioner_without_memory_for_one_image_is_followed_by_the_smaller_one(where, undisturbed, monkeypatch):
+    def captions(self, images, *more):
+        if hasattr(self.model, "qformer"):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return REAL(self, images, *more)
+
+    monkeypatch.setattr(Captioner, "captions", captions)
+    content = run(RECIPE, where, "cpu")
+    (problem,) = content["problems"]
+    assert problem.startswith("captioner blip2 was given up (CannotBeUsed: one image alone does not fit into memory")
+    assert counts(content) == {}
+    assert changed(where, undisturbed)  # of some pictures both say the same
+
+
+def test_clip_out_of_memory_encodes_in_smaller_batches(where, undisturbed, monkeypatch):
+    real = ClipEncoder.encode_images
+
+    def encode_images(self, images):
+        if len(images) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(self, images)
+
+    monkeypatch.setattr(ClipEncoder, "encode_images", encode_images)
+    assert counts(run(RECIPE, where, "cpu")) == {}
+    assert changed(where, undisturbed) == []
+
+
+# captioners that fail
+
+
+def test_a_captioner_that_raises_on_an_image_leaves_it_to_the_rest(where, undisturbed, monkeypatch):
+    calls = []
+
+    def captions(self, images, *more):
+        calls.append(len(images))
+        if len(calls) in (2, 3):  # the second batch, then its first image alone
+            raise ValueError("odd picture")
+        return REAL(self, images, *more)
+
+    monkeypatch.setattr(Captioner, "captions", captions)
+    content = run(RECIPE, where, "cpu")
+    assert content["caption_failures"] == {"c": "ValueError: odd picture"}
+    assert counts(content) == {"caption_failures": 1, "degraded_rows": 1}
+    assert changed(where, undisturbed) == ["c"]
+
+
+def test_captions_that_are_empty_are_none(where, undisturbed, monkeypatch):
+    def captions(self, images, *more):
+        return [["", ""] for _ in images]
+
+    monkeypatch.setattr(Captioner, "captions", captions)
+    run(RECIPE, where, "cpu")
+    assert changed(where, undisturbed) == IDS
+    assert json.loads((where.run / "captions" / "00000.json").read_text())["captions"] == [[], []]
+
+
+def test_without_any_captioner_that_works_the_answer_has_no_captions(where, undisturbed, monkeypatch):
+    def captions(self, images, *more):
+        raise RuntimeError("device-side assert")
+
+    monkeypatch.setattr(Captioner, "captions", captions)
+    content = run(RECIPE, where, "cpu")
+    assert [problem.split(" ")[1] for problem in content["problems"]] == ["blip2", "blip", "captioner"]
+    assert counts(content) == {"no_captions": 6, "degraded_rows": 6}
+    assert changed(where, undisturbed) == IDS
+    monkeypatch.undo()
+    assert counts(run(RECIPE, where, "cpu")) == {}  # the same command makes up for it
+    assert changed(where, undisturbed) == []
+
+
+# too little time
+
+
+class Scripted(Deadline):
+    """A deadline far away whose earlier one, for captions, says these seconds left one after the other."""
+
+    def __init__(self, *seconds: float) -> None:
+        super().__init__(None)
+        object.__setattr__(self, "script", iter(seconds))
+
+    def left(self) -> float:
+        return 1e6
+
+    def earlier(self, seconds: float) -> Deadline:
+        own = Deadline()
+        object.__setattr__(own, "left", lambda: next(self.script))
+        return own
+
+
+def test_too_little_time_means_fewer_beams_then_fewer_images(where, undisturbed, monkeypatch):
+    asked = []
+
+    def captions(self, images, recipe, *more):
+        asked.append(recipe.num_beams)
+        return REAL(self, images, recipe, *more)
+
+    monkeypatch.setattr(Captioner, "captions", captions)
+    monkeypatch.setattr("kernel.deadline.Effort.took", lambda self, *more: setattr(self, "image_seconds", 100.0))
+    content = run(RECIPE, where, "cpu", deadline=Scripted(1e6, 350, 0))
+    assert asked == [2, 1]
+    assert counts(content) == {"fewer_captions": 2, "no_captions": 2, "degraded_rows": 4}
+    assert content["problems"] == ["the time was over before every image had captions"]
+    assert changed(where, undisturbed) == ["c", "d", "e", "f"]
+
+
+HANGS = """
+import sys, time
+import kernel.__main__
+from kernel.captions import Captioner
+from kernel.deadline import Deadline
+hanging = []
+class Told(Deadline):
+    "All the time in the world, and none once the captioner hangs."
+    def left(self):
+        return 0 if hanging else 1e6
+    def earlier(self, seconds):
+        return self
+def hang(self, *more):
+    print("captioning", flush=True)
+    if sys.argv[1] == "deadline":
+        hanging.append(True)
+    time.sleep(1000)
+Captioner.captions = hang
+kernel.__main__.Deadline.after = lambda *more: Told()
+sys.exit(kernel.__main__.main(sys.argv[2:]))
+"""
+
+
+def hanging(where: Paths, until: str) -> subprocess.Popen:
+    settings = ["--recipe", "baseline", "--set", "num_beams=2", "--set", "captions_per_image=2"]
+    arguments = ["run", where.images, "--weights", where.weights, "--out", where.run, *settings]
+    command = [sys.executable, "-c", HANGS, until, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_captioner_that_hangs_does_not_hold_the_run(where, undisturbed):
+    process = hanging(where, "deadline")
+    said, errors = process.communicate()
+    assert (said, process.returncode) == ("captioning\n", 1)
+    assert "the last submission.csv stands" in errors
+    assert changed(where, undisturbed) == IDS
+    content = json.loads((where.run / "run.json").read_text())
+    assert content["problems"] == ["the run ended before captions were made"]
+
+
+def test_sigterm_leaves_a_valid_submission_and_exit_code_1(where, undisturbed):
+    process = hanging(where, "signal")
+    assert process.stdout is not None and process.stdout.readline() == "captioning\n"
+    os.kill(process.pid, signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "interrupted; what is finished is kept" in errors
+    assert changed(where, undisturbed) == IDS
