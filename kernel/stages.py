@@ -19,6 +19,7 @@ from kernel.clip import ClipEncoder
 from kernel.config import OF_BANK, Recipe
 from kernel.deadline import Deadline, Effort, OutOfTime
 from kernel.devices import Device
+from kernel.errors import UserError
 from kernel.estimates import Said, bank_estimate, said_of, text_estimate, weighed_captions
 from kernel.fusion import fuse
 from kernel.images import BadImage, ImageFile, decoded_batches
@@ -46,7 +47,17 @@ def clip_stage(folder: RunFolder, recipe: Recipe, weights: Weights, words: list[
     size = BatchSize(recipe.clip_batch)
     with progress(folder, "clip", ".safetensors") as (shards, bar):
         for shard in shards:
-            found, bad, failed = encode_files(folder.shard_files(shard), size, clip.encode_images, bar)
+            files = folder.shard_files(shard)
+            try:
+                found, bad, failed = encode_files(files, size, clip.encode_images, bar)
+                if fails_on_all(files, bad, failed):
+                    raise CannotBeUsed(next(iter(failed.values())))
+            except CannotBeUsed as error:
+                # kept as bad images, a shard of them would stay so when the run goes on
+                raise UserError(
+                    f"CLIP cannot be used on {device.name} ({error}): images {files[0].id} to {files[-1].id} have no "
+                    "features, and the last submission.csv stands. Run again to go on there, or with --device cpu"
+                ) from error
             rows = [np.zeros(width, dtype=np.float32) if row is None else row for row in found]
             folder.write_clip(shard, np.stack(rows), bad | failed)
     free(clip)
@@ -99,7 +110,7 @@ def caption_shards(
             encode = partial(batch_captions, captioner, recipe, batch_seeds(recipe.seed, shard), effort, reduced)
             files = folder.shard_files(shard)
             written, bad, failed = encode_files(files, size, encode, bar)
-            if failed and len(failed) + len(bad) == len(files):
+            if fails_on_all(files, bad, failed):
                 raise CannotBeUsed(next(iter(failed.values())))
             captions = [[caption for caption in own or [] if caption] for own in written]
             folder.write_captions(shard, captions, bad, failed, sum(reduced))
@@ -202,6 +213,11 @@ def estimates_stage(
 
 class CannotBeUsed(Exception):
     """A model fails on everything, or has no memory even for one image."""
+
+
+def fails_on_all(files: list[ImageFile], bad: dict[str, str], failed: dict[str, str]) -> bool:
+    """Whether a model failed on every file that could be decoded; of a single one that says nothing of the model."""
+    return len(failed) > 1 and len(failed) + len(bad) == len(files)
 
 
 @dataclass

@@ -15,6 +15,7 @@ from kernel.captions import Captioner
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES, Paths
 from kernel.deadline import Deadline
+from kernel.errors import UserError
 from kernel.pipeline import run
 from kernel.stages import BatchSize, CannotBeUsed, Failed, encoded
 from kernel.submission import check_submission, read_submission
@@ -125,6 +126,36 @@ def test_clip_out_of_memory_encodes_in_smaller_batches(where, undisturbed, monke
     assert changed(where, undisturbed) == []
 
 
+@pytest.mark.parametrize("error", [RuntimeError("device-side assert"), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_clip_that_fails_on_everything_stops_the_run_and_is_made_up_for_later(where, undisturbed, monkeypatch, error):
+    def encode_images(self, images):
+        raise error
+
+    monkeypatch.setattr(ClipEncoder, "encode_images", encode_images)
+    with pytest.raises(UserError, match="CLIP cannot be used on cpu .*images a to b have no features"):
+        run(RECIPE, where, "cpu")
+    assert changed(where, undisturbed) == IDS
+    monkeypatch.undo()
+    assert counts(run(RECIPE, where, "cpu")) == {}
+    assert changed(where, undisturbed) == []
+
+
+def test_a_shard_of_one_image_on_which_clip_fails_stops_nothing(where, undisturbed, monkeypatch):
+    real = ClipEncoder.encode_images
+    calls = []
+
+    def encode_images(self, images):
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise ValueError("odd picture")
+        return real(self, images)
+
+    monkeypatch.setattr(ClipEncoder, "encode_images", encode_images)
+    content = run(replace(RECIPE, shard_images=5), where, "cpu")
+    assert content["bad_images"] == {"f": "ValueError: odd picture"}
+    assert changed(where, undisturbed) == ["f"]
+
+
 # captioners that fail
 
 
@@ -208,6 +239,7 @@ import sys, time
 import kernel.__main__
 from kernel.captions import Captioner
 from kernel.deadline import Deadline
+from kernel.errors import UserError
 hanging = []
 class Told(Deadline):
     "All the time in the world, and none once the captioner hangs."

@@ -140,6 +140,13 @@ def test_a_run_that_fails_leaves_the_constant_and_raises_at_the_end(session):
         session.finish()
 
 
+def test_a_run_has_a_deadline_that_counts_from_the_notebooks_start(session, monkeypatch):
+    asked = []
+    monkeypatch.setattr(session, "kernel", lambda *arguments: asked.append(arguments) or 1)
+    session.run("text")
+    assert asked[0][-4:] == ("--deadline", "8h30m", "--started", session.started)
+
+
 def test_the_scoring_rerun_does_not_raise_for_a_failed_run(session):
     session.rerun = True
     session.run("no-such-recipe")
