@@ -30,5 +30,5 @@ def write_constant(images: Path, weights: Path, submission: Path) -> int:
     opened = open_weights(weights, parts=("sentences", PRIOR))
     ids = [image.id for image in list_images(images)]
     row = constant_row(SentenceEncoder.load(opened, Device("cpu")), weights, Recipe().text_batch)
-    write_submission(submission, ids, np.tile(row, (len(ids), 1)))
+    write_submission(submission, ids, np.broadcast_to(row, (len(ids), len(row))))
     return len(ids)
