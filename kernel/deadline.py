@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 PROCESS_START = time.monotonic()
 LOOK_SECONDS = 1.0
+# No session of Kaggle's lasts longer than 12 hours, so a start more than a day ago is a wrong clock or a wrong number.
+LONGEST_AGO = 86_400.0
 
 
 class OutOfTime(Exception):
@@ -16,31 +18,46 @@ class OutOfTime(Exception):
 
 @dataclass(frozen=True)
 class Deadline:
-    """A point on the clock that nobody sets back; None: never."""
+    """A point on the clock that nobody sets; None: never. `started` is the wall clock's time it was counted from,
+    where one was given, for words about it."""
 
     ends: float | None = None
+    started: float | None = None
 
     @classmethod
     def after(cls, seconds: float | None, started: float | None = None) -> "Deadline":
-        """`seconds` from `started` (seconds since 1970), or from this process's start where that is earlier.
+        """`seconds` from `started` (seconds since 1970), or from this process's start where that is earlier, or where
+        `started` cannot be true: never more time than from this process's start.
 
         The wall clock is read once: set back or forward later, it changes nothing.
         """
         if seconds is None:
             return NEVER
         own = time.monotonic() - PROCESS_START
-        spent = own if started is None else max(own, time.time() - started)
-        return cls(time.monotonic() + seconds - spent)
+        ago = 0.0 if started is None else time.time() - started
+        spent = max(own, ago) if can_be_true(ago) else own
+        return cls(time.monotonic() + seconds - spent, started)
 
     def left(self) -> float:
         """Seconds, below 0 when it has passed; infinite without a deadline."""
         return float("inf") if self.ends is None else self.ends - time.monotonic()
 
     def earlier(self, seconds: float) -> "Deadline":
-        return Deadline(None if self.ends is None else self.ends - seconds)
+        return Deadline(None if self.ends is None else self.ends - seconds, self.started)
 
 
 NEVER = Deadline()
+
+
+def can_be_true(ago: float) -> bool:
+    """Whether a run can have been started so many seconds ago: not in the future, nor before the machine; not nan."""
+    return 0 <= ago <= min(LONGEST_AGO, machine_seconds())
+
+
+def machine_seconds() -> float:
+    """Seconds since this machine started, by a clock that nobody sets; infinite where there is none (macOS)."""
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return float("inf") if clock is None else time.clock_gettime(clock)
 
 
 class Effort:
@@ -49,7 +66,7 @@ class Effort:
     Assumes that a caption's time grows with their number and measures anew with every batch.
     """
 
-    def __init__(self, most: int, images: int, ends: Deadline) -> None:
+    def __init__(self, most: int, images: int, ends: Deadline = NEVER) -> None:
         self.most, self.images, self.ends = most, images, ends
         self.image_seconds: float | None = None  # with the most effort
 
@@ -93,6 +110,10 @@ class Watchdog:
 
 def end() -> None:
     try:
-        print("the time is over: ended as it is; the last submission.csv stands", file=sys.stderr, flush=True)
+        print(
+            "the time is over: ended as it is; the last submission.csv stands, if there is one yet",
+            file=sys.stderr,
+            flush=True,
+        )
     finally:
         os._exit(1)

@@ -1,12 +1,18 @@
-"""What must be so before image 1: nobody else writes into the run folder, and the disk holds the whole run."""
+"""What must be so before image 1: versions that fit, a clock that can be true, nobody else in the run folder, a folder
+that can be written, and a disk that holds the whole run."""
 
 import fcntl
+import importlib.metadata
 import os
+import platform
 import shutil
+import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from kernel.deadline import NEVER, Deadline, can_be_true
 from kernel.errors import UserError
 from kernel.store import cannot_write
 
@@ -15,6 +21,32 @@ from kernel.store import cannot_write
 IMAGE_BYTES = 5_120 + 7 * 1_536 + 4_096 + 2 * 384 * 40
 # A phrase's features, where the weights folder does not bring them.
 PHRASE_BYTES = 5_120
+
+# pyproject.toml's ranges, which do not travel to Kaggle: there the package is imported from a folder, not installed.
+DECLARED = {
+    "python": ">=3.11,<3.14",
+    "torch": ">=2.6",
+    "open_clip_torch": ">=3.2,<4",
+    "transformers": ">=5.0,<6",
+    "sentence-transformers": ">=5.0",
+    "safetensors": ">=0.5",
+    "numpy": ">=2.0",
+    "pandas": ">=2.2",
+    "pillow": ">=11",
+}
+# This does travel, in the code dataset beside the package: what Kaggle's image held when the wheels were checked.
+IMAGE_RECORD = Path(__file__).parent.parent / "wheels" / "kaggle-image.txt"
+
+
+def preflight(folder: Path, images: int, phrases: int, deadline: Deadline = NEVER) -> list[str]:
+    """Checks the run folder, inside `only_run(folder)`, and returns warnings, one line each.
+
+    `check_versions` is not among them: it must come before the first model is loaded. Raises UserError.
+    """
+    warning = check_clock(deadline.started)
+    check_disk(folder, images, phrases)
+    check_writable(folder)
+    return [warning] if warning else []
 
 
 @contextmanager
@@ -52,3 +84,98 @@ def check_disk(folder: Path, images: int, phrases: int) -> None:
             f"{folder}: {free / 1e9:.2f} GB are free, a run over {images:,} images may write {need / 1e9:.2f} GB: it "
             f"would end on a full disk. Free {(need - free) / 1e9:.2f} GB or give --out another disk"
         )
+
+
+def check_writable(folder: Path) -> None:
+    """Raises UserError unless a file can be written into the folder and reaches the disk.
+
+    Tried, not read from the folder's permissions: they stop neither root nor tell of a read-only mount. The file has no
+    name where the system can make such a one, so that a kill leaves nothing behind.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(4096))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror or error}), and a run keeps all it makes there. Nothing was "
+            "begun; give --out a folder that you may write into, on a disk that is not mounted read-only"
+        ) from error
+
+
+def check_clock(started: float | None) -> str | None:
+    """A warning where a run cannot have been started then (seconds since 1970); None where it can, or none is given.
+
+    Stops nothing: `Deadline.after` then counts from the start of this process.
+    """
+    ago = 0.0 if started is None else time.time() - started
+    if can_be_true(ago):
+        return None
+    where = "in the future" if ago < 0 else "ago"
+    return (
+        f"--started {started:.0f} is {abs(ago) / 3600:.1f} hours {where} by this machine's clock, expected within the "
+        "last 24 hours and the machine's own running time: the clock was set, or the number is wrong. The deadline "
+        "counts from the start of this process instead"
+    )
+
+
+def check_versions(image_record: Path = IMAGE_RECORD) -> list[str]:
+    """Compares what is installed with what was declared and, on Kaggle, with the image that the wheels were checked on.
+
+    Reads the packages' metadata and imports none of them. Returns warnings, one line each. Raises UserError for a
+    version outside the declared range, naming every such package.
+    """
+    # transformers requires packaging, so it is wherever a run can be
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    found = {name: installed(name) for name in DECLARED}
+    outside, warnings = [], []
+    for name, version in found.items():
+        try:
+            # previews count as the versions they come before; older releases of packaging refuse them unless told so
+            if version is None or not SpecifierSet(DECLARED[name]).contains(Version(version), prereleases=True):
+                outside.append(f"{name} {version or 'is not installed'} (expected {DECLARED[name]})")
+        except InvalidVersion:
+            warnings.append(f"{name}: its version {version!r} cannot be compared with {DECLARED[name]}")
+    if outside:
+        raise UserError(
+            f"installed packages that this was not made for: {', '.join(outside)}. Run 'make setup'; on Kaggle pin the "
+            "image that worked ('publish push --pin') or publish the wheels anew ('make wheels', 'make dataset')"
+        )
+    image = os.environ.get("KAGGLE_DOCKER_IMAGE")
+    if image is not None:
+        warnings += differences(found, image, image_record)
+    return warnings
+
+
+def installed(name: str) -> str | None:
+    """The version of a distribution, or of "python"; None where there is none."""
+    try:
+        return platform.python_version() if name == "python" else str(importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def differences(found: dict[str, str | None], image: str, record: Path) -> list[str]:
+    """At most one line: what this image holds that the record of the checked one does not, by public version."""
+    from kernel.publish.kaggle_image import read_image
+
+    try:
+        checked = read_image(record)
+    except UserError as error:
+        return [f"versions were not compared with the image that the wheels were checked on: {error}"]
+    expected = {"python": checked.python, **checked.packages}
+    other = []
+    for name, version in found.items():
+        was = expected.get(name)
+        # without the local label: 2.10.0+cu128 and 2.10.0+cu126 are one torch, and a device is tried before use
+        if was and version and was.partition("+")[0] != version.partition("+")[0]:
+            other.append(f"{name} {version} (checked: {was})")
+    if not other:
+        return []
+    return [
+        f"this image ({image}) holds {', '.join(other)}: other versions than those that the wheels were checked on. If "
+        "the run fails, pin the image that worked ('publish push --pin')"
+    ]

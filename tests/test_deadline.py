@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.deadline import NEVER, Deadline, Effort, OutOfTime
+from kernel.deadline import NEVER, PROCESS_START, Deadline, Effort, OutOfTime, machine_seconds
 from tests.conftest import ROOT
 
 
@@ -26,13 +26,57 @@ def test_without_a_deadline_there_is_always_time():
     assert NEVER.earlier(1e9).left() == float("inf")
 
 
-def test_a_deadline_counts_from_the_given_start():
-    assert 3600 - Deadline.after(3600, time.time() - 1e5).left() == pytest.approx(1e5, abs=60)
+@pytest.fixture
+def clocks(monkeypatch):
+    """A wall clock at 1e9, a steady one at 50,000 since the machine's start, of which this process has had 100 s."""
+
+    class Clocks:
+        wall, steady = 1e9, 50_000.0
+
+    monkeypatch.setattr(time, "time", lambda: Clocks.wall)
+    monkeypatch.setattr(time, "monotonic", lambda: Clocks.steady)
+    monkeypatch.setattr("kernel.deadline.machine_seconds", lambda: Clocks.steady)
+    monkeypatch.setattr("kernel.deadline.PROCESS_START", Clocks.steady - 100)
+    return Clocks
 
 
-def test_a_clock_that_was_set_back_gives_no_more_time_than_the_process_has_had():
-    """The start then lies in the future; what this process has used already still counts."""
-    assert Deadline.after(3600, time.time() + 5000).left() <= 3600
+@pytest.mark.parametrize(
+    ("ago", "left"),
+    [
+        (None, 3500),
+        (1000, 2600),
+        (50, 3500),  # the process has had more than that
+        (3600, 0),
+        (5000, -1400),
+        (-1, 3500),  # in the future: the clock was set back
+        (-9000, 3500),
+        (50_001, 3500),  # before the machine's own start: the clock was set forward
+        (1e9, 3500),  # started at 0
+        (float("nan"), 3500),
+        (float("inf"), 3500),
+        (float("-inf"), 3500),
+    ],
+)
+def test_a_deadline_counts_from_the_given_start_where_that_can_be_true_or_from_the_processs(clocks, ago, left):
+    assert Deadline.after(3600, None if ago is None else clocks.wall - ago).left() == left
+
+
+@pytest.mark.parametrize(("ago", "left"), [(86_400, 13_600), (86_401, 99_900)])
+def test_a_start_more_than_a_day_ago_cannot_be_true(clocks, monkeypatch, ago, left):
+    monkeypatch.setattr("kernel.deadline.machine_seconds", lambda: 1e7)
+    assert Deadline.after(100_000, clocks.wall - ago).left() == left
+
+
+@pytest.mark.parametrize("jump", [-1e6, -3600, 3600, 1e6])
+def test_a_clock_that_is_set_later_changes_nothing(clocks, jump):
+    deadline = Deadline.after(3600, clocks.wall - 1000)
+    clocks.wall += jump
+    clocks.steady += 10
+    assert (deadline.left(), deadline.earlier(90).left()) == (2590, 2500)
+
+
+def test_a_machine_is_older_than_its_process():
+    assert machine_seconds() >= time.monotonic() - PROCESS_START > 0
 
 
 def test_an_earlier_deadline_leaves_less():

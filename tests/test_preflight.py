@@ -1,12 +1,16 @@
+import errno
+import os
 import shutil
 import subprocess
 import sys
+import time
 from collections import namedtuple
 
 import pytest
 
+from kernel.deadline import Deadline
 from kernel.errors import UserError
-from kernel.preflight import check_disk, only_run
+from kernel.preflight import check_clock, check_disk, check_writable, only_run, preflight
 from tests.conftest import ROOT
 
 HOLDS = """
@@ -61,3 +65,65 @@ def test_what_a_run_writes_stays_below_what_is_asked_for(tmp_path, image_folder,
     parts = [tmp_path / "run" / name for name in ("clip", "captions", "estimates", "submission.csv")]
     files = [path for part in parts for path in ([part] if part.is_file() else part.rglob("*")) if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 6 * IMAGE_BYTES
+
+
+def test_a_folder_that_can_be_written_is_left_as_it_was(tmp_path):
+    check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_takes_a_file_but_does_not_keep_it_is_refused(tmp_path, monkeypatch):
+    def fsync(handle):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(UserError, match=r"cannot be written \(Input/output error\).*Nothing was begun; give --out"):
+        check_writable(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def now(monkeypatch) -> float:
+    """The clock stands at 1e9, ten days after the machine was started."""
+    monkeypatch.setattr(time, "time", lambda: 1e9)
+    monkeypatch.setattr("kernel.deadline.machine_seconds", lambda: 10 * 86_400.0)
+    return 1e9
+
+
+@pytest.mark.parametrize("ago", [None, 0, 1, 30_000, 86_400])
+def test_a_start_within_the_last_day_is_not_doubted(now, ago):
+    assert check_clock(None if ago is None else now - ago) is None
+
+
+@pytest.mark.parametrize(
+    ("started", "said"),
+    [
+        (1e9 + 7200, "--started 1000007200 is 2.0 hours in the future by this machine's clock"),
+        (1e9 - 90_000, "--started 999910000 is 25.0 hours ago by this machine's clock"),
+        (0, "--started 0 is 277777.8 hours ago"),
+        (float("nan"), "--started nan is "),
+        (float("inf"), "--started inf is inf hours in the future"),
+    ],
+)
+def test_a_start_that_cannot_be_true_is_said_in_one_line_and_stops_nothing(now, started, said):
+    warning = check_clock(started)
+    assert warning is not None and warning.startswith(said) and "\n" not in warning
+    assert "The deadline counts from the start of this process instead" in warning
+
+
+def test_preflight_returns_what_is_doubted(tmp_path, now):
+    assert preflight(tmp_path, 6, 10) == []
+    assert preflight(tmp_path, 6, 10, Deadline.after(100, now - 50)) == []
+    (warning,) = preflight(tmp_path, 6, 10, Deadline.after(100, now + 50))
+    assert "in the future" in warning
+    assert preflight(tmp_path, 6, 10, Deadline.after(None, now + 50)) == []  # nothing counts from it
+
+
+@pytest.mark.parametrize("check", ["check_disk", "check_writable"])
+def test_preflight_refuses_a_folder_that_one_of_its_checks_refuses(tmp_path, monkeypatch, check):
+    def refuse(*arguments):
+        raise UserError("refused")
+
+    monkeypatch.setattr(f"kernel.preflight.{check}", refuse)
+    with pytest.raises(UserError, match="refused"):
+        preflight(tmp_path, 6, 10)
