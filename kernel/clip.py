@@ -1,5 +1,7 @@
 """CLIP: images and texts to unit features, by open_clip from a local folder."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,8 @@ from PIL import Image
 from kernel.checkpoints import ADVICE, KNOWN_SENTENCE, Weights, check_tokenizer, tokenizer_record
 from kernel.devices import Device
 from kernel.errors import UserError
+
+CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 class ClipEncoder:
@@ -18,22 +22,19 @@ class ClipEncoder:
 
     @classmethod
     def load(cls, weights: Weights, device: Device) -> "ClipEncoder":
-        """Loads `weights/clip` as open_clip's `local-dir:`, which carries the preprocessing with the weights.
+        """Loads `weights/clip`, a folder as open_clip's `local-dir:` reads it: weights with their preprocessing.
 
         On a GPU the matrices are half precision and LayerNorm stays float32, as open_clip's fp16 does.
         """
         import open_clip
-        import torch
+        from safetensors import SafetensorError
 
         folder = weights.model_folder("clip")
-        name = f"local-dir:{folder}"
         try:
-            model, preprocess = open_clip.create_model_from_pretrained(
-                name, precision="fp16" if device.dtype == torch.float16 else "fp32", device=device.name
-            )
-        except (RuntimeError, ValueError, KeyError, TypeError) as error:
+            model, preprocess = load_model(folder, device)
+        except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
             raise UserError(f"{folder}: open_clip cannot load it ({first_line(error)}). {ADVICE}") from error
-        tokenizer = open_clip.get_tokenizer(name)
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         check_tokenizer(
             str(folder),
             clip_tokenizer_record(tokenizer),
@@ -60,6 +61,50 @@ class ClipEncoder:
             with torch.inference_mode():
                 parts.append(unit_array(self.model.encode_text(tokens)))
         return np.concatenate(parts)
+
+
+def load_model(folder: Path, device: Device) -> tuple[Any, Any]:
+    """open_clip's model and its preprocessing, with the weights in memory once.
+
+    open_clip's own loader draws a float32 model of random numbers, copies the file into it and halves it on the device:
+    5.5 GB of host and of device for ViT-g-14, of which half is run on a GPU, and nothing needs to be allocated where a
+    CPU runs a float32 file. So the model begins without memory and takes the file's tensors, which stay mapped where
+    device and dtype are already right. Raises RuntimeError when a tensor is missing, left over or of another shape.
+    """
+    import torch
+    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+    from safetensors.torch import load_file
+
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    model = meta_clip(config["model_cfg"], device.dtype == torch.float16)
+    dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
+    state = load_file(folder / WEIGHTS)
+    for name in list(state):
+        state[name] = state[name].to(device.name, dtypes.get(name))
+    model.load_state_dict(state, strict=True, assign=True)
+    if model.attn_mask is not None:
+        # the only part that no file holds: a text's tokens see those before them
+        mask = torch.full(model.attn_mask.shape, float("-inf"), device=device.name)
+        model.attn_mask = mask.triu(1)
+    empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    if empty:
+        raise ValueError(f"no file holds its {', '.join(empty)}; expected a CLIP of plain transformers")
+    preprocessing = merge_preprocess_dict(PreprocessCfg(), config.get("preprocess_cfg", {}))
+    preprocessing["size"] = model.visual.image_size
+    return model, image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
+
+
+def meta_clip(model_config: dict[str, Any], half: bool) -> Any:
+    """CLIP by open_clip's configuration without memory for its weights; in half precision but for what overflows."""
+    import open_clip
+    import torch
+    from open_clip.model import convert_weights_to_lp
+
+    with torch.device("meta"):
+        model = open_clip.CLIP(**model_config, cast_dtype=torch.float16 if half else None)
+    if half:
+        convert_weights_to_lp(model, torch.float16)
+    return model.eval()
 
 
 def clip_tokenizer_record(tokenizer: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from kernel import clip as clip_module
 from kernel.checkpoints import Weights
 from kernel.clip import ClipEncoder
 from kernel.errors import UserError
@@ -79,6 +80,50 @@ def test_a_missing_layer_is_refused(own_copy, cpu):
     state = load_file(path)
     del state["visual.proj"]
     save_file(state, path)
+    with pytest.raises(UserError, match="open_clip cannot load it"):
+        ClipEncoder.load(broken, cpu)
+
+
+def with_config(weights: Weights, change) -> Weights:
+    path = weights.model_folder("clip") / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    change(config["model_cfg"])
+    path.write_text(json.dumps(config))
+    return weights
+
+
+def test_a_text_tower_that_sees_every_token_has_no_mask(own_copy, cpu):
+    own = with_config(own_copy("clip"), lambda config: config["text_cfg"].update(no_causal_mask=True))
+    model, _ = open_clip.create_model_from_pretrained(f"local-dir:{own.model_folder('clip')}")
+    clip = ClipEncoder.load(own, cpu)
+    with torch.no_grad():
+        expected = model.eval().encode_text(clip.tokenizer(["a woodcut"]), normalize=True)
+    assert clip.model.attn_mask is None
+    np.testing.assert_allclose(clip.encode_texts(["a woodcut"], batch=1), expected.numpy(), atol=1e-6)
+
+
+def test_a_configuration_that_is_no_plain_clip_is_refused(own_copy, cpu):
+    with pytest.raises(UserError, match="open_clip cannot load it"):
+        ClipEncoder.load(with_config(own_copy("clip"), lambda config: config.update(custom_text=True)), cpu)
+
+
+def test_what_no_file_holds_is_not_left_empty(weights, cpu, monkeypatch):
+    """A model with a table of its own that is not among its weights."""
+    original = clip_module.meta_clip
+
+    def with_a_table(config, half):
+        model = original(config, half)
+        model.visual.register_buffer("table", torch.empty(3, device="meta"), persistent=False)
+        return model
+
+    monkeypatch.setattr(clip_module, "meta_clip", with_a_table)
+    with pytest.raises(UserError, match="no file holds its visual.table"):
+        ClipEncoder.load(weights, cpu)
+
+
+def test_a_damaged_file_is_refused(own_copy, cpu):
+    broken = own_copy("clip")
+    (broken.model_folder("clip") / "open_clip_model.safetensors").write_bytes(b"damaged, and no header")
     with pytest.raises(UserError, match="open_clip cannot load it"):
         ClipEncoder.load(broken, cpu)
 

@@ -11,6 +11,7 @@ from typing import Any
 from kernel.budget.counting import Work, count
 from kernel.budget.published_models import MINILM, Published
 from kernel.captions import BLIP2, FULL_PRECISION_PARTS
+from kernel.clip import meta_clip
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Weighed:
     """A model's parameters in memory, and their bytes by dtype as the loader leaves them.
 
     `stored` also counts the output head of BLIP, which its file holds twice. `largest_block` is the most that one
-    device must take of a split model; `read_per_token` are the bytes that one step of decoding reads.
+    device must take of a split model; `read_per_token` are the bytes that one step of decoding reads. `mapped_bytes`
+    are those of a known file that the CPU runs as they lie there.
     """
 
     parameters: int
@@ -26,6 +28,7 @@ class Weighed:
     bytes_by_dtype: dict[str, int]
     largest_block: int = 0
     read_per_token: int = 0
+    mapped_bytes: int = 0
 
     @property
     def bytes(self) -> int:
@@ -90,14 +93,9 @@ class Captioning:
 
 def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
     """CLIP by open_clip's configuration, in half precision as kernel/clip.py loads it on a GPU, else in float32."""
-    import open_clip
     import torch
-    from open_clip.model import convert_weights_to_lp
 
-    with torch.device("meta"):
-        model = open_clip.CLIP(**model_config, cast_dtype=torch.float16 if half else None).eval()
-    if half:
-        convert_weights_to_lp(model, torch.float16)
+    model = meta_clip(model_config, half)
     side = model_config["vision_cfg"]["image_size"]
     pixels = torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
     tokens = torch.zeros(1, model.context_length, device="meta", dtype=torch.long)
@@ -110,13 +108,13 @@ def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
     )
 
 
-def sentence_costs(tokens: int) -> tuple[Weighed, Work]:
+def sentence_costs(tokens: int, config: dict[str, Any] = MINILM) -> tuple[Weighed, Work]:
     """MiniLM in float32, as kernel/sentences.py loads it: its weights, and the work of a text of `tokens` tokens."""
     import torch
     from transformers import BertConfig, BertModel
 
     with torch.device("meta"):
-        model = BertModel(BertConfig(**MINILM)).eval()
+        model = BertModel(BertConfig(**config)).eval()
     ids = torch.zeros(1, tokens, device="meta", dtype=torch.long)
     return weigh(model), count(lambda: model(input_ids=ids), half=False)
 

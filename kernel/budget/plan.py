@@ -5,7 +5,7 @@ Parameters, operations and bytes are counted (model_costs.py) and turned into ea
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from kernel.budget.counting import Work
 from kernel.budget.gpus import GB, Gpu
 from kernel.budget.model_costs import Captioning, Clip, Weighed, captioner_costs, clip_costs, sentence_costs
-from kernel.budget.published_models import CAPTIONERS, CLIP, SHIPPED
+from kernel.budget.published_models import CAPTIONERS, CLIP, PHRASES, SHIPPED
 from kernel.budget.stage_costs import (
     ASSUMED,
     Stage,
@@ -37,6 +37,16 @@ DEADLINE_SECONDS = 9 * 3600
 HOST_MEMORY = 30 * GB  # of Kaggle's host with T4 x2
 PROMPTS_OF_A_BANK = 1_000_000  # where a recipe asks a bank and none is named
 MOST_GPUS, MOST_RUNS = 8, 100  # how far a cure is looked for
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models to plan with and the lengths of the word lists, where a recipe's published ones are not meant."""
+
+    clip: Clip
+    captioner: Captioning | None
+    sentences: tuple[Weighed, Work]
+    word_lists: Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -96,14 +106,16 @@ def plan(
     bank_prompts: int | None = None,
     features_shipped: bool = False,
     host_memory: int = HOST_MEMORY,
+    models: Models | None = None,
 ) -> Plan:
-    """The estimate for `images` images, with cures where it does not fit.
+    """The estimate for `images` images, with cures where it does not fit; of `models`, or else of the published ones.
 
+    from_weights.models_of() counts those of a weights folder, for the dtype of the device planned for.
     Raises UserError for an unknown captioner, for a bank smaller than the neighbours asked of it, and numbers below 1.
     """
 
     def planned(recipe: Recipe = recipe, gpu: Gpu = gpu, images: int = images) -> Plan:
-        return bare_plan(recipe, gpu, images, deadline_seconds, bank_prompts, features_shipped, host_memory)
+        return bare_plan(recipe, gpu, images, deadline_seconds, bank_prompts, features_shipped, host_memory, models)
 
     first = planned()
     return first if first.fits else replace(first, cures=list(cures(first, planned)))
@@ -117,6 +129,7 @@ def bare_plan(
     bank_prompts: int | None,
     features_shipped: bool,
     host_memory: int,
+    models: Models | None = None,
 ) -> Plan:
     """The plan without cures."""
     numbers = {"images": images, "deadline": deadline, "bank of prompts": bank_prompts or 1, "host memory": host_memory}
@@ -127,10 +140,8 @@ def bare_plan(
     prompts = bank_prompts if bank_prompts is not None else PROMPTS_OF_A_BANK if asks_bank else 0
     if recipe.uses("neighbours") and prompts < recipe.neighbours:
         raise UserError(f"a bank of {prompts} prompts for {recipe.neighbours} neighbours; expected at least as many")
-    half = not gpu.is_cpu
-    clip = clip_of(half)
-    captioner = captioner_of(captioner_name(recipe), half) if recipe.needs_captions else None
-    sentences, sentence = sentences_of(int(ASSUMED["tokens of a prompt"]))
+    models = models or published(recipe, half=not gpu.is_cpu)
+    clip, captioner, (sentences, sentence) = models.clip, models.captioner, models.sentences
     usable = usable_bytes(gpu)
     share = math.ceil(images / gpu.count)
     notes = []
@@ -138,7 +149,8 @@ def bare_plan(
     stages = [reading_stage(clip, captioner, sentences, gpu)]
     stages.append(clip_stage(recipe, gpu, clip, sentences, share, usable))
     if any(recipe.modifiers.values()):
-        stages.append(words_stage(recipe, gpu, clip, sentences, images, usable, features_shipped))
+        stages.append(words_stage(recipe, gpu, clip, sentences, images, usable, features_shipped,
+                                  models.word_lists))  # fmt: skip
     if captioner:
         stages.append(captions_stage(recipe, gpu, captioner, sentences, share, usable))
         if recipe.caption_weighting == "clip":
@@ -153,7 +165,7 @@ def bare_plan(
     if features_shipped:
         notes.append("the word banks' features are taken to lie in the weights folder")
 
-    host = host_bytes(recipe, gpu, clip, captioner, images)
+    host = host_bytes(recipe, gpu, clip, captioner, images, models.word_lists)
     problems = [
         f"{stage.name}: {stage.memory_at(1) / GB:.2f} GB at batch 1, usable are {usable / GB:.2f} GB of {gpu.name}"
         for stage in stages
@@ -173,6 +185,12 @@ def bare_plan(
     bank = bank_cost(gpu, clip, prompts) if prompts else None
     name = captioner.name if captioner else None
     return Plan(recipe, gpu, images, deadline, name, stages, usable, host, host_memory, bank, problems, notes)
+
+
+def published(recipe: Recipe, half: bool) -> Models:
+    """What the recipe names, by the sizes of published_models.py. Raises UserError for an unknown captioner."""
+    captioner = captioner_of(captioner_name(recipe), half) if recipe.needs_captions else None
+    return Models(clip_of(half), captioner, sentences_of(int(ASSUMED["tokens of a prompt"])), PHRASES)
 
 
 def captioner_name(recipe: Recipe) -> str:
@@ -215,7 +233,8 @@ def cures(failed: Plan, planned: Callable[..., Plan]) -> Iterator[str]:
         yield "dtype: weights are in half precision already, but for the parts that overflow in it"
     if failed.captioner:
         sizes = list(CAPTIONERS)
-        smaller = reversed(sizes[: sizes.index(failed.captioner)])
+        # of a weights folder's own captioner no smaller one is known
+        smaller = reversed(sizes[: sizes.index(failed.captioner)] if failed.captioner in sizes else [])
         name = next((name for name in smaller if planned(replace(recipe, captioner=name)).fits), None)
         if name:
             alias = next((alias for alias, model in SHIPPED.items() if model == name and alias != "auto"), name)

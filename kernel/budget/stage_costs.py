@@ -4,6 +4,7 @@ Speeds are published peaks times an assumed share (gpus.py); what else is assume
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,12 +24,13 @@ ASSUMED = {
     "memory bandwidth reached": BANDWIDTH_EFFICIENCY,
     "device memory that tensors may fill (the rest is lost between them)": 0.95,
     "GB of a GPU for CUDA's own context and workspaces": 0.5,
-    "times the cache while beams are reordered": 2,
+    "layers whose cache is held twice while beams are reordered, one after the other": 1,
     "float32 copies of a step's scores": 4,
     "seconds of the host to start one decoder layer's kernels": 0.001,
     "core-seconds to decode a 512-768 px PNG and resize it": 0.017,
     "bytes read from a mounted dataset a second": 200e6,
     "GB of the host for a worker's libraries, with CUDA": 3.0,
+    # anonymous memory; `make truesize` measures 0.62 to 0.74: torch 0.28, transformers 0.16, sentence-transformers 0.1
     "GB of the host for a worker's libraries, without": 0.7,
     "tokens of a prompt": 48,
     "seconds to write and check one row of the submission": 0.0025,
@@ -37,7 +39,11 @@ ASSUMED = {
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of one worker. Memory of its device in bytes at `batch` items; `fits_up_to` items fill the device."""
+    """One stage of one worker. Memory of its device in bytes at `batch` items; `fits_up_to` items fill the device.
+
+    `mapped_bytes` of its weights a CPU runs as they lie in the file: memory that it had better have, but that the
+    system takes back when it needs room.
+    """
 
     name: str
     model: str
@@ -50,6 +56,7 @@ class Stage:
     bytes_read: float
     seconds: float
     bound_by: str
+    mapped_bytes: int = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -86,11 +93,11 @@ def largest_batch(usable: int, resident: int, bytes_per_item: int) -> int:
 
 
 def model_stage(
-    name: str, model: str, weights: int, fixed: int, per_item: int, asked: int, usable: int, **work: Any
+    name: str, model: str, weights: int, fixed: int, per_item: int, asked: int, items: int, usable: int, **work: Any
 ) -> Stage:
-    """A stage on the device, at the recipe's batch or the largest that fits, but at least 1."""
+    """A stage on the device: at the recipe's batch, the largest that fits or all items there are, but at least 1."""
     most = largest_batch(usable, weights + fixed, per_item)
-    return Stage(name, model, weights, fixed, per_item, max(1, min(asked, most)), most, **work)
+    return Stage(name, model, weights, fixed, per_item, max(1, min(asked, most, items)), most, **work)
 
 
 def host_stage(name: str, seconds: float, bytes_read: float) -> Stage:
@@ -124,29 +131,52 @@ def reading_stage(clip: Clip, captioner: Captioning | None, sentences: Weighed, 
 def clip_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int) -> Stage:
     seconds, bound_by = slower(gpu, compute_seconds(gpu, clip.image, images), images * prepare_seconds(gpu))
     return model_stage(
-        "clip", clip.name, clip.weights.bytes, sentences.bytes, clip.image.activation_bytes, recipe.clip_batch, usable,
-        operations=images * clip.image.operations, bytes_read=0, seconds=seconds, bound_by=bound_by,
+        "clip", clip.name, clip.weights.bytes, sentences.bytes, clip.image.activation_bytes, recipe.clip_batch, images,
+        usable, operations=images * clip.image.operations, bytes_read=0, seconds=seconds, bound_by=bound_by,
+        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
     )  # fmt: skip
 
 
 def words_stage(
-    recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int, shipped: bool
+    recipe: Recipe,
+    gpu: Gpu,
+    clip: Clip,
+    sentences: Weighed,
+    images: int,
+    usable: int,
+    shipped: bool,
+    lists: Mapping[str, int] = PHRASES,
 ) -> Stage:
-    """Phrases through the text tower, by one worker while the others wait; then the host ranks them for each image."""
-    phrases = phrases_of(recipe)
+    """Phrases through the text tower, by one worker while the others wait; then the host ranks them for each image.
+
+    On a CPU the device's memory is the host's, where the features lie too, those of the longest list once more while
+    its batches are put together.
+    """
+    phrases, longest = phrases_of(recipe, lists), longest_of(recipe, lists)
     encoded = 0 if shipped else phrases
     encoding = compute_seconds(gpu, clip.text, encoded)
     ranking = 2 * images * phrases * clip.dimensions
+    features = (phrases + longest) * clip.dimensions * 4 if gpu.is_cpu else 0
     return model_stage(
-        "word banks", clip.name, clip.weights.bytes, sentences.bytes, clip.text.activation_bytes, recipe.text_batch,
-        usable, operations=encoded * clip.text.operations + ranking, bytes_read=phrases * clip.dimensions * 4,
+        "word banks", clip.name, clip.weights.bytes, sentences.bytes + features, clip.text.activation_bytes,
+        recipe.text_batch, longest, usable, mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
+        operations=encoded * clip.text.operations + ranking, bytes_read=phrases * clip.dimensions * 4,
         seconds=encoding + ranking / HOST_SPEED, bound_by="device" if encoding > ranking / HOST_SPEED else "host",
     )  # fmt: skip
 
 
-def phrases_of(recipe: Recipe) -> int:
-    """Phrases of the recipe's lists; a list of the user's own is taken for as long as `mediums`."""
-    return sum(PHRASES.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count)
+def phrases_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> int:
+    """Phrases of the recipe's lists; one of unknown length, such as a user's own, is taken for as long as `mediums`."""
+    return sum(lengths_of(recipe, lists))
+
+
+def longest_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> int:
+    """Phrases of the longest of the recipe's lists: lists are encoded one after the other."""
+    return max(lengths_of(recipe, lists), default=0)
+
+
+def lengths_of(recipe: Recipe, lists: Mapping[str, int]) -> list[int]:
+    return [lists.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count]
 
 
 def captions_stage(
@@ -155,7 +185,8 @@ def captions_stage(
     """Images encoded once; then steps that each read the decoder's weights once a batch and the cache of every row."""
     weights, decoding = captioner.weights, decoding_of(recipe)
     per_item = captioning_bytes(captioner, decoding)
-    batch = max(1, min(recipe.caption_batch, largest_batch(usable, weights.bytes + sentences.bytes, per_item)))
+    most = largest_batch(usable, weights.bytes + sentences.bytes, per_item)
+    batch = max(1, min(recipe.caption_batch, most, images))
     steps = math.ceil(images / batch) * decoding.steps
     read = steps * weights.read_per_token + images * decoding.steps * cache_traffic(captioner, decoding)
     start = 0.0 if gpu.is_cpu else ASSUMED["seconds of the host to start one decoder layer's kernels"]
@@ -165,15 +196,17 @@ def captions_stage(
     encoding = compute_seconds(gpu, captioner.encode, images)
     encode, encode_bound_by = slower(gpu, encoding, images * prepare_seconds(gpu))
     return model_stage(
-        "captions", captioner.name, weights.bytes, sentences.bytes, per_item, recipe.caption_batch, usable,
-        operations=images * (captioner.encode.operations + work.operations), bytes_read=read,
+        "captions", captioner.name, weights.bytes, sentences.bytes, per_item, recipe.caption_batch, images, usable,
+        mapped_bytes=weights.mapped_bytes + sentences.mapped_bytes, bytes_read=read,
+        operations=images * (captioner.encode.operations + work.operations),
         seconds=encode + decode, bound_by=bound_by if decode > encode else encode_bound_by,
     )  # fmt: skip
 
 
 def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
     """Bytes an image takes at its worst moment: while it is encoded, or at the last step of its captions."""
-    copies = ASSUMED["times the cache while beams are reordered"] if decoding.reordered else 1
+    twice = ASSUMED["layers whose cache is held twice while beams are reordered, one after the other"]
+    copies = 1 + twice / captioner.layers if decoding.reordered else 1
     scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED["float32 copies of a step's scores"]
     decode = captioner.decode(decoding).activation_bytes + copies * captioner.cache_bytes(decoding) + scores
     return int(max(captioner.encode.activation_bytes, decode))
@@ -189,8 +222,9 @@ def cosines_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, imag
     texts = images * recipe.captions_per_image
     return model_stage(
         "caption cosines", clip.name, clip.weights.bytes, sentences.bytes, clip.text.activation_bytes,
-        recipe.text_batch, usable, operations=texts * clip.text.operations, bytes_read=0,
+        recipe.text_batch, texts, usable, operations=texts * clip.text.operations, bytes_read=0,
         seconds=compute_seconds(gpu, clip.text, texts), bound_by="device",
+        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
     )  # fmt: skip
 
 
@@ -198,9 +232,9 @@ def sentences_stage(recipe: Recipe, gpu: Gpu, sentences: Weighed, sentence: Work
     captioned = sum(recipe.uses(name) for name in ("prompts", "captions"))
     texts = images * (captioned * recipe.captions_per_image + recipe.uses("modifiers"))
     return model_stage(
-        "sentences", "all-MiniLM-L6-v2", sentences.bytes, 0, sentence.activation_bytes, recipe.text_batch, usable,
-        operations=texts * sentence.operations, bytes_read=0, seconds=compute_seconds(gpu, sentence, texts),
-        bound_by="device",
+        "sentences", "all-MiniLM-L6-v2", sentences.bytes, 0, sentence.activation_bytes, recipe.text_batch, texts,
+        usable, operations=texts * sentence.operations, bytes_read=0, seconds=compute_seconds(gpu, sentence, texts),
+        bound_by="device", mapped_bytes=sentences.mapped_bytes,
     )  # fmt: skip
 
 
@@ -216,10 +250,18 @@ def neighbours_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, i
     moved = 3 * 4 * images * prompts
     seconds = operations / gpu.single_speed + moved / gpu.read_speed
     seconds += read / ASSUMED["bytes read from a mounted dataset a second"]
-    return Stage("neighbours", "", sentences.bytes, fixed, 0, 0, 0, operations, read, seconds, "device")
+    weights, mapped = sentences.bytes, sentences.mapped_bytes
+    return Stage("neighbours", "", weights, fixed, 0, 0, 0, operations, read, seconds, "device", mapped)
 
 
-def host_bytes(recipe: Recipe, gpu: Gpu, clip: Clip, captioner: Captioning | None, images: int) -> dict[str, int]:
+def host_bytes(
+    recipe: Recipe,
+    gpu: Gpu,
+    clip: Clip,
+    captioner: Captioning | None,
+    images: int,
+    lists: Mapping[str, int] = PHRASES,
+) -> dict[str, int]:
     """The host's memory when every worker loads its captioner at once, one after the other, and while words are ranked.
 
     A model passes through the host whole on its way to its device.
@@ -228,7 +270,8 @@ def host_bytes(recipe: Recipe, gpu: Gpu, clip: Clip, captioner: Captioning | Non
         return {}
     library = ASSUMED["GB of the host for a worker's libraries, with CUDA"] * GB
     largest = max(clip.weights.bytes, captioner.weights.bytes if captioner else 0)
-    ranked = 4 * (images + phrases_of(recipe)) * clip.dimensions + 512 * phrases_of(recipe) * 4
+    phrases = phrases_of(recipe, lists)
+    ranked = 4 * (images + phrases) * clip.dimensions + 512 * phrases * 4
     return {
         f"models loading at the same time by {gpu.count} worker{'s' * (gpu.count > 1)}": int(
             gpu.count * (library + largest)

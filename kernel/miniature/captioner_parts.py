@@ -4,6 +4,7 @@ Both captioners look through the miniature CLIP's vision tower, frozen, as BLIP-
 weights are committed once, with CLIP, and put into the captioners when the weights folder is assembled.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -54,11 +55,12 @@ def words() -> list[str]:
     return list(dict.fromkeys(word for phrase in ["a an of with in", *phrases] for word in phrase.split()))
 
 
-def t5_tokenizer() -> T5TokenizerFast:
-    """A SentencePiece unigram tokenizer: the grammar's words whole, everything else by letters."""
+def t5_tokenizer(more: Iterable[str] = ()) -> T5TokenizerFast:
+    """A SentencePiece unigram tokenizer: the grammar's words and `more` of them whole, everything else by letters."""
     pieces = [(piece, 0.0) for piece in ("<pad>", "</s>", "<unk>")]
     pieces += [(f"▁{word}", -4.0) for word in words()]
     pieces += [(letter, -8.0) for letter in "▁abcdefghijklmnopqrstuvwxyz-',"]
+    pieces += [(f"▁{word}", -12.0) for word in more]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2, byte_fallback=False))
     tokenizer.normalizer = normalizers.NFKC()
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()

@@ -1,11 +1,13 @@
 """Counts against published figures, and against the real thing: the miniature models, loaded and run."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import Blip2Config, Blip2ForConditionalGeneration
 
 from kernel.budget.counting import count
 from kernel.budget.model_costs import (
@@ -20,6 +22,7 @@ from kernel.budget.model_costs import (
 )
 from kernel.budget.plan import captioner_of, clip_of, sentences_of
 from kernel.budget.published_models import CAPTIONERS, PHRASES, Published
+from kernel.budget.stage_costs import captioning_bytes
 from kernel.captions import BLIP2, load_blip, load_blip2
 from kernel.clip import ClipEncoder
 
@@ -35,6 +38,20 @@ TINY_OPT = Published(
                         "num_attention_heads": 2, "word_embed_proj_dim": 24, "vocab_size": 40, "bos_token_id": 2,
                         "eos_token_id": 3, "pad_token_id": 1},
         "image_token_index": 39,
+    },
+)  # fmt: skip
+
+
+TINY_T5 = Published(
+    "tiny",
+    BLIP2,
+    {
+        **TINY_OPT.config,
+        "text_config": {"model_type": "t5", "d_model": 64, "d_ff": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2,
+                        "num_decoder_layers": 2, "vocab_size": 64, "feed_forward_proj": "gated-gelu",
+                        "tie_word_embeddings": False, "scale_decoder_outputs": False, "bos_token_id": 1,
+                        "decoder_start_token_id": 0},
+        "image_token_index": 60,
     },
 )  # fmt: skip
 
@@ -164,6 +181,20 @@ def test_the_peak_of_activations_is_that_of_a_real_run(weights, cpu, plain_atten
         four = count(lambda: model.encode_image(pixels.expand(4, -1, -1, -1)), half=False)
     assert one == costs.image
     assert four.activation_bytes == pytest.approx(4 * one.activation_bytes, rel=0.02)
+
+
+@pytest.mark.parametrize("layers", [2, 8])
+def test_what_lives_during_a_real_beam_search_is_what_was_planned(layers):
+    """Tensors of a whole `generate`, one by one: the cache once, and one layer's twice while it is reordered."""
+    config = {**TINY_T5.config, "text_config": {**TINY_T5.config["text_config"], "num_layers": layers,
+                                                "num_decoder_layers": layers}}  # fmt: skip
+    costs, decoding = captioner_costs(replace(TINY_T5, config=config), half=False), Decoding(5, 19)
+    model = Blip2ForConditionalGeneration(Blip2Config(**config)).eval().requires_grad_(False)
+    pixels = torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with sdpa_kernel(SDPBackend.MATH):
+        real = count(lambda: model.generate(pixel_values=pixels, num_beams=5, min_length=20, max_length=20), False)
+    planned = 3 * captioning_bytes(costs, decoding)
+    assert 0.97 * real.activation_bytes < planned < 1.2 * real.activation_bytes
 
 
 def generated(model, decoding: Decoding, **lengths):

@@ -56,7 +56,7 @@ def test_two_workers_may_load_blip2_at_the_same_time():
 def test_flan_t5_xxl_fits_neither_one_t4_nor_both():
     found = planned(changes=["captioner=blip2-flan-t5-xxl"])
     assert not found.fits
-    assert any(problem.startswith("captions: 29.0") for problem in found.problems)
+    assert any(problem.startswith("captions: 28.9") for problem in found.problems)
     assert any(note.startswith("split over 2 T4: ") and "not even that would fit" in note for note in found.notes)
     assert "smaller captioner: --set captioner=blip2 (blip2-flan-t5-xl)" in found.cures
 
@@ -176,4 +176,5 @@ def test_memory_and_time_grow_with_beams_and_images(num_beams, images):
     more_seconds, more_used = seconds_and_bytes(replace(recipe, num_beams=num_beams + 1), images)
     assert more_used >= used and more_seconds >= seconds
     later, same = seconds_and_bytes(recipe, images + 1)
-    assert later > seconds and same == used
+    assert later > seconds and same >= used
+    assert same == used or images < recipe.caption_batch

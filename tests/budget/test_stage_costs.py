@@ -50,10 +50,10 @@ def test_decoding_sums_steps_that_grow_by_the_same_amount():
     assert CAPTIONER.decode(Decoding(1, 1)) == Work(500, 50, 30)
 
 
-def test_an_image_takes_twice_the_cache_while_beams_change_places_and_once_when_sampled():
+def test_an_image_takes_one_layer_s_cache_twice_while_beams_change_places_and_none_when_sampled():
     scores = 3 * 10 * 4 * 4  # rows, tokens, float32, copies
     small = replace(CAPTIONER, encode=Work(activation_bytes=1))
-    assert captioning_bytes(small, Decoding(3, 4)) == 90 + 2 * 660 + scores
+    assert captioning_bytes(small, Decoding(3, 4)) == 90 + 660 + 660 // 2 + scores  # of two layers
     assert captioning_bytes(small, Decoding(3, 4, reordered=False)) == 90 + 660 + scores
     assert captioning_bytes(CAPTIONER, Decoding(3, 4)) == 5000  # more while it is encoded
 
@@ -103,6 +103,35 @@ def test_starting_kernels_bounds_the_decoding_of_a_fast_device():
     stage = captions_stage(Recipe(caption_batch=64), gpu_named("H100"), deep, SENTENCES, 64, 60 * GB)
     assert stage.seconds == pytest.approx(19 * 1000 * 0.001 + 64 * 0.017 / 4)
     assert stage.bound_by == "host"
+
+
+def test_a_batch_is_at_most_the_images_and_phrases_there_are():
+    few = Recipe(clip_batch=64, caption_batch=64, text_batch=256, modifiers={"mediums": 1, "movements": 1})
+    assert clip_stage(few, T4, CLIP, SENTENCES, 3, 10 * GB).batch == 3
+    assert captions_stage(few, T4, CAPTIONER, SENTENCES, 3, 14 * GB).batch == 3
+    words = words_stage(few, T4, CLIP, SENTENCES, 3, 10 * GB, False, {"mediums": 30, "movements": 20})
+    assert words.batch == 30  # lists are encoded one after the other
+    assert cosines_stage(replace(few, captions_per_image=4), T4, CLIP, SENTENCES, 3, 10 * GB).batch == 12
+
+
+def test_on_a_cpu_the_words_features_lie_beside_the_model_and_the_longest_list_s_once_more():
+    recipe, lists = Recipe(modifiers={"mediums": 1, "flavors": 3}), {"mediums": 100, "flavors": 1000}
+    on_gpu = words_stage(recipe, T4, CLIP, SENTENCES, 10, 10 * GB, False, lists)
+    on_cpu = words_stage(recipe, gpu_named("cpu"), CLIP, SENTENCES, 10, 10 * GB, False, lists)
+    assert on_cpu.fixed_bytes - on_gpu.fixed_bytes == (100 + 1000 + 1000) * 1024 * 4
+
+
+def test_stages_say_what_of_their_weights_stays_mapped():
+    clip = replace(CLIP, weights=replace(CLIP.weights, mapped_bytes=7))
+    captioner = replace(CAPTIONER, weights=replace(CAPTIONER.weights, mapped_bytes=50))
+    sentences = replace(SENTENCES, mapped_bytes=3)
+    cpu = gpu_named("cpu")
+    assert clip_stage(Recipe(), cpu, clip, sentences, 10, 10 * GB).mapped_bytes == 10
+    assert words_stage(Recipe(), cpu, clip, sentences, 10, 10 * GB, False).mapped_bytes == 10
+    assert cosines_stage(Recipe(), cpu, clip, sentences, 10, 10 * GB).mapped_bytes == 10
+    assert captions_stage(Recipe(), cpu, captioner, sentences, 10, 14 * GB).mapped_bytes == 53
+    assert sentences_stage(Recipe(), cpu, sentences, Work(0, 10, 10), 100, GB).mapped_bytes == 3
+    assert neighbours_stage(Recipe(), cpu, clip, sentences, 10, 1000).mapped_bytes == 3
 
 
 def test_words_are_encoded_once_and_not_at_all_where_their_features_are_shipped():

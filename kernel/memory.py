@@ -1,0 +1,85 @@
+"""Peak memory of a block of code: what a stage really took, beside what was planned for it."""
+
+import ctypes
+import os
+import re
+import resource
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+STATUS = Path("/proc/self/status")
+ANONYMOUS = re.compile(rb"^RssAnon:\s+(\d+) kB", re.MULTILINE)
+INTERVAL_SECONDS = 0.02
+
+
+def anonymous_bytes() -> int:
+    """Bytes of this process's anonymous memory that are resident now: what nothing but swap can take from it.
+
+    Pages of mapped files, such as weights that are run as they lie on the disk, do not count: the system drops them
+    when it needs room and reads them again. Where /proc does not tell (macOS), the most bytes resident since the
+    process began, files and all, from getrusage.
+    """
+    try:
+        match = ANONYMOUS.search(STATUS.read_bytes())
+    except OSError:
+        match = None
+    if match:
+        return int(match[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, kibibytes elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def return_freed_memory() -> None:
+    """Gives the system back what was freed: glibc keeps it, 1.6 GB of a freed ViT-g-14, beside the model that follows.
+
+    Blocks of up to 32 MB lie in its heap, of which it returns by itself only what is free at the end. Elsewhere than on
+    glibc nothing happens.
+    """
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+class PeakMemory:
+    """Samples this process's anonymous memory while a block runs, fifty times a second, and a GPU's allocations.
+
+    Example:
+        with PeakMemory("cuda:0") as memory:
+            encode()
+        memory.before, memory.host, memory.device
+
+    `before` and `host` are bytes at entry and at the peak, as anonymous_bytes() tells them: what comes and goes within
+    20 ms is missed, and on macOS the peak is the process's. `device` is the most that torch allocated on a GPU during
+    the block, None on the CPU. Blocks may be nested; on a GPU the inner one begins torch's count anew, so that the
+    outer one then tells the peak since.
+    """
+
+    def __init__(self, device_name: str = "cpu") -> None:
+        self.device_name = device_name
+        self.before = self.host = 0
+        self.device: int | None = None
+
+    def __enter__(self) -> "PeakMemory":
+        if self.device_name != "cpu":
+            import torch
+
+            torch.cuda.reset_peak_memory_stats(self.device_name)
+        self.before = self.host = anonymous_bytes()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self.sample, name=f"memory of {os.getpid()}", daemon=True)
+        self.thread.start()
+        return self
+
+    def sample(self) -> None:
+        while not self.ended.wait(INTERVAL_SECONDS):
+            self.host = max(self.host, anonymous_bytes())
+
+    def __exit__(self, *error: object) -> None:
+        self.ended.set()
+        self.thread.join()
+        self.host = max(self.host, anonymous_bytes())
+        if self.device_name != "cpu":
+            import torch
+
+            self.device = torch.cuda.max_memory_allocated(self.device_name)
