@@ -15,6 +15,8 @@ from kernel.prompts import compose
 from kernel.sentences import SentenceEncoder
 from kernel.text_head import mean_feature
 
+IMAGES = 1024  # whose texts are in memory as vectors at a time
+
 
 class Said(NamedTuple):
     """Texts that stand for one image, and how much each counts among them (above 0)."""
@@ -62,11 +64,13 @@ def text_estimate(said: list[Said], encoder: SentenceEncoder, batch: int) -> tup
     """Weighted means of the texts' vectors: (n, 384), and (n,) bool, False for an image without a text."""
     usable = np.array([bool(own.texts) for own in said], dtype=bool)
     rows = np.zeros((len(said), EMBEDDING_DIMENSIONS), dtype=np.float32)
-    flat = [text for own in said for text in own.texts]
-    if flat:
-        weights = np.array([weight for own in said for weight in own.weights])
-        counts = [len(own.texts) for own in said if own.texts]
-        rows[usable] = group_means(encoder.encode(flat, batch), counts, weights)
+    for start in range(0, len(said), IMAGES):
+        part = [own for own in said[start : start + IMAGES] if own.texts]
+        if part:
+            vectors = encoder.encode([text for own in part for text in own.texts], batch)
+            weights = np.array([weight for own in part for weight in own.weights])
+            counts = [len(own.texts) for own in part]
+            rows[start : start + IMAGES][usable[start : start + IMAGES]] = group_means(vectors, counts, weights)
     return rows, usable
 
 

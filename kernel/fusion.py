@@ -2,14 +2,22 @@
 
 import numpy as np
 
+BLOCK = 4096  # rows
+
 
 def unit_rows(rows: np.ndarray) -> np.ndarray:
     """Rows scaled to length 1 as float32; a zero row stays zero. Shape (n, d) -> (n, d).
 
     Example: [[3, 4]] -> [[0.6, 0.8]]
     """
-    lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros(rows.shape), where=lengths > 0).astype(np.float32)
+    unit = np.zeros(rows.shape, dtype=np.float32)
+    for start in range(
+        0, len(rows), BLOCK
+    ):  # float64 of all at once would be the most that a run over many images takes
+        part = rows[start : start + BLOCK].astype(np.float64)
+        lengths = np.linalg.norm(part, axis=1, keepdims=True)
+        unit[start : start + BLOCK] = np.divide(part, lengths, out=np.zeros(part.shape), where=lengths > 0)
+    return unit
 
 
 def group_means(rows: np.ndarray, counts: list[int], weights: np.ndarray | None = None) -> np.ndarray:
@@ -51,8 +59,9 @@ def fuse(
         (name,) = estimates
         answer = estimates[name].astype(np.float32)
     else:
-        parts = [shares[name] * unit_rows(np.where(sound[name][:, None], rows, 0)) for name, rows in estimates.items()]
-        answer = np.sum(parts, axis=0).astype(np.float32)
+        answer = np.zeros((len(next(iter(sound.values()))), len(fallback)), dtype=np.float32)
+        for name, rows in estimates.items():
+            answer += shares[name] * unit_rows(np.where(sound[name][:, None], rows, 0))
     if normalise:
         answer = unit_rows(answer)
     known = np.any(list(sound.values()), axis=0) & (np.abs(answer).max(axis=1) > 0)

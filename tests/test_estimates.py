@@ -206,7 +206,7 @@ def test_another_bank_starts_the_run_over(finished, tmp_path, weights, capfd):
     own = replace(where, run=tmp_path / "run")
     run(recipe, own, "cpu")
     run(recipe, replace(own, bank=tmp_path / "few"), "cpu")
-    assert "bank changed since the last run: starting over" in capfd.readouterr().err
+    assert "bank changed since the last run: estimates made again" in capfd.readouterr().err
     assert json.loads((tmp_path / "run" / "run.json").read_text())["bank"]["folder"] == str(tmp_path / "few")
 
 
@@ -215,3 +215,22 @@ def test_the_constant_estimate_is_the_banks_mean(bank_folder, weights, cpu):
     rows, _ = bank_estimate("constant", np.ones((2, 128), np.float32), bank, RECIPE, cpu)
     mean = np.array(bank.embeddings, dtype=np.float32).mean(axis=0)
     np.testing.assert_allclose(rows, np.tile(unit_rows(mean[None]), (2, 1)), atol=1e-3)
+
+
+def test_texts_of_many_images_are_embedded_part_by_part(weights, cpu, monkeypatch):
+    encoder = SentenceEncoder.load(weights, cpu)
+    said = [Said([f"a fish {index}", "a cat"][: index % 3], [1.0, 3.0][: index % 3]) for index in range(7)]
+    rows, usable = text_estimate(said, encoder, 8)
+    asked: list[int] = []
+
+    class Counting(SentenceEncoder):
+        def encode(self, prompts, batch):
+            asked.append(len(prompts))
+            return super().encode(prompts, batch)
+
+    monkeypatch.setattr("kernel.estimates.IMAGES", 3)
+    in_parts, same = text_estimate(said, Counting(encoder.model), 8)
+    assert asked == [3, 3]  # images 0 to 2 and 3 to 5; image 6 has no text
+    np.testing.assert_array_equal(same, usable)
+    np.testing.assert_allclose(in_parts, rows, atol=1e-6)
+    assert usable.tolist() == [False, True, True, False, True, True, False]

@@ -148,3 +148,11 @@ def test_estimates_that_cancel_become_the_fallback():
         True,
     )
     assert rows.tolist() == [[0, 1]]
+
+
+def test_rows_beyond_one_block_are_scaled_alike(monkeypatch):
+    rows = np.random.default_rng(0).normal(size=(7, 5))
+    rows[4] = 0
+    whole = unit_rows(rows)
+    monkeypatch.setattr("kernel.fusion.BLOCK", 3)
+    np.testing.assert_array_equal(unit_rows(rows), whole)
