@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation textside plan lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -33,11 +33,14 @@ miniature: $(VENV)/.stamp  ## the miniature weights folder build/weights, put to
 demo: $(MINIATURE)  ## 64 drawn pictures through the whole line: build/demo/submission.csv, report.html, scores
 	$(KERNEL) demo
 
-test: $(MINIATURE)  ## the tests, without the slow ones
-	$(BIN)/python -m pytest -q -m 'not slow'
+# one thread a process: two that each take every core wait for one another most of the time
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+
+test: $(MINIATURE)  ## the tests, without the slow ones, as many at a time as there are cores, at most 4
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, figures of the miniature models, memory
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictures
 	$(BIN)/python -m kernel.miniature.evaluate
@@ -49,6 +52,15 @@ PROMPTS ?= ../shared/prompts/real_prompts.txt
 
 textside: $(MINIATURE)  ## what the text side's settings are worth on real prompts: PROMPTS=FILE, build/textside/textside.md
 	$(BIN)/python -m kernel.text_side --prompts $(PROMPTS) --out build/textside
+
+scale: $(MINIATURE)  ## 16,000 drawn pictures through a run beside 1,600: time by stage, peak memory; takes an hour
+	$(BIN)/python -m kernel.miniature.endurance scale
+
+deadlines: $(MINIATURE)  ## runs under ever longer --deadline: what each leaves, and whether it ends in time
+	$(BIN)/python -m kernel.miniature.endurance deadlines
+
+truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predicted, measured (12 GB of disk, 18 GB of RAM)
+	$(BIN)/python -m kernel.truesize --stored shipped
 
 plan: $(VENV)/.stamp  ## memory and time of a run on Kaggle's GPUs, estimated
 	$(KERNEL) plan

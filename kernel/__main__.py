@@ -55,7 +55,11 @@ def parser() -> argparse.ArgumentParser:
         help="new or own run folder; a finished shard is not made again",
     )
     add_recipe(run)
-    run.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default %(default)s)")
+    run.add_argument(
+        "--device",
+        default="auto",
+        help="auto (every GPU, else the CPU), cpu, cuda:N, or several with commas (default %(default)s)",
+    )
     run.add_argument("--deadline", metavar="TIME", help="such as 8h30m: by then it ends, with what captions there are")
     run.add_argument("--started", type=float, metavar="EPOCH",
                      help="seconds since 1970 from which that counts (default: this process's start)")  # fmt: skip

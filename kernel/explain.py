@@ -81,7 +81,7 @@ def explain(image: Path, recipe: Recipe, weights: Path, bank: Path | None, devic
 
 def neighbours_of(features: np.ndarray, recipe: Recipe, paths: Paths, device: str) -> list[Neighbour]:
     """The nearest prompts of the bank that the recipe asks; none where it asks none."""
-    bank = opened_bank(recipe, paths, open_weights(paths.weights))
+    bank = opened_bank(recipe, paths.bank, open_weights(paths.weights))
     if bank is None:
         return []
     indices, cosines = nearest(features, bank.features, min(recipe.neighbours, len(bank.features)), find_device(device))

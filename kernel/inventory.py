@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kernel.checkpoints import Weights
-from kernel.config import OF_BANK, RECIPES, Paths, Recipe
+from kernel.config import OF_BANK, RECIPES, Recipe
 from kernel.errors import UserError
 from kernel.prompt_bank import RECORD, PromptBank
 from kernel.word_banks import Phrases, read_phrases
@@ -23,12 +23,12 @@ def captioners_named(recipe: Recipe, weights: Weights) -> list[str]:
     return weights.captioners[weights.captioners.index(name) :]
 
 
-def opened_bank(recipe: Recipe, paths: Paths, weights: Weights) -> PromptBank | None:
+def opened_bank(recipe: Recipe, given: Path | None, weights: Weights) -> PromptBank | None:
     """The bank given, or the weights folder's, when the recipe has a share for it. Raises UserError without one."""
     if not recipe.uses(*OF_BANK):
         return None
-    folder = paths.bank or weights.folder / "prompt_bank"
-    if paths.bank is None and not (folder / RECORD).is_file():
+    folder = given or weights.folder / "prompt_bank"
+    if given is None and not (folder / RECORD).is_file():
         raise UserError(
             f"recipe {recipe.name!r} asks a prompt bank, and none was given. Make one with 'python -m kernel bank "
             "PROMPTS --weights DIR --out BANK' and give --bank BANK, or run --recipe baseline, which needs none"

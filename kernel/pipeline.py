@@ -1,36 +1,29 @@
-"""The line from images to submission.csv, stage by stage: every image through CLIP, then every image
-through the captioner, and so on, with one model resident at a time."""
+"""The line from images to submission.csv, stage by stage: every image through CLIP, then every image through the
+captioner, and so on, with one model resident on a device at a time."""
 
-import importlib.metadata
-import os
-import platform
-import resource
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kernel import __version__
-from kernel.captions import inspect_captioner
-from kernel.checkpoints import file_sha256, open_weights
-from kernel.config import Paths, Recipe
-from kernel.constant import constant_row
+from kernel.config import OF_BANK, Paths, Recipe
 from kernel.deadline import NEVER, Deadline, Watchdog
-from kernel.devices import Device, find_device
-from kernel.images import list_images
-from kernel.inventory import captioners_named, opened_bank, with_fitted_shares, word_lists
-from kernel.preflight import check_disk, only_run
-from kernel.prompt_bank import RECORD, REGRESSION
-from kernel.sentences import SentenceEncoder
-from kernel.stages import caption_cosines_stage, captions_stage, clip_stage, estimates_stage
-from kernel.store import cannot_write, images_sha256, open_run
+from kernel.devices import Device
+from kernel.errors import UserError
+from kernel.job import Job
+from kernel.preflight import check_versions, only_run, preflight
+from kernel.preparation import Prepared, prepare
+from kernel.record import Pace, Record
+from kernel.stages import WORDS, Item
+from kernel.stages.answer import AnswerStage, fused_rows, shared
+from kernel.store import cannot_write, open_run
 from kernel.submission import check_submission, write_submission
-from kernel.word_banks import features_key
-
-REPORTED_VERSIONS = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pandas", "pillow")
+from kernel.word_banks import features_file, rank, read_features
+from kernel.workers import Ends, Outcome, work
 
 
 def run(
@@ -44,134 +37,166 @@ def run(
 
     A valid submission stands from the start on, and is replaced by a better one after each stage that gives one: the
     constant, then what needs no captions, then all. Raises UserError before the first image for anything about weights,
-    recipe, device or output folder; after it only when nothing can be written any more. When the deadline passes while
-    something hangs, the process ends with exit code 1 and the last submission stands.
+    recipe, device or output folder; after it only when nothing can be written any more, or CLIP cannot be used at all.
+    When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     """
-    started = time.time()
-    images = list_images(paths.images)[:limit]
-    weights = open_weights(paths.weights)
-    captioners = captioners_named(recipe, weights)
-    words = word_lists(recipe, weights)
-    bank = opened_bank(recipe, paths, weights)
-    recipe, shares_from = with_fitted_shares(recipe, bank)
-    device = find_device(device_name)
-    inspect_captioner(weights, captioners[0])
-    # small, so it stays: whatever is wrong with it shows before the first image, not after the last
-    encoder = SentenceEncoder.load(weights, device)
-    fallback = constant_row(encoder, weights.folder, recipe.text_batch)
-    identity: dict[str, Any] = {
-        "recipe": asdict(recipe),
-        "images": images_sha256(images),
-        "models": {name: weights.sha256(name) for name in ("clip", captioners[0], "sentences")},
-        "words": {bank.name: features_key(weights.sha256("clip"), bank.phrases) for bank in words},
-        "bank": file_sha256(bank.folder / RECORD) if bank else None,
-        "regression": file_sha256(bank.folder / REGRESSION) if bank and recipe.uses("regression") else None,
-        "device": device.name,
-    }
+    try:
+        with Watchdog(deadline):
+            return watched_run(recipe, paths, device_name, limit, deadline)
+    except OSError as error:
+        raise cannot_write(paths.run, error) from error
+
+
+def watched_run(
+    recipe: Recipe, paths: Paths, device_name: str, limit: int | None, deadline: Deadline
+) -> dict[str, Any]:
+    warnings = check_versions()
+    ready = prepare(recipe, paths, device_name, limit)
     with only_run(paths.run):
-        check_disk(paths.run, len(images), sum(len(own.phrases) for own in words))
-        folder, said = open_run(paths.run, images, recipe.shard_images, identity)
-        print(said, file=sys.stderr)
+        warnings += preflight(paths.run, len(ready.images), sum(len(own.phrases) for own in ready.words), deadline)
+        warnings += ready.warnings
+        folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
+        record = Record(ready, paths, folder, warnings)
+        told = [f"warning: {warning}" for warning in warnings]
+        print(said, record.forecast(deadline), *told, sep="\n", file=sys.stderr)
+        job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
+        return Line(ready, job, record, deadline).run()
 
-        ids = [image.id for image in images]
-        seconds: dict[str, float] = {}
-        static: dict[str, Any] = {
-            "identity": identity,
-            "recipe": asdict(recipe),
-            "captioner": captioners[0],
-            "shards": folder.borders,
-            "images": str(paths.images),
-            "weights": str(paths.weights),
-            "bank": {"folder": str(bank.folder), "excluded": bank.record["excluded"]} if bank else None,
-            "shares_from": shares_from,
-            "models": {name: weights.models[name]["source"] for name in identity["models"]},
-            "versions": versions(),
-            "docker_image": os.environ.get("KAGGLE_DOCKER_IMAGE"),
-            "device": device.name,
-            "started": started,
-            "dropped_phrases": {bank.name: bank.dropped for bank in words},
-        }
 
-        def answer(problems: list[str]) -> dict[str, Any]:
-            """The submission of all that the folder holds by now, and the record beside it."""
-            with Stopwatch(seconds, "estimates"):
-                rows, bad = estimates_stage(folder, recipe, encoder, bank, fallback, device)
-            with Stopwatch(seconds, "submission"):
-                write_checked(paths.run / "submission.csv", ids, rows)
-            failed, reduced, missing = folder.read_caption_shortfall() if recipe.needs_captions else ({}, 0, 0)
-            counts = {
-                "images": len(images),
-                "bad_images": len(bad),
-                "caption_failures": len(failed),
-                "fewer_captions": reduced,
-                "no_captions": missing,
-                "degraded_rows": len(bad) + len(failed) + reduced + missing,
-            }
-            content = {
-                **static,
-                "counts": counts,
-                "bad_images": bad,
-                "caption_failures": failed,
-                "problems": problems,
-                "seconds": seconds,
-                "images_per_second": {stage: len(images) / spent for stage, spent in seconds.items() if spent},
-                "peak_memory_bytes": peak_memory(device),
-            }
-            folder.write_run(content)
-            return content
+class Line:
+    """The stages of one run, in order of what they gain a second."""
 
-        try:
-            with Watchdog(deadline):
-                if not (paths.run / "submission.csv").is_file():
-                    write_checked(paths.run / "submission.csv", ids, np.tile(fallback, (len(ids), 1)))
-                with Stopwatch(seconds, "clip"):
-                    clip_stage(folder, recipe, weights, words, device)
-                if not recipe.needs_captions:
-                    return answer([])
-                before = time.perf_counter()
-                answer(["the run ended before captions were made"])
-                # the last answer does this again, with `captions_per_image` texts an image instead of one
-                ends = deadline.earlier((recipe.captions_per_image + 1) * (time.perf_counter() - before))
-                with Stopwatch(seconds, "captions"):
-                    problems = captions_stage(folder, recipe, weights, captioners, device, ends)
-                if recipe.caption_weighting == "clip":
-                    with Stopwatch(seconds, "caption cosines"):
-                        problems += caption_cosines_stage(folder, recipe, weights, device, ends)
-                return answer(problems)
-        except OSError as error:
-            raise cannot_write(paths.run, error) from error
+    def __init__(self, ready: Prepared, job: Job, record: Record, deadline: Deadline) -> None:
+        self.ready, self.job, self.record, self.deadline = ready, job, record, deadline
+        self.recipe, self.folder = job.recipe, job.folder
+        self.submission = job.folder.folder / "submission.csv"
+        self.ids = [image.id for image in ready.images]
+        self.problems: list[str] = []
+
+    def run(self) -> dict[str, Any]:
+        if not self.submission.is_file():
+            self.write(np.broadcast_to(self.ready.fallback, (len(self.ids), len(self.ready.fallback))))
+        self.clip()
+        if not self.folder.made("clip"):
+            return self.record.write(self.problems)
+        self.modifiers()
+        own = shared(self.recipe)
+        weighed = self.recipe.caption_weighting == "clip"
+        if self.recipe.needs_captions and (self.pending("captions") or (weighed and self.pending("cosines"))):
+            start = time.perf_counter()
+            self.answer(own, ["the run ended before captions were made"])
+            # the last answer does this again, with `captions_per_image` texts an image instead of one
+            ends = self.ends((self.recipe.captions_per_image + 1) * (time.perf_counter() - start))
+            self.captions(ends)
+            if weighed:
+                self.cosines(ends)
+            own = [name for name in own if name not in OF_BANK]  # what the bank says does not change with captions
+        return self.answer(own, self.problems)
+
+    def clip(self) -> None:
+        """Features of images, and of the words that the weights folder brings none for."""
+        ready, sha256 = self.ready, self.ready.weights.sha256("clip")
+        unknown = [own for own in ready.words if features_file(own, sha256, self.job.features_folders) is None]
+        shards = self.pending("clip")
+        # an estimate must not take CLIP its time: what is planned for the answer counts up to a third of what is left
+        planned = sum(self.record.planned_seconds(stage) for stage in ("estimates", "submission"))
+        after = min(planned, max(self.deadline.left(), 0) / 3)
+        outcome = self.work("clip", "clip", [*([WORDS] if unknown else []), *shards], self.ends(after))
+        if outcome.out_of_time:
+            self.problems.append("the time was over before CLIP had seen every image")
+        elif outcome.left and not self.folder.made("clip"):
+            raise UserError(
+                f"CLIP cannot be used on {self.record.static['device']} ({'; '.join(outcome.reasons)}): "
+                f"{self.folder.images_of(shards)} images have no features, and the last submission.csv stands. Run "
+                "again to go on there, or with --device cpu"
+            )
+        elif outcome.left:
+            self.problems.append(f"CLIP was given up ({'; '.join(outcome.reasons)})")
+
+    def modifiers(self) -> None:
+        """The best phrases of every word list for each image that has features."""
+        features, _ = self.folder.read_clip()
+        seen = np.flatnonzero(np.abs(features).max(axis=1) > 0)
+        modifiers: list[list[str]] = [[] for _ in self.ids]
+        numbers = [number for number in self.recipe.modifiers.values() if number]
+        with self.record.timed("modifiers"):
+            for words, number in zip(self.ready.words, numbers, strict=True):
+                path = features_file(words, self.ready.weights.sha256("clip"), self.job.features_folders)
+                if path is None:
+                    continue  # they were not encoded, which is among the problems
+                indices, _ = rank(features[seen], read_features(words, path).features, number)
+                for image, row in zip(seen.tolist(), indices.tolist(), strict=True):
+                    modifiers[image].extend(words.phrases[index] for index in row)
+        self.folder.write_modifiers(modifiers)
+
+    def captions(self, ends: Ends) -> None:
+        """Captions by the first captioner that can be used; nothing here may end a run."""
+        for name in self.ready.captioners:
+            outcome = self.work("captions", f"captions {name}", self.pending("captions"), ends)
+            if outcome.out_of_time:
+                self.problems.append("the time was over before every image had captions")
+            if outcome.out_of_time or not outcome.left:
+                return
+            self.problems.append(f"captioner {name} was given up ({'; '.join(outcome.reasons)})")
+        self.problems.append("no captioner is left, so images without captions go without")
+
+    def cosines(self, ends: Ends) -> None:
+        captioned = set(self.folder.made("captions")) & set(self.folder.made("clip"))
+        outcome = self.work("caption cosines", "cosines", sorted(captioned & set(self.pending("cosines"))), ends)
+        if outcome.left:
+            why = "; ".join(outcome.reasons) or "the time was over"
+            self.problems.append(f"not every caption was weighed, the others count alike ({why})")
+
+    def answer(self, names: list[str], problems: list[str]) -> dict[str, Any]:
+        """The submission of all that the folder holds by now, these estimates made anew, and the record beside it."""
+        here = partial(AnswerStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
+        outcome = self.work("estimates", "answer", names, Ends(), here)
+        if outcome.left and any(device.is_gpu for device in self.ready.devices):
+            print(f"estimates go on without a GPU ({'; '.join(outcome.reasons)})", file=sys.stderr)
+            outcome = work(self.job, [Device("cpu")], "answer", outcome.left, Ends(), lambda images: None, here)
+        if outcome.left:
+            raise UserError(
+                f"{self.folder.folder}: estimates {', '.join(map(str, outcome.left))} cannot be made "
+                f"({'; '.join(outcome.reasons)}); the last submission.csv stands. Run again to go on there"
+            )
+        with self.record.timed("estimates"):
+            rows = fused_rows(self.folder, self.recipe, self.ready.fallback)
+        self.write(rows)
+        return self.record.write(problems)
+
+    def write(self, rows: np.ndarray) -> None:
+        with self.record.timed("submission"):
+            write_checked(self.submission, self.ids, rows)
+
+    def work(self, label: str, stage: str, items: Sequence[Item], ends: Ends, here: Any = None) -> Outcome:
+        """The items on the devices, with a progress bar over all images."""
+        from tqdm.auto import tqdm
+
+        images = self.folder.images_of(item for item in items if isinstance(item, int))
+        pace = self.record.paces.setdefault(label, Pace(images, len(self.ready.devices)))
+        total, done = (len(self.ids), len(self.ids) - images) if images else (len(self.ids) * len(items), 0)
+        bar = tqdm(total=total, initial=done, desc=label, unit="image", file=sys.stderr)
+
+        def progress(number: int) -> None:
+            bar.update(number)
+            if pace.batch(number):
+                bar.write(self.record.corrected(label), file=sys.stderr)
+
+        with self.record.timed(label), bar:
+            outcome = work(self.job, self.ready.devices, stage, items, ends, progress, here)
+        self.record.took(label, outcome.host_bytes, outcome.device_bytes)
+        return outcome
+
+    def pending(self, stage: str) -> list[int]:
+        made = set(self.folder.made(stage))
+        return [shard for shard in range(len(self.folder.borders)) if shard not in made]
+
+    def ends(self, reserve: float) -> Ends:
+        """Nothing is begun for which `reserve` seconds would not be left, and nothing is waited for into its last
+        three quarters."""
+        return Ends(self.deadline.earlier(reserve), self.deadline.earlier(0.75 * reserve))
 
 
 def write_checked(path: Path, ids: list[str], rows: np.ndarray) -> None:
     write_submission(path, ids, rows)
     check_submission(path, ids)
-
-
-class Stopwatch:
-    """Adds the seconds that a block took to `seconds[stage]`."""
-
-    def __init__(self, seconds: dict[str, float], stage: str) -> None:
-        self.seconds, self.stage = seconds, stage
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *error: object) -> None:
-        spent = self.seconds.get(self.stage, 0) + time.perf_counter() - self.start
-        self.seconds[self.stage] = round(spent, 3)
-
-
-def versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in REPORTED_VERSIONS}
-    return {"kernel": __version__, "python": platform.python_version(), **found}
-
-
-def peak_memory(device: Device) -> dict[str, int]:
-    """Most bytes resident in this process so far, and most allocated on the GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, kibibytes on Linux
-    peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if device.name != "cpu":
-        import torch
-
-        peak["device"] = torch.cuda.max_memory_allocated(device.name)
-    return peak

@@ -1,13 +1,14 @@
 """The run folder: shards written whole or not at all, and what they belong to.
 
 A shard is written under a temporary name and renamed, so a killed run leaves only whole shards, and the
-next one goes on with what is missing.
+next one goes on with what is missing. Beside each lies its seal, a sha256 over the settings and inputs of its stage,
+its name and its contents: a shard that was cut or altered, or comes from elsewhere, is made again.
 """
 
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,20 @@ import numpy as np
 from kernel.errors import UserError
 from kernel.images import ImageFile
 
-STAGES = ("clip", "captions", "estimates")
+FORMAT = 2  # of shards: those of another are made again
+STAGES = ("clip", "captions", "cosines", "estimates")
+SHARDS = {"clip": ".safetensors", "captions": ".json", "cosines": ".json"}
 
 
 class RunFolder:
     """One run's outputs. `images` are shared out into shards of `shard_images` consecutive ids."""
 
-    def __init__(self, folder: Path, images: list[ImageFile], shard_images: int) -> None:
+    def __init__(
+        self, folder: Path, images: list[ImageFile], shard_images: int, identity: dict[str, Any] | None = None
+    ) -> None:
         self.folder = folder
         self.images = images
+        self.identity = identity or {}
         self.borders = [
             (start, min(start + shard_images, len(images))) for start in range(0, len(images), shard_images)
         ]
@@ -33,35 +39,108 @@ class RunFolder:
         start, stop = self.borders[shard]
         return self.images[start:stop]
 
-    def shard_path(self, stage: str, shard: int, suffix: str) -> Path:
-        return self.folder / stage / f"{shard:05d}{suffix}"
+    def shard_path(self, stage: str, shard: int) -> Path:
+        return self.folder / stage / f"{shard:05d}{SHARDS[stage]}"
 
-    def write_clip(self, shard: int, features: np.ndarray, bad: dict[str, str]) -> None:
-        """Features (n, d), zero rows for bad images, and the bad images' reasons."""
+    def made(self, stage: str) -> list[int]:
+        """The shards of a stage that are there."""
+        return [shard for shard in range(len(self.borders)) if self.shard_path(stage, shard).is_file()]
+
+    def images_of(self, shards: Iterable[int]) -> int:
+        return sum(stop - start for start, stop in (self.borders[shard] for shard in shards))
+
+    def write_shard(self, stage: str, shard: int, data: bytes, whole: bool = True) -> None:
+        """The seal first: ended between the two, the shard is missing or does not fit its seal, so it is made again.
+
+        A part of a shard, for which the time did not suffice, gets none: this run answers with it, the next makes it
+        again.
+        """
+        path = self.shard_path(stage, shard)
+        seal_path(path).unlink(missing_ok=True)
+        if whole:
+            write_whole(seal_path(path), self.seal(stage, path.name, data).encode())
+        write_whole(path, data)
+
+    def has_shard(self, stage: str, shard: int) -> bool:
+        """Whether the shard is there, whole, and of this very stage and run."""
+        path = self.shard_path(stage, shard)
+        if not (path.is_file() and seal_path(path).is_file()):
+            return False
+        return seal_path(path).read_bytes() == self.seal(stage, path.name, path.read_bytes()).encode()
+
+    def drop_unsound_shards(self) -> None:
+        """Removes what was cut or altered or comes from elsewhere, so that every shard that is there can be read."""
+        for stage in SHARDS:
+            for shard in self.made(stage):
+                if not self.has_shard(stage, shard):
+                    self.shard_path(stage, shard).unlink()
+
+    def seal(self, stage: str, name: str, data: bytes) -> str:
+        settings = json.dumps(self.identity.get(stage), sort_keys=True)
+        return hashlib.sha256(f"{settings}\n{name}\n".encode() + data).hexdigest()
+
+    def write_clip(self, shard: int, features: np.ndarray, bad: dict[str, str], unmade: list[str]) -> None:
+        """Features (n, d), zero rows for bad images and those not made; the former's reasons, the latter's ids."""
         from safetensors.numpy import save
 
-        data = save({"image_features": features}, metadata={"bad": json.dumps(bad)})
-        write_whole(self.shard_path("clip", shard, ".safetensors"), data)
+        # one entry: safetensors writes several in an order that differs from time to time, and bytes must not
+        notes = {"notes": json.dumps({"bad": bad, "unmade": unmade})}
+        self.write_shard("clip", shard, save({"image_features": features}, metadata=notes), whole=not unmade)
 
     def read_clip(self) -> tuple[np.ndarray, dict[str, str]]:
-        """All shards: (n, d) float32 features in image order, and {id: reason} of bad images."""
+        """All shards: (n, d) float32 features in image order, zero rows where a shard was not made, and {id: reason} of
+        bad images. At least one shard must have been made."""
+        made = self.made("clip")
+        features = np.zeros((len(self.images), 0), dtype=np.float32)
+        bad: dict[str, str] = {}
+        for shard in made:
+            rows, own, _ = self.read_clip_shard(shard)
+            if shard == made[0]:
+                features = np.zeros((len(self.images), rows.shape[1]), dtype=np.float32)
+            start, stop = self.borders[shard]
+            features[start:stop] = rows
+            bad |= own
+        return features, bad
+
+    def read_clip_shard(self, shard: int) -> tuple[np.ndarray, dict[str, str], list[str]]:
+        """What `write_clip` wrote."""
         from safetensors import safe_open
 
-        parts, bad = [], {}
+        with safe_open(self.shard_path("clip", shard), framework="np") as file:
+            notes = json.loads(file.metadata()["notes"])
+            return file.get_tensor("image_features"), notes["bad"], notes["unmade"]
+
+    def unmade_images(self, stage: str) -> set[str]:
+        """The ids of images that `clip` or `captions` has not come to: of missing shards, and of parts of shards."""
+        unmade: set[str] = set()
+        made = set(self.made(stage))
         for shard in range(len(self.borders)):
-            with safe_open(self.shard_path("clip", shard, ".safetensors"), framework="np") as file:
-                parts.append(file.get_tensor("image_features"))
-                bad.update(json.loads(file.metadata()["bad"]))
-        return np.concatenate(parts), bad
+            if shard not in made:
+                unmade |= {file.id for file in self.shard_files(shard)}
+            elif stage == "clip":
+                unmade |= set(self.read_clip_shard(shard)[2])
+            else:
+                unmade |= set(self.read_caption_shard(shard)["unmade"])
+        return unmade
 
     def write_captions(
-        self, shard: int, captions: list[list[str]], bad: dict[str, str], failed: dict[str, str], reduced: int
+        self,
+        shard: int,
+        captions: list[list[str]],
+        bad: dict[str, str],
+        failed: dict[str, str],
+        reduced: int,
+        unmade: list[str],
     ) -> None:
-        """Captions, {id: reason} of bad images and of those that the captioner failed on, and how many images were
-        captioned with less effort than the recipe asks."""
-        content = {"captions": captions, "bad": bad, "failed": failed, "reduced": reduced}
-        self.shard_path("captions", shard, ".cosines.json").unlink(missing_ok=True)  # of other captions
-        write_json(self.shard_path("captions", shard, ".json"), content)
+        """Captions, {id: reason} of bad images and of those that the captioner failed on, how many images were
+        captioned with less effort than the recipe asks, and the ids of those that were not come to."""
+        content = {"captions": captions, "bad": bad, "failed": failed, "reduced": reduced, "unmade": unmade}
+        self.shard_path("cosines", shard).unlink(missing_ok=True)  # of other captions
+        self.write_shard("captions", shard, json_bytes(content), whole=not unmade)
+
+    def read_caption_shard(self, shard: int) -> dict[str, Any]:
+        """What `write_captions` wrote: `captions`, `bad`, `failed`, `reduced`, `unmade`."""
+        return json.loads(self.shard_path("captions", shard).read_text(encoding="utf-8"))
 
     def read_captions(self) -> tuple[list[list[str]], dict[str, str]]:
         """The captions of each image in order, none where its shard was not made, and {id: reason} of bad images."""
@@ -72,31 +151,30 @@ class RunFolder:
             bad.update(content["bad"] if content else {})
         return captions, bad
 
-    def read_caption_shortfall(self) -> tuple[dict[str, str], int, int]:
-        """{id: reason} of images that the captioner failed on, how many got less effort, how many none at all."""
+    def read_caption_shortfall(self) -> tuple[dict[str, str], int]:
+        """{id: reason} of images that the captioner failed on, and how many got less effort than the recipe asks."""
         failed: dict[str, str] = {}
-        reduced = missing = 0
-        for (start, stop), content in zip(self.borders, self.caption_shards(), strict=True):
+        reduced = 0
+        for content in self.caption_shards():
             failed.update(content["failed"] if content else {})
             reduced += content["reduced"] if content else 0
-            missing += 0 if content else stop - start
-        return failed, reduced, missing
+        return failed, reduced
 
     def caption_shards(self) -> Iterator[dict[str, Any] | None]:
+        made = set(self.made("captions"))
         for shard in range(len(self.borders)):
-            path = self.shard_path("captions", shard, ".json")
-            yield json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+            yield self.read_caption_shard(shard) if shard in made else None
 
     def write_caption_cosines(self, shard: int, cosines: list[list[float]]) -> None:
-        write_json(self.shard_path("captions", shard, ".cosines.json"), cosines)
+        self.write_shard("cosines", shard, json_bytes(cosines))
 
     def read_caption_cosines(self) -> list[list[float] | None]:
         """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
         cosines: list[list[float] | None] = []
+        made = set(self.made("cosines")) & set(self.made("captions"))
         for shard, (start, stop) in enumerate(self.borders):
-            path = self.shard_path("captions", shard, ".cosines.json")
-            made = path.is_file() and self.shard_path("captions", shard, ".json").is_file()
-            cosines.extend(json.loads(path.read_text(encoding="utf-8")) if made else [None] * (stop - start))
+            path = self.shard_path("cosines", shard)
+            cosines.extend(json.loads(path.read_text(encoding="utf-8")) if shard in made else [None] * (stop - start))
         return cosines
 
     def write_modifiers(self, modifiers: list[list[str]]) -> None:
@@ -123,37 +201,48 @@ class RunFolder:
 
 
 def open_run(
-    folder: Path, images: list[ImageFile], shard_images: int, identity: dict[str, Any]
+    folder: Path, images: list[ImageFile], shard_images: int, identity: dict[str, dict[str, Any]]
 ) -> tuple[RunFolder, str]:
     """The run folder, ready to go on or to start, and one line about which of the two.
 
-    Raises UserError when the folder cannot be written or holds files that no run wrote.
+    `identity` holds for each stage what its outputs depend on: a stage of which something changed is made again, the
+    others stay. Raises UserError when the folder cannot be written or holds files that no run wrote.
     """
-    run = RunFolder(folder, images, shard_images)
+    run = RunFolder(folder, images, shard_images, identity)
     previous = read_run(folder)
-    if previous is None and folder.is_dir() and any(folder.iterdir()):
+    # a run that was killed while it wrote its first record left no more than this
+    first = unfinished_path(folder / "run.json")
+    if previous is None and folder.is_dir() and any(path != first for path in folder.iterdir()):
         raise UserError(
             f"{folder}: holds files but no run.json, so no run wrote it. Give --out an empty or a new folder"
         )
-    changed = [
-        key for key, value in identity.items() if previous is not None and previous["identity"].get(key) != value
-    ]
+    changed = {} if previous is None else {stage: changes(previous["identity"], identity, stage) for stage in identity}
+    stale = [stage for stage, keys in changed.items() if keys]
     try:
-        if changed:
-            for stage in STAGES:
-                shutil.rmtree(folder / stage, ignore_errors=True)
+        for stage in stale:
+            shutil.rmtree(folder / stage, ignore_errors=True)
+        if stale:
             (folder / "submission.csv").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         # before the stages' folders: a run that ends between the two must find its own record again
-        if previous is None or changed:
-            run.write_run({"identity": identity})
+        if previous is None or stale:
+            run.write_run({"identity": identity, "shards": run.borders})
         for stage in STAGES:
             (folder / stage).mkdir(exist_ok=True)
+        run.drop_unsound_shards()
     except OSError as error:
         raise cannot_write(folder, error) from error
-    if changed:
-        return run, f"{folder}: {', '.join(changed)} changed since the last run: starting over"
+    if stale:
+        what = ", ".join(dict.fromkeys(key for keys in changed.values() for key in keys))
+        return run, f"{folder}: {what} changed since the last run: {', '.join(stale)} made again"
     return run, f"{folder}: going on with the last run" if previous else f"{folder}: new run"
+
+
+def changes(before: dict[str, Any], now: dict[str, dict[str, Any]], stage: str) -> list[str]:
+    """The names of what differs in a stage's identity, in its order."""
+    old = before.get(stage)
+    known = old if isinstance(old, dict) else {}
+    return [key for key, value in now[stage].items() if key not in known or known[key] != value]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -186,13 +275,25 @@ def images_sha256(images: list[ImageFile]) -> str:
     return digest.hexdigest()
 
 
+def seal_path(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def json_bytes(content: Any) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="replace")
+
+
 def write_json(path: Path, content: Any) -> None:
-    write_whole(path, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="replace"))
+    write_whole(path, json_bytes(content))
+
+
+def unfinished_path(path: Path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Writes under a temporary name beside `path`, then renames; leaves nothing behind when it fails."""
-    unfinished = path.with_name(f".{path.name}.tmp")
+    unfinished = unfinished_path(path)
     try:
         unfinished.write_bytes(data)
         unfinished.replace(path)

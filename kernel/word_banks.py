@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from kernel.checkpoints import Weights
 from kernel.errors import UserError
 from kernel.store import write_whole
 
@@ -62,26 +64,38 @@ def features_key(clip_sha256: str, phrases: list[str]) -> str:
     return hashlib.sha256(json.dumps([clip_sha256, phrases], ensure_ascii=False).encode()).hexdigest()
 
 
-def bank_with_features(
-    words: Phrases, clip: "ClipEncoder", clip_sha256: str, shipped: Path, computed: Path, batch: int
-) -> WordBank:
-    """The bank with its features from `shipped` or `computed`, else encoded now and kept in `computed`."""
-    from safetensors.numpy import load_file, save
+def shipped_features(weights: Weights) -> Path:
+    """Where a weights folder brings the features of its word lists."""
+    return weights.folder / "word_banks" / "features"
 
+
+def features_file(words: Phrases, clip_sha256: str, folders: Sequence[Path]) -> Path | None:
+    """Where in one of the folders the phrases' features lie; None where they are yet to be encoded."""
     name = f"{features_key(clip_sha256, words.phrases)}.safetensors"
-    for folder in (shipped, computed):
-        if (folder / name).is_file():
-            features = load_file(folder / name)["features"].astype(np.float32)
-            if features.shape[0] != len(words.phrases):
-                raise UserError(
-                    f"{folder / name}: {features.shape[0]} rows for the {len(words.phrases)} phrases of "
-                    f"{words.name}: the file is damaged. Remove it and run again"
-                )
-            return WordBank(words.name, words.phrases, features)
-    features = clip.encode_texts(words.phrases, batch)
-    computed.mkdir(parents=True, exist_ok=True)
-    write_whole(computed / name, save({"features": features}))
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def read_features(words: Phrases, path: Path) -> WordBank:
+    from safetensors.numpy import load_file
+
+    features = load_file(path)["features"].astype(np.float32)
+    if features.shape[0] != len(words.phrases):
+        raise UserError(
+            f"{path}: {features.shape[0]} rows for the {len(words.phrases)} phrases of {words.name}: the file is "
+            "damaged. Remove it and run again"
+        )
     return WordBank(words.name, words.phrases, features)
+
+
+def encode_missing(words: Phrases, clip: "ClipEncoder", clip_sha256: str, folders: Sequence[Path], batch: int) -> None:
+    """Encodes the phrases where none of the folders has their features, and keeps them in the last one."""
+    from safetensors.numpy import save
+
+    if features_file(words, clip_sha256, folders) is None:
+        features = clip.encode_texts(words.phrases, batch)
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        name = f"{features_key(clip_sha256, words.phrases)}.safetensors"
+        write_whole(folders[-1] / name, save({"features": features}))
 
 
 def rank(

@@ -6,8 +6,8 @@ refuse_network()
 
 import os  # noqa: E402
 import shutil  # noqa: E402
-from collections.abc import Callable  # noqa: E402
-from dataclasses import dataclass  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
+from dataclasses import dataclass, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import pytest  # noqa: E402
@@ -40,6 +40,17 @@ def weights_folder() -> Path:
 @pytest.fixture(scope="session")
 def weights(weights_folder: Path) -> Weights:
     return open_weights(weights_folder)
+
+
+@pytest.fixture(scope="module")
+def short_prior() -> Iterator[None]:
+    """The constant answer from 20 of the prior's 2,000 prompts: seconds less a run, where its value does not matter."""
+    from kernel import constant
+
+    really = constant.read_phrases
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constant, "read_phrases", lambda path: replace(really(path), phrases=really(path).phrases[:20]))
+        yield
 
 
 @pytest.fixture(scope="session")

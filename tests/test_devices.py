@@ -1,7 +1,10 @@
+import json
+import subprocess
+
 import pytest
 import torch
 
-from kernel.devices import Device, find_device
+from kernel.devices import Device, find_device, find_devices, host_memory
 from kernel.errors import UserError
 
 
@@ -30,3 +33,43 @@ def test_a_gpu_whose_first_operation_fails_is_refused_with_the_cure(monkeypatch)
 def test_an_unknown_name_lists_the_valid_ones():
     with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N"):
         find_device("gpu")
+
+
+# the devices of a run
+
+
+def test_the_cpu_works_where_no_gpu_is(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert find_devices("auto") == [Device("cpu", memory=host_memory())]
+    assert find_devices("cpu,cpu") == [Device("cpu", memory=host_memory())] * 2
+
+
+def test_auto_is_every_gpu_as_its_driver_tells(monkeypatch):
+    asked = []
+
+    def tried(command, **options):
+        asked.append(command[1:])
+        found = [["Tesla T4", 15_835_660_288], ["Tesla T4", 15_835_660_288]]
+        return subprocess.CompletedProcess(command, 0, f"a library's words\n{json.dumps(found)}\n", "")
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(subprocess, "run", tried)
+    assert find_devices() == [Device(f"cuda:{index}", "Tesla T4", 15_835_660_288) for index in (0, 1)]
+    assert asked == [["-m", "kernel.devices", "cuda:0", "cuda:1"]]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here, so its first operation does not fail")
+def test_a_gpu_that_fails_in_a_process_of_its_own_is_refused_with_the_cure():
+    with pytest.raises(UserError, match="--device cuda: a first operation failed .+choose the accelerator 'GPU T4 x2'"):
+        find_devices("cuda")
+
+
+def test_a_gpu_named_twice_is_refused():
+    with pytest.raises(UserError, match="names a GPU twice"):
+        find_devices("cuda:0,cuda")
+
+
+@pytest.mark.parametrize("asked", ["gpu", "cuda:x", "cpu:1", "", "cuda:0,,cpu"])
+def test_unknown_names_among_several_are_refused(asked):
+    with pytest.raises(UserError, match="expected auto, cpu, cuda or cuda:N, or several with commas"):
+        find_devices(asked)

@@ -17,10 +17,11 @@ from kernel.config import RECIPES, Paths
 from kernel.deadline import Deadline
 from kernel.errors import UserError
 from kernel.pipeline import run
-from kernel.stages import BatchSize, CannotBeUsed, Failed, encoded
+from kernel.stages.batches import BatchSize, CannotBeUsed, Failed, encoded
 from kernel.submission import check_submission, read_submission
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("short_prior")
 IDS = list("abcdef")
 RECIPE = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2, caption_batch=2)
 REAL = Captioner.captions
@@ -32,7 +33,7 @@ def where(image_folder, weights_folder, tmp_path) -> Paths:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, weights_folder, drawn) -> dict[str, np.ndarray]:
+def undisturbed(tmp_path_factory, weights_folder, drawn, short_prior) -> dict[str, np.ndarray]:
     folder = tmp_path_factory.mktemp("undisturbed")
     (folder / "images").mkdir()
     for name, (picture, _) in zip(IDS, drawn, strict=False):
@@ -132,7 +133,7 @@ def test_a_clip_that_fails_on_everything_stops_the_run_and_is_made_up_for_later(
         raise error
 
     monkeypatch.setattr(ClipEncoder, "encode_images", encode_images)
-    with pytest.raises(UserError, match="CLIP cannot be used on cpu .*images a to b have no features"):
+    with pytest.raises(UserError, match="CLIP cannot be used on cpu .*6 images have no features"):
         run(RECIPE, where, "cpu")
     assert changed(where, undisturbed) == IDS
     monkeypatch.undo()
@@ -203,18 +204,24 @@ def test_without_any_captioner_that_works_the_answer_has_no_captions(where, undi
 
 
 class Scripted(Deadline):
-    """A deadline far away whose earlier one, for captions, says these seconds left one after the other."""
+    """A deadline far away; what CLIP gets of it too, and that of captions says these seconds left one after the other.
+
+    Each stage asks for two: when it begins nothing more, and when it is ended as hanging.
+    """
 
     def __init__(self, *seconds: float) -> None:
         super().__init__(None)
         object.__setattr__(self, "script", iter(seconds))
+        object.__setattr__(self, "asked", [])
 
     def left(self) -> float:
         return 1e6
 
     def earlier(self, seconds: float) -> Deadline:
         own = Deadline()
-        object.__setattr__(own, "left", lambda: next(self.script))
+        self.asked.append(own)
+        if len(self.asked) > 2:
+            object.__setattr__(own, "left", lambda: next(self.script))
         return own
 
 
@@ -232,6 +239,34 @@ def test_too_little_time_means_fewer_beams_then_fewer_images(where, undisturbed,
     assert counts(content) == {"fewer_captions": 2, "no_captions": 2, "degraded_rows": 4}
     assert content["problems"] == ["the time was over before every image had captions"]
     assert changed(where, undisturbed) == ["c", "d", "e", "f"]
+
+
+def test_what_was_captioned_of_a_shard_counts_when_the_time_is_over_within_it(where, undisturbed, monkeypatch):
+    monkeypatch.setattr("kernel.deadline.Effort.took", lambda self, *more: setattr(self, "image_seconds", 100.0))
+    whole = replace(RECIPE, shard_images=6)
+    content = run(whole, where, "cpu", deadline=Scripted(1e6, 1e6, 0))
+    assert counts(content) == {"no_captions": 2, "degraded_rows": 2}
+    assert changed(where, undisturbed) == ["e", "f"]
+    monkeypatch.undo()
+    assert counts(run(whole, where, "cpu")) == {}  # the same command makes up for it
+    assert changed(where, undisturbed) == []
+
+
+def test_without_time_for_every_image_clip_gives_what_it_has_seen(where, undisturbed, monkeypatch):
+    class Short(Scripted):
+        """Of CLIP's time, not of the captions'."""
+
+        def earlier(self, seconds):
+            own = super().earlier(seconds)
+            object.__setattr__(own, "left", lambda: next(self.script) if len(self.asked) <= 2 else 1e6)
+            return own
+
+    monkeypatch.setattr("kernel.deadline.Effort.took", lambda self, *more: setattr(self, "image_seconds", 1.0))
+    content = run(replace(RECIPE, clip_batch=1), where, "cpu", deadline=Short(1e6, 1e6, 1e6, 0))
+    assert content["problems"] == ["the time was over before CLIP had seen every image"]
+    assert counts(content) == {"no_features": 3, "degraded_rows": 3}
+    assert set(changed(where, undisturbed)) <= {"d", "e", "f"}  # captions alone say much of theirs
+    assert json.loads((where.run / "clip" / "modifiers.json").read_text())[3:] == [[], [], []]
 
 
 HANGS = """

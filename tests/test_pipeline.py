@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 FAST = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2)
 
 
-SHORTFALL = ("bad_images", "caption_failures", "fewer_captions", "no_captions", "degraded_rows")
+SHORTFALL = ("bad_images", "no_features", "caption_failures", "fewer_captions", "no_captions", "degraded_rows")
 
 
 def paths(tmp_path, weights_folder, name="run") -> Paths:
@@ -86,8 +86,8 @@ def test_run_json_says_what_ran(finished):
     assert written["shards"] == [[0, 2], [2, 4], [4, 6]]
     assert written["counts"] == {"images": 6, **dict.fromkeys(SHORTFALL, 0)}
     assert written["problems"] == []
-    assert set(written["seconds"]) == {"clip", "captions", "estimates", "submission"}
-    assert written["versions"]["transformers"] and written["peak_memory_bytes"]["host"] > 2**20
+    assert set(written["seconds"]) == {"clip", "modifiers", "captions", "estimates", "submission"}
+    assert written["versions"]["transformers"] and written["memory"]["captions"]["host"] > 2**20
     assert written["images"] == str(where.images) and written["weights"] == str(where.weights)
 
 
@@ -136,13 +136,34 @@ def test_a_second_run_makes_only_what_is_missing(image_folder, tmp_path, weights
     assert (where.run / "submission.csv").read_bytes() == first
 
 
-def test_a_changed_recipe_starts_over_and_says_so(image_folder, tmp_path, weights_folder, capsys):
+def test_a_changed_recipe_makes_the_stages_again_that_depend_on_the_change(
+    image_folder, tmp_path, weights_folder, capsys
+):
     where = paths(tmp_path, weights_folder)
     run(FAST, where)
     first = (where.run / "submission.csv").read_bytes()
+    captioned = (where.run / "captions" / "00000.json").stat().st_mtime_ns
     run(replace(FAST, modifiers={"mediums": 2}), where)
-    assert "recipe, words changed since the last run: starting over" in capsys.readouterr().err
+    assert "recipe, words changed since the last run: estimates made again" in capsys.readouterr().err
     assert (where.run / "submission.csv").read_bytes() != first
+    assert (where.run / "captions" / "00000.json").stat().st_mtime_ns == captioned
+    run(replace(FAST, modifiers={"mediums": 2}, max_length=10), where)
+    expected = "max_length, recipe changed since the last run: captions, cosines, estimates made again"
+    assert expected in capsys.readouterr().err
+    assert (where.run / "captions" / "00000.json").stat().st_mtime_ns != captioned
+
+
+def test_a_shard_that_was_damaged_is_made_again(image_folder, tmp_path, weights_folder):
+    where = paths(tmp_path, weights_folder)
+    run(FAST, where)
+    first = (where.run / "submission.csv").read_bytes()
+    torn = [where.run / "clip" / "00001.safetensors", where.run / "captions" / "00002.json"]
+    whole = [path.read_bytes() for path in torn]
+    torn[0].write_bytes(whole[0][:-8])
+    torn[1].write_bytes(whole[1].replace(b"a", b"b"))
+    run(FAST, where)
+    assert [path.read_bytes() for path in torn] == whole
+    assert (where.run / "submission.csv").read_bytes() == first
 
 
 def test_a_users_own_word_list_is_one_more_bank(image_folder, tmp_path, weights_folder):

@@ -10,7 +10,7 @@ from kernel.clip import ClipEncoder
 from kernel.config import RECIPES, Paths
 from kernel.pipeline import run
 from kernel.sentences import SentenceEncoder
-from kernel.stages import batch_seeds
+from kernel.stages.captions import batch_seeds
 from kernel.store import RunFolder
 from kernel.submission import read_submission
 
@@ -85,5 +85,5 @@ def test_a_bad_image_has_no_cosines(finished, tmp_path):
     (tmp_path / "images" / "b.png").write_bytes(b"")
     own = replace(where, images=tmp_path / "images", run=tmp_path / "run")
     assert run(RECIPE, own, "cpu")["counts"]["bad_images"] == 1
-    cosines = json.loads((tmp_path / "run" / "captions" / "00000.cosines.json").read_text())
+    cosines = json.loads((tmp_path / "run" / "cosines" / "00000.json").read_text())
     assert [len(image) for image in cosines] == [6, 0]

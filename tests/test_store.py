@@ -9,9 +9,19 @@ from hypothesis import strategies as st
 
 from kernel.errors import UserError
 from kernel.images import ImageFile
-from kernel.store import RunFolder, images_sha256, open_run, read_run, write_json, write_whole
+from kernel.store import RunFolder, images_sha256, open_run, read_run, seal_path, write_json, write_whole
 
-IDENTITY = {"recipe": {"num_beams": 5}, "images": "3f2a", "device": "cpu"}
+IDENTITY = {
+    "clip": {"images": "3f2a", "device": "cpu"},
+    "captions": {"images": "3f2a", "device": "cpu", "num_beams": 5},
+    "estimates": {"recipe": {"num_beams": 5}},
+}
+ON_CUDA = {**IDENTITY, "clip": {**IDENTITY["clip"], "device": "cuda"}}
+FEWER_BEAMS = {
+    **IDENTITY,
+    "captions": {**IDENTITY["captions"], "num_beams": 3},
+    "estimates": {"recipe": {"num_beams": 3}},
+}
 UNUSUAL = ["größe 猫", 'say "hi"', "two words", "a,b"]
 
 
@@ -57,7 +67,7 @@ def test_shards_hold_every_image_once_and_in_order(images, shard_images):
 
 
 def test_a_shards_file_is_named_by_stage_and_number(tmp_path):
-    assert RunFolder(tmp_path, [], 1).shard_path("clip", 12, ".safetensors") == tmp_path / "clip" / "00012.safetensors"
+    assert RunFolder(tmp_path, [], 1).shard_path("clip", 12) == tmp_path / "clip" / "00012.safetensors"
 
 
 def test_image_features_come_back_in_image_order_whatever_order_shards_were_written_in(tmp_path):
@@ -65,32 +75,46 @@ def test_image_features_come_back_in_image_order_whatever_order_shards_were_writ
     rows = np.arange(15, dtype=np.float32).reshape(5, 3)
     for shard in (2, 0, 1):
         start, stop = run.borders[shard]
-        run.write_clip(shard, rows[start:stop], {})
+        run.write_clip(shard, rows[start:stop], {}, [])
     assert run.read_clip()[0].tolist() == rows.tolist()
 
 
 def test_bad_images_of_all_shards_come_back_with_their_reasons(tmp_path):
     run = opened(tmp_path, shard_images=4)
     reasons = {UNUSUAL[0]: "OSError: 'größe 猫.png' ist kaputt", UNUSUAL[1]: 'broken "header"\\'}
-    run.write_clip(0, np.zeros((4, 3), dtype=np.float32), {UNUSUAL[0]: reasons[UNUSUAL[0]]})
-    run.write_clip(1, np.zeros((1, 3), dtype=np.float32), {UNUSUAL[1]: reasons[UNUSUAL[1]]})
+    run.write_clip(0, np.zeros((4, 3), dtype=np.float32), {UNUSUAL[0]: reasons[UNUSUAL[0]]}, [])
+    run.write_clip(1, np.zeros((1, 3), dtype=np.float32), {UNUSUAL[1]: reasons[UNUSUAL[1]]}, [])
     assert run.read_clip()[1] == reasons
 
 
 def test_captions_of_all_shards_come_back_in_image_order(tmp_path):
     run = opened(tmp_path, shard_images=3)
     first, second = [["a fish", "größe 猫"], [], ['a "sign"']], [["x"], ["y", ""]]
-    run.write_captions(1, second, {"4": "gone"}, {}, 0)
-    run.write_captions(0, first, {"1": "ValueError: größe"}, {}, 0)
+    run.write_captions(1, second, {"4": "gone"}, {}, 0, [])
+    run.write_captions(0, first, {"1": "ValueError: größe"}, {}, 0, [])
     assert run.read_captions() == (first + second, {"1": "ValueError: größe", "4": "gone"})
 
 
 def test_a_shard_that_was_not_made_has_no_captions_and_is_counted(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(1, [["x"] for _ in run.shard_files(1)], {}, {"4": "ValueError"}, 1)
+    run.write_captions(1, [["x"] for _ in run.shard_files(1)], {}, {"4": "ValueError"}, 1, [])
     captions, _ = run.read_captions()
     assert captions == [[], [], ["x"], ["x"], []]
-    assert run.read_caption_shortfall() == ({"4": "ValueError"}, 1, 3)
+    assert run.read_caption_shortfall() == ({"4": "ValueError"}, 1)
+    assert run.unmade_images("captions") == {file.id for shard in (0, 2) for file in run.shard_files(shard)}
+
+
+def test_a_part_of_a_shard_is_read_but_made_again_by_the_next_run(tmp_path):
+    run = opened(tmp_path)
+    (first, second) = (file.id for file in run.shard_files(0))
+    run.write_captions(0, [["x"], ["y"]], {}, {}, 0, [])
+    run.write_captions(0, [["x"], []], {}, {}, 0, [second])
+    run.write_clip(0, np.eye(2, dtype=np.float32), {}, [first])
+    assert run.read_captions()[0][:2] == [["x"], []]
+    later = {file.id for shard in (1, 2) for file in run.shard_files(shard)}
+    assert (run.unmade_images("clip"), run.unmade_images("captions")) == ({first} | later, {second} | later)
+    again = opened(tmp_path)
+    assert again.made("captions") == [] and again.made("clip") == []
 
 
 def test_modifiers_come_back_as_they_were(tmp_path):
@@ -110,8 +134,8 @@ def test_an_estimate_is_kept_bit_by_bit(tmp_path):
 
 def test_an_id_that_utf8_cannot_hold_does_not_stop_the_captions(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [[]], {"\udce9": "bad"}, {}, 0)
-    assert json.loads(run.shard_path("captions", 0, ".json").read_text(encoding="utf-8"))["bad"] == {"?": "bad"}
+    run.write_captions(0, [[]], {"\udce9": "bad"}, {}, 0, [])
+    assert json.loads(run.shard_path("captions", 0).read_text(encoding="utf-8"))["bad"] == {"?": "bad"}
 
 
 # opening a run folder
@@ -120,7 +144,7 @@ def test_an_id_that_utf8_cannot_hold_does_not_stop_the_captions(tmp_path):
 @pytest.mark.parametrize("name", ["run", "deep/er/run"])
 def test_a_new_folder_is_made_with_its_stages_and_its_record(tmp_path, name):
     opened(tmp_path / name)
-    assert tree(tmp_path / name) == {"clip", "captions", "estimates", "run.json"}
+    assert tree(tmp_path / name) == {"clip", "captions", "cosines", "estimates", "run.json"}
 
 
 def test_an_empty_folder_is_a_new_run(tmp_path):
@@ -132,9 +156,15 @@ def test_the_same_run_goes_on(tmp_path):
     assert said(tmp_path) == f"{tmp_path}: going on with the last run"
 
 
+def test_a_run_killed_while_it_wrote_its_first_record_is_a_new_run(tmp_path):
+    (tmp_path / ".run.json.tmp").write_text('{"ident')
+    assert said(tmp_path) == f"{tmp_path}: new run"
+    assert "run.json" in tree(tmp_path) and ".run.json.tmp" not in tree(tmp_path)
+
+
 def test_a_run_that_goes_on_keeps_what_was_written(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [["a"]], {}, {}, 0)
+    run.write_captions(0, [["a"]], {}, {}, 0, [])
     run.write_run({"identity": IDENTITY, "counts": {"images": 5}})
     (tmp_path / "submission.csv").write_text("older")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -142,32 +172,74 @@ def test_a_run_that_goes_on_keeps_what_was_written(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-def test_a_changed_run_says_what_changed(tmp_path):
+def test_a_changed_run_says_what_changed_and_which_stages_that_takes(tmp_path):
     opened(tmp_path)
-    changed = {**IDENTITY, "recipe": {"num_beams": 3}, "device": "cuda"}
-    assert said(tmp_path, changed) == f"{tmp_path}: recipe, device changed since the last run: starting over"
+    expected = f"{tmp_path}: num_beams, recipe changed since the last run: captions, estimates made again"
+    assert said(tmp_path, FEWER_BEAMS) == expected
 
 
 def test_something_new_in_the_identity_is_a_change(tmp_path):
     opened(tmp_path)
-    assert said(tmp_path, {**IDENTITY, "models": {}}) == f"{tmp_path}: models changed since the last run: starting over"
+    more = {**IDENTITY, "estimates": {**IDENTITY["estimates"], "bank": "5e1f"}}
+    assert said(tmp_path, more) == f"{tmp_path}: bank changed since the last run: estimates made again"
 
 
-def test_a_changed_run_removes_the_old_outputs(tmp_path):
+def test_a_changed_run_removes_the_outputs_of_the_changed_stages_alone(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [["a"]], {}, {}, 0)
-    run.write_clip(0, np.zeros((2, 3), dtype=np.float32), {})
+    run.write_captions(0, [["a"]], {}, {}, 0, [])
+    run.write_clip(0, np.zeros((2, 3), dtype=np.float32), {}, [])
     run.write_estimate("prompts", np.zeros((5, 384), dtype=np.float32), np.ones(5, dtype=bool))
     (tmp_path / "submission.csv").write_text("older")
-    opened(tmp_path, {**IDENTITY, "device": "cuda"})
-    assert tree(tmp_path) == {"clip", "captions", "estimates", "run.json"}
+    again = opened(tmp_path, FEWER_BEAMS)
+    kept = {"clip/00000.safetensors", "clip/00000.safetensors.sha256"}
+    assert tree(tmp_path) == {"clip", *kept, "captions", "cosines", "estimates", "run.json"}
+    assert again.has_shard("clip", 0)
 
 
 def test_a_changed_run_goes_on_the_next_time(tmp_path):
-    changed = {**IDENTITY, "device": "cuda"}
     opened(tmp_path)
-    opened(tmp_path, changed)
-    assert said(tmp_path, changed) == f"{tmp_path}: going on with the last run"
+    opened(tmp_path, ON_CUDA)
+    assert said(tmp_path, ON_CUDA) == f"{tmp_path}: going on with the last run"
+
+
+# seals
+
+
+@pytest.fixture
+def sealed(tmp_path) -> RunFolder:
+    run = opened(tmp_path)
+    run.write_captions(0, [["a fish"], ["a cat"]], {}, {}, 0, [])
+    run.write_captions(1, [["a dog"], ["a hill"]], {}, {}, 0, [])
+    assert run.has_shard("captions", 0) and run.has_shard("captions", 1)
+    return run
+
+
+@pytest.mark.parametrize("keep", [0, 1, 20])
+def test_a_shard_that_was_cut_is_none(sealed, keep):
+    path = sealed.shard_path("captions", 0)
+    path.write_bytes(path.read_bytes()[:keep])
+    assert not sealed.has_shard("captions", 0)
+    assert sealed.has_shard("captions", 1)
+
+
+def test_a_shard_in_anothers_place_is_none(sealed):
+    for of in (lambda path: path, seal_path):
+        one, other = (of(sealed.shard_path("captions", shard)) for shard in (0, 1))
+        one.write_bytes(other.read_bytes())
+    assert not sealed.has_shard("captions", 0)
+
+
+def test_a_shard_of_another_run_is_none(sealed, tmp_path):
+    elsewhere = opened(tmp_path / "elsewhere", FEWER_BEAMS)
+    for of in (lambda path: path, seal_path):
+        of(elsewhere.shard_path("captions", 0)).write_bytes(of(sealed.shard_path("captions", 0)).read_bytes())
+    assert not elsewhere.has_shard("captions", 0)
+
+
+@pytest.mark.parametrize("of", [lambda path: path, seal_path])
+def test_a_shard_without_its_seal_or_a_seal_without_its_shard_is_none(sealed, of):
+    of(sealed.shard_path("captions", 0)).unlink()
+    assert not sealed.has_shard("captions", 0)
 
 
 def test_a_run_that_ended_before_its_stages_were_made_goes_on(tmp_path, monkeypatch):

@@ -45,7 +45,9 @@ def written(tmp_path):
         run.write_modifiers([said.get(name, ["a photo"] * 5) for name in ids])
         for shard in range(len(run.borders)):
             names = [file.id for file in run.shard_files(shard)]
-            run.write_captions(shard, [captions if name == CAPTIONED else OTHER_CAPTIONS for name in names], {}, {}, 0)
+            run.write_captions(
+                shard, [captions if name == CAPTIONED else OTHER_CAPTIONS for name in names], {}, {}, 0, []
+            )
         write_submission(folder / "submission.csv", ids, np.ones((len(ids), EMBEDDING_DIMENSIONS)))
         content = {
             "identity": {},

@@ -10,7 +10,16 @@ from safetensors.numpy import load_file, save_file
 
 from kernel.errors import UserError
 from kernel.fusion import unit_rows
-from kernel.word_banks import Phrases, WordBank, bank_with_features, features_key, rank, read_phrases
+from kernel.word_banks import (
+    Phrases,
+    WordBank,
+    encode_missing,
+    features_file,
+    features_key,
+    rank,
+    read_features,
+    read_phrases,
+)
 
 WORDS = Phrases("mediums", ["a woodcut", "größe 猫", "swirl"], {"blank": 0, "duplicate": 0, "undecodable": 0})
 FEATURES = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
@@ -154,7 +163,10 @@ def keep(folder: Path, features: np.ndarray) -> None:
 
 
 def banked(clip: Counting, shipped: Path, computed: Path, words: Phrases = WORDS, sha256: str = "3f2a") -> WordBank:
-    return bank_with_features(words, clip, sha256, shipped, computed, batch=7)
+    encode_missing(words, clip, sha256, [shipped, computed], batch=7)
+    path = features_file(words, sha256, [shipped, computed])
+    assert path is not None
+    return read_features(words, path)
 
 
 def test_a_features_key_stays_what_it_is():

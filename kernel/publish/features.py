@@ -7,7 +7,7 @@ from kernel.checkpoints import MANIFEST, open_weights, write_manifest
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES
 from kernel.devices import find_device
-from kernel.word_banks import bank_with_features, read_phrases
+from kernel.word_banks import encode_missing, read_phrases
 
 
 def encode_word_banks(folder: Path) -> None:
@@ -20,6 +20,6 @@ def encode_word_banks(folder: Path) -> None:
         for name, count in recipe.modifiers.items():
             if count:
                 phrases = read_phrases(folder / "word_banks" / f"{name}.txt")
-                bank_with_features(phrases, clip, weights.sha256("clip"), features, features, recipe.text_batch)
+                encode_missing(phrases, clip, weights.sha256("clip"), [features], recipe.text_batch)
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     write_manifest(folder, manifest["models"], manifest["captioners"])

@@ -1,0 +1,77 @@
+"""One device's process: loads one stage and makes the items that its parent sends, one JSON line each way.
+
+kernel/workers.py starts it fresh, never forked, so that whatever happens to a device happens to it alone. It ends when
+its parent does.
+"""
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from typing import Any, TextIO
+
+from kernel.deadline import Deadline, OutOfTime
+from kernel.devices import Device
+from kernel.job import Job
+from kernel.memory import PeakMemory
+from kernel.offline import refuse_network
+from kernel.stages.batches import Share
+from kernel.stages.load import load_stage, reason_of
+
+Orders = queue.SimpleQueue[dict[str, Any]]
+
+
+def main() -> int:
+    refuse_network()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides
+    # whatever a library prints must not stand among the answers
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    orders: Orders = queue.SimpleQueue()
+    threading.Thread(target=read_orders, args=(sys.stdin, orders), daemon=True).start()
+    first = orders.get()
+    job, device = Job.from_json(first["job"]), Device(first["device"])
+    with PeakMemory(device.name) as memory:
+        serve(first["stage"], job, device, orders, answers)
+    answer(answers, host=memory.host, device=memory.device)
+    return 0
+
+
+def serve(name: str, job: Job, device: Device, orders: Orders, answers: TextIO) -> None:
+    """Loads when told to, then makes items until an order has none."""
+    import torch  # noqa: F401 - takes seconds, and several workers may do it at once; loading comes one after the other
+
+    orders.get()
+    try:
+        stage = load_stage(name, job, device)
+    except Exception as error:
+        return answer(answers, given_up=reason_of(error))
+    answer(answers, loaded=True)
+    while "item" in (order := orders.get()):
+        ends = Deadline() if order["seconds"] is None else Deadline(time.monotonic() + order["seconds"])
+        try:
+            stage.make(order["item"], Share(order["images"], ends), lambda images: answer(answers, progress=images))
+            answer(answers, made=order["item"])
+        except OutOfTime:
+            answer(answers, out_of_time=True)
+        except OSError as error:
+            return answer(answers, disk=[error.errno, error.strerror or str(error)])
+        except Exception as error:
+            return answer(answers, given_up=reason_of(error))
+
+
+def read_orders(lines: TextIO, orders: Orders) -> None:
+    for line in lines:
+        orders.put(json.loads(line))
+    os._exit(1)  # the parent is gone: whatever this process is at, nobody waits for it
+
+
+def answer(answers: TextIO, **content: Any) -> None:
+    print(json.dumps(content), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
