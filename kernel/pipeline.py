@@ -40,11 +40,8 @@ def run(
     recipe, device or output folder; after it only when nothing can be written any more, or CLIP cannot be used at all.
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     """
-    try:
-        with Watchdog(deadline):
-            return watched_run(recipe, paths, device_name, limit, deadline)
-    except OSError as error:
-        raise cannot_write(paths.run, error) from error
+    with Watchdog(deadline):
+        return watched_run(recipe, paths, device_name, limit, deadline)
 
 
 def watched_run(
@@ -60,7 +57,10 @@ def watched_run(
         told = [f"warning: {warning}" for warning in warnings]
         print(said, record.forecast(deadline), *told, sep="\n", file=sys.stderr)
         job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
-        return Line(ready, job, record, deadline).run()
+        try:
+            return Line(ready, job, record, deadline).run()
+        except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
+            raise cannot_write(paths.run, error) from error
 
 
 class Line:
