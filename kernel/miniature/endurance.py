@@ -27,6 +27,7 @@ from kernel.submission import check_submission
 
 SEED = 50_000  # apart from every other seed in use
 MOST_GROWTH = 1.25  # of peak memory, ten times the images
+MOST_OVER = 1.0  # seconds: a batch of miniature pictures and the end of a process
 BUDGETS = (5, 8, 12, 16, 20, 25, 30, 40, 60, 90)
 
 
@@ -108,7 +109,8 @@ def deadlines(images: Path, number: int, options: argparse.Namespace, more: list
         rows.append(row)
         cheapest = budget if valid and cheapest is None else cheapest
         print({key: value for key, value in row.items() if key != "problems"})
-    good = cheapest is not None and all(row["valid"] for row in rows if row["budget"] >= cheapest)
+    ended_well = cheapest is not None and all(row["valid"] for row in rows if row["budget"] >= cheapest)
+    good = ended_well and all(row["over"] <= MOST_OVER for row in rows)
     return good, {"images": number, "cheapest": cheapest, "rows": rows}
 
 
