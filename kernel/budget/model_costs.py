@@ -60,7 +60,8 @@ class Captioning:
     """A captioner: its weights, the work of encoding one image, and that of the first three tokens of one row.
 
     `steps` holds each one's work and the bytes of keys and values after it. From the second on, each step adds the same
-    to the one before: one token more to attend to. `layers` are the blocks that every step passes.
+    to the one before: one token more to attend to. `layers` are the blocks that every step passes. `image_cache_bytes`
+    are keys and values of an image that all its rows share.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Captioning:
     steps: tuple[tuple[Work, int], tuple[Work, int], tuple[Work, int]]
     vocabulary: int
     layers: int
+    image_cache_bytes: int = 0
 
     def decode(self, decoding: Decoding) -> Work:
         """All steps of all rows of one image."""
@@ -85,8 +87,8 @@ class Captioning:
             decoding.rows * max(step.activation_bytes for step, _ in self.steps),
         )
 
-    def cache_bytes(self, decoding: Decoding) -> int:
-        """Keys and values of all rows of one image at the last step."""
+    def row_cache_bytes(self, decoding: Decoding) -> int:
+        """Keys and values of all rows of one image at the last step, but for those that the rows share."""
         (_, first), (_, second), _ = self.steps
         return decoding.rows * (first + (decoding.steps - 1) * (second - first))
 
@@ -127,9 +129,9 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
     side = model.config.vision_config.image_size
     pixels = torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
     seen: list[Any] = []
-    encode = count(lambda: seen.append(encode_image(model, pixels)), half)
     steps: list[tuple[Work, int]] = []
-    caches: list[Any] = [None]
+    caches: list[Any] = [first_cache(model)]
+    encode = count(lambda: seen.append(encode_image(model, pixels, caches[0])), half)
     for _ in range(3):
         work = count(lambda: caches.append(decode_step(model, seen[0], caches[-1])), half)
         # the cache stays from step to step, so it is no activation
@@ -142,6 +144,7 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
         (steps[0], steps[1], steps[2]),
         model.config.text_config.vocab_size,
         len(decoder_layers(model)),
+        shared_cache_size(model, caches[0]),
     )
 
 
@@ -150,12 +153,15 @@ def meta_captioner(published: Published, half: bool) -> Any:
     import torch
     from transformers import Blip2Config, Blip2ForConditionalGeneration, BlipConfig, BlipForConditionalGeneration
 
+    from kernel.image_attention import keep_images_once
+
     is_blip2 = published.class_name == BLIP2
     with torch.device("meta"):
         if is_blip2:
             model = Blip2ForConditionalGeneration(Blip2Config(**published.config))
         else:
             model = BlipForConditionalGeneration(BlipConfig(**published.config))
+            keep_images_once(model)
         if is_blip2 and published.config["text_config"].get("tie_word_embeddings") is False:
             # transformers 5 ties T5's head to its embedding here; the file holds both, and the loaded model too
             head = model.language_model.lm_head
@@ -169,12 +175,14 @@ def meta_captioner(published: Published, half: bool) -> Any:
     return model.eval()
 
 
-def encode_image(model: Any, pixels: Any) -> Any:
+def encode_image(model: Any, pixels: Any, cache: Any) -> Any:
     """What decoding sees of one image: T5's encoder outputs, OPT's prefix, or BLIP's patches, (1, length, d)."""
     import torch
 
     patches = model.vision_model(pixel_values=pixels).last_hidden_state
     if not hasattr(model, "qformer"):
+        for layer in decoder_layers(model):
+            layer.crossattention.self.keep(patches, cache)
         return patches
     queries = model.qformer(query_embeds=model.query_tokens, encoder_hidden_states=patches).last_hidden_state
     soft_prompt = model.language_projection(queries.to(patches.dtype))
@@ -204,10 +212,25 @@ def decode_step(model: Any, seen: Any, cache: Any) -> Any:
     return output.past_key_values
 
 
+def first_cache(model: Any) -> Any:
+    """What the first step is given: BLIP's keys and values of the image are kept by it (kernel/image_attention.py)."""
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    return None if hasattr(model, "qformer") else EncoderDecoderCache(DynamicCache(), DynamicCache())
+
+
+def shared_cache_size(model: Any, cache: Any) -> int:
+    """Bytes of an image's keys and values that all its rows share."""
+    if hasattr(model, "qformer"):
+        return 0
+    return sum(own.nbytes for layer in decoder_layers(model) for own in layer.crossattention.self.kept[cache])
+
+
 def cache_size(cache: Any) -> int:
-    """Bytes of a transformers cache: keys and values of every layer, those of the attention to the image included."""
+    """Bytes of a transformers cache: a row's keys and values of every layer, T5's attention to the image included."""
     halves = [cache.self_attention_cache, cache.cross_attention_cache] if hasattr(cache, "is_updated") else [cache]
-    return sum(layer.keys.nbytes + layer.values.nbytes for half in halves for layer in half.layers)
+    layers = [layer for half in halves for layer in half.layers if layer.keys is not None]
+    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
 
 def decoder_layers(model: Any) -> Any:

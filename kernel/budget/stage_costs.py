@@ -208,13 +208,15 @@ def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
     twice = ASSUMED["layers whose cache is held twice while beams are reordered, one after the other"]
     copies = 1 + twice / captioner.layers if decoding.reordered else 1
     scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED["float32 copies of a step's scores"]
-    decode = captioner.decode(decoding).activation_bytes + copies * captioner.cache_bytes(decoding) + scores
+    cache = captioner.image_cache_bytes + copies * captioner.row_cache_bytes(decoding)
+    decode = captioner.decode(decoding).activation_bytes + cache + scores
     return int(max(captioner.encode.activation_bytes, decode))
 
 
 def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
     """Bytes of an image's cache that one step moves: read by attention; read and written where beams change places."""
-    return captioner.cache_bytes(decoding) * (3 if decoding.reordered else 1)
+    rows = captioner.row_cache_bytes(decoding) * (3 if decoding.reordered else 1)
+    return captioner.image_cache_bytes + rows
 
 
 def cosines_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int) -> Stage:

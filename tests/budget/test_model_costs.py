@@ -18,6 +18,7 @@ from kernel.budget.model_costs import (
     decoder_layers,
     is_full_precision,
     meta_captioner,
+    shared_cache_size,
     weigh,
 )
 from kernel.budget.plan import captioner_of, clip_of, sentences_of
@@ -127,7 +128,10 @@ def test_blip2_flan_t5_xl_takes_9_10_gb_in_half_precision():
 
 def test_the_cache_of_five_beams_of_flan_t5_xl_is_51_mb_an_image():
     # 24 layers, keys and values, 2 bytes, 2,048 wide: 19 tokens said and 33 heard, for each of 5 beams
-    assert captioner_of("blip2-flan-t5-xl", half=True).cache_bytes(Decoding(5, 19)) == 24 * 2 * 2 * 2048 * (19 + 33) * 5
+    assert (
+        captioner_of("blip2-flan-t5-xl", half=True).row_cache_bytes(Decoding(5, 19))
+        == 24 * 2 * 2 * 2048 * (19 + 33) * 5
+    )
 
 
 def test_minilm_has_its_published_parameters():
@@ -220,7 +224,9 @@ def test_a_real_miniature_captioner_computes_and_caches_what_was_counted(name, d
     length = decoding.steps + 1  # the first token is given
     operations, cache = generated(model, decoding, max_length=length, min_length=length)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
-    assert cache_size(cache) == costs.cache_bytes(decoding)
+    assert cache_size(cache) == costs.row_cache_bytes(decoding)
+    assert shared_cache_size(model, cache) == costs.image_cache_bytes
+    assert (costs.image_cache_bytes > 0) == (name == "blip")
 
 
 @pytest.mark.parametrize("decoding", [Decoding(1, 1), Decoding(3, 5)])
@@ -233,7 +239,7 @@ def test_a_real_tiny_opt_captioner_computes_and_caches_what_was_counted(decoding
     steps = decoding.steps
     operations, cache = generated(model, decoding, max_new_tokens=steps, min_new_tokens=steps)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
-    assert cache_size(cache) == costs.cache_bytes(decoding)
+    assert cache_size(cache) == costs.row_cache_bytes(decoding)
 
 
 def test_the_q_former_and_wo_of_a_captioner_in_half_precision_compute_in_float32():

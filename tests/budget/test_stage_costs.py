@@ -46,7 +46,7 @@ CAPTIONER = Captioning(
 def test_decoding_sums_steps_that_grow_by_the_same_amount():
     # 500 + (1000 + 1010 + 1020), and 50 + (100 + 110 + 120), for each of 3 rows
     assert CAPTIONER.decode(Decoding(3, 4)) == Work(3 * 3530, 3 * 380, 3 * 30)
-    assert CAPTIONER.cache_bytes(Decoding(3, 4)) == 3 * (100 + 3 * 40)
+    assert CAPTIONER.row_cache_bytes(Decoding(3, 4)) == 3 * (100 + 3 * 40)
     assert CAPTIONER.decode(Decoding(1, 1)) == Work(500, 50, 30)
 
 

@@ -1,0 +1,63 @@
+"""BLIP's cross-attention with the keys and values of an image kept once, instead of once for each of its beams.
+
+transformers expands an image's 577 tokens to every beam before the text decoder sees them, keeps keys and values of
+each (42 MB a beam in float32 at base size) and copies all of them whenever beams are reordered, after every word. An
+image's beams stay beside one another, so their queries can be asked of one copy together.
+"""
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+
+class ImageAttention(torch.nn.Module):
+    """The weights of one layer's cross-attention; of every image its keys and values once.
+
+    Stands where transformers has BlipTextSelfAttention and takes what that is called with.
+    """
+
+    def __init__(self, plain: Any) -> None:
+        super().__init__()
+        self.query, self.key, self.value = plain.query, plain.key, plain.value
+        self.heads = plain.num_attention_heads
+        # by the cache that a generation keeps of its words: gone when that is
+        self.kept: WeakKeyDictionary[Any, tuple[torch.Tensor, torch.Tensor]] = WeakKeyDictionary()
+
+    def forward(
+        self, hidden_states: torch.Tensor, *, encoder_hidden_states: torch.Tensor, past_key_values: Any, **ignored: Any
+    ) -> tuple[torch.Tensor, None]:
+        """Words (images x beams, words, width) and image tokens (images, tokens, width) -> as the words.
+
+        No mask: every token of every image counts.
+        """
+        if past_key_values not in self.kept:
+            self.keep(encoder_hidden_states, past_key_values)
+        # the words of all beams of an image ask together
+        queries = self.query(hidden_states).view(len(encoder_hidden_states), -1, self.query.out_features)
+        said = scaled_dot_product_attention(by_head(queries, self.heads), *self.kept[past_key_values])
+        return said.transpose(1, 2).reshape(hidden_states.shape), None
+
+    def keep(self, image_tokens: torch.Tensor, cache: Any) -> None:
+        """Keys and values of these images for as long as `cache`, a generation's own, is there."""
+        self.kept[cache] = by_head(self.key(image_tokens), self.heads), by_head(self.value(image_tokens), self.heads)
+
+
+def by_head(states: torch.Tensor, heads: int) -> torch.Tensor:
+    """(images, tokens, heads x d) -> (images, heads, tokens, d)"""
+    return states.view(*states.shape[:2], heads, -1).transpose(1, 2)
+
+
+def keep_images_once(model: Any) -> None:
+    """Changes a BlipForConditionalGeneration so that beam search keeps every image once; its captions stay the same."""
+    decoder = model.text_decoder
+    for layer in decoder.bert.encoder.layer:
+        layer.crossattention.self = ImageAttention(layer.crossattention.self)
+    expand = decoder._expand_inputs_for_generation
+
+    def expand_words_only(*, encoder_hidden_states: Any, **others: Any) -> tuple[Any, dict[str, Any]]:
+        ids, expanded = expand(**others)
+        return ids, {**expanded, "encoder_hidden_states": encoder_hidden_states}
+
+    decoder._expand_inputs_for_generation = expand_words_only
