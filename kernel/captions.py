@@ -104,12 +104,12 @@ def captioner_tokenizer_record(tokenizer: Any) -> dict[str, Any]:
 def load_blip(folder: Path, device: Device) -> Any:
     from transformers import BlipForConditionalGeneration
 
-    from kernel.image_attention import keep_images_once
+    from kernel.image_attention import look_once
 
     model, info = load_complete(BlipForConditionalGeneration, folder, device)
     check_complete(folder, info)
     check_dtypes(folder, model, device, full_precision=[])
-    keep_images_once(model)
+    look_once(model)
     return model
 
 

@@ -8,7 +8,7 @@ from transformers import BlipForConditionalGeneration
 
 from kernel.captions import Captioner
 from kernel.config import RECIPES
-from kernel.image_attention import ImageAttention
+from kernel.image_attention import ImageAttention, VisionAttention
 
 BEAMS = RECIPES["baseline"]
 GREEDY = replace(BEAMS, num_beams=1, captions_per_image=1)
@@ -74,3 +74,12 @@ def test_an_image_is_kept_once_whatever_its_beams(once, drawn, monkeypatch):
     )
     once.captions([picture for picture, _ in drawn[:3]], BEAMS)
     assert kept == [3] * once.model.config.text_config.num_hidden_layers
+
+
+def test_the_vision_tower_sees_what_transformers_own_does(once, plain):
+    pixels = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(1))
+    sized = torch.nn.functional.interpolate(pixels, (once.model.config.vision_config.image_size,) * 2)
+    seen = [own.model.vision_model(pixel_values=sized).last_hidden_state for own in (once, plain)]
+    assert isinstance(once.model.vision_model.encoder.layers[0].self_attn, VisionAttention)
+    assert torch.allclose(*seen, atol=1e-5)
+    assert seen[0].std() > 0.1

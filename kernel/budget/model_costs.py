@@ -153,7 +153,7 @@ def meta_captioner(published: Published, half: bool) -> Any:
     import torch
     from transformers import Blip2Config, Blip2ForConditionalGeneration, BlipConfig, BlipForConditionalGeneration
 
-    from kernel.image_attention import keep_images_once
+    from kernel.image_attention import look_once
 
     is_blip2 = published.class_name == BLIP2
     with torch.device("meta"):
@@ -161,7 +161,7 @@ def meta_captioner(published: Published, half: bool) -> Any:
             model = Blip2ForConditionalGeneration(Blip2Config(**published.config))
         else:
             model = BlipForConditionalGeneration(BlipConfig(**published.config))
-            keep_images_once(model)
+            look_once(model)
         if is_blip2 and published.config["text_config"].get("tie_word_embeddings") is False:
             # transformers 5 ties T5's head to its embedding here; the file holds both, and the loaded model too
             head = model.language_model.lm_head
