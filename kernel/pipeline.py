@@ -5,7 +5,6 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from kernel.record import Pace, Record
 from kernel.stages import WORDS, Item
 from kernel.stages.answer import AnswerStage, fused_rows, shared
 from kernel.store import cannot_write, open_run
-from kernel.submission import check_submission, write_submission
+from kernel.submission import write_submission
 from kernel.word_banks import features_file, rank, read_features
 from kernel.workers import Ends, Outcome, work
 
@@ -166,7 +165,7 @@ class Line:
 
     def write(self, rows: np.ndarray) -> None:
         with self.record.timed("submission"):
-            write_checked(self.submission, self.ids, rows)
+            write_submission(self.submission, self.ids, rows)
 
     def work(self, label: str, stage: str, items: Sequence[Item], ends: Ends, here: Any = None) -> Outcome:
         """The items on the devices, with a progress bar over all images."""
@@ -195,8 +194,3 @@ class Line:
         """Nothing is begun for which `reserve` seconds would not be left, and nothing is waited for into its last
         three quarters."""
         return Ends(self.deadline.earlier(reserve), self.deadline.earlier(0.75 * reserve))
-
-
-def write_checked(path: Path, ids: list[str], rows: np.ndarray) -> None:
-    write_submission(path, ids, rows)
-    check_submission(path, ids)

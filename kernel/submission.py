@@ -25,10 +25,11 @@ BLOCK = 256  # images written or read at a time, so that memory does not grow wi
 
 
 def write_submission(path: Path, ids: list[str], rows: np.ndarray) -> None:
-    """Writes (n, 384) rows under a temporary name, then renames: the file is whole or not there.
+    """Writes (n, 384) rows under a temporary name, reads them back, then renames: what stands is whole and valid.
 
     `rows` may be one row that np.broadcast_to repeats: no second array of their size is made. Values keep every bit of
-    float32. Raises ValueError on a wrong shape or a value that is not finite.
+    float32. Raises ValueError on a wrong shape or a value that is not finite, UserError for a row of zeros; then an
+    older file stands.
     """
     expected = f"expected finite rows of shape {(len(ids), EMBEDDING_DIMENSIONS)}, found {rows.shape}"
     if rows.shape != (len(ids), EMBEDDING_DIMENSIONS):
@@ -43,7 +44,11 @@ def write_submission(path: Path, ids: list[str], rows: np.ndarray) -> None:
                 file.write(lines)
             file.write(b"\n")
             file.flush()
-            os.fsync(file.fileno())
+            # the disk works while the file is read back
+            with ThreadPoolExecutor(1) as pool:
+                synced = pool.submit(os.fsync, file.fileno())
+                check_submission(unfinished, ids)
+                synced.result()
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

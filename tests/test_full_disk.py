@@ -9,9 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
+from kernel import submission
 from kernel.captions import Captioner
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES, Paths
@@ -129,15 +129,15 @@ def test_a_disk_that_fills_up_before_a_shard_stops_the_run_and_a_freed_one_goes_
 def test_a_disk_that_fills_up_within_the_submission_leaves_the_older_one_and_a_larger_disk_goes_on(
     where, disk, undisturbed, monkeypatch
 ):
-    really, older = pd.DataFrame.to_csv, []
+    really, older = submission.csv_lines, []
 
-    def filling(table, file, **options):
+    def filling(ids, values):
         if any((where.run / "captions").glob("00*")):  # the last answer, whose older one has no captions
             older.append((where.run / "submission.csv").read_bytes())
             fill(disk)
-        return really(table, file, **options)
+        return really(ids, values)
 
-    monkeypatch.setattr(pd.DataFrame, "to_csv", filling)
+    monkeypatch.setattr(submission, "csv_lines", filling)
     with pytest.raises(UserError, match=r"run: cannot be written \(No space left on device\).*No half-written"):
         run(FAST, where, "cpu")
     assert [(where.run / "submission.csv").read_bytes()] == older

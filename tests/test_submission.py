@@ -73,6 +73,7 @@ def test_row_names_are_the_same_for_every_block_size(tmp_path, monkeypatch, bloc
 @settings(deadline=None, max_examples=30)
 @given(hnp.arrays(np.float32, st.tuples(st.integers(1, 3), st.just(384)), elements=floats))
 def test_every_bit_of_every_value_is_kept(rows):
+    rows[~rows.any(axis=1), 0] = 1  # zeros alone are no valid row
     ids = [str(i) for i in range(len(rows))]
     found = np.stack(list(written_and_read(ids, rows).values()))
     assert found.dtype == np.float32 and found.tobytes() == rows.tobytes()
@@ -134,6 +135,21 @@ def test_a_write_that_fails_halfway_leaves_nothing(tmp_path, disk_full_at_the_se
 def test_a_write_that_fails_halfway_keeps_the_older_submission(tmp_path, disk_full_at_the_second_block):
     (tmp_path / "submission.csv").write_text("older")
     with pytest.raises(OSError, match="No space left"):
+        write_submission(tmp_path / "submission.csv", ["a", "b"], np.ones((2, 384)))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"submission.csv": "older"}
+
+
+def test_what_does_not_read_back_as_valid_never_replaces_the_older_one(tmp_path, monkeypatch):
+    (tmp_path / "submission.csv").write_text("older")
+    rows = np.ones((2, 384))
+    rows[1] = 0
+    with pytest.raises(UserError, match="1 images have only zeros, the first is 'b'"):
+        write_submission(tmp_path / "submission.csv", ["a", "b"], rows)
+    really_made = submission.csv_lines
+    monkeypatch.setattr(
+        submission, "csv_lines", lambda ids, values: bytes(really_made(ids, values)).replace(b"a_7,", b"a_8,")
+    )
+    with pytest.raises(UserError, match="row 'a_8' is repeated"):
         write_submission(tmp_path / "submission.csv", ["a", "b"], np.ones((2, 384)))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"submission.csv": "older"}
 
@@ -213,7 +229,7 @@ def test_a_value_that_is_no_finite_number_is_refused_with_its_row(tmp_path, valu
 
 
 def test_a_row_without_a_value_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not a CSV table .*Row #9.* a_7.*expected the columns imgId_eId,val"):
+    with pytest.raises(UserError, match="not a CSV table .*columns, got 1: a_7.*expected the columns imgId_eId,val"):
         read_submission(csv(tmp_path, ["a_7" if row.startswith("a_7,") else row for row in rows_of("a")]))
 
 
@@ -236,7 +252,7 @@ def test_wrong_columns_are_refused_with_the_right_ones(tmp_path, header):
 
 
 def test_a_third_value_in_every_row_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not a CSV table .*Row #2.*expected the columns imgId_eId,val"):
+    with pytest.raises(UserError, match="not a CSV table .*got 3: one, two_0,1.0.*expected the columns imgId_eId,val"):
         read_submission(csv(tmp_path, [f"one, {row}" for row in rows_of("two")]))
 
 
