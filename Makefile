@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench curves lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -61,6 +61,12 @@ deadlines: $(MINIATURE)  ## runs under ever longer --deadline: what each leaves,
 
 truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predicted, measured (12 GB of disk, 18 GB of RAM)
 	$(BIN)/python -m kernel.truesize --stored shipped
+
+bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
+	$(BIN)/python -m tests.bench
+
+curves: $(MINIATURE)  ## time and memory over images and over a bank's prompts: build/bench/curves.json, .svg; takes half an hour
+	$(BIN)/python -m tests.bench.curves
 
 plan: $(VENV)/.stamp  ## memory and time of a run on Kaggle's GPUs, estimated
 	$(KERNEL) plan

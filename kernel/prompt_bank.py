@@ -59,7 +59,7 @@ class PromptBank:
         """Raises UserError naming the first file that is wrong, or the model that the bank was not made with.
 
         The matrices are checked by size and header, for reading gigabytes to hash them would cost minutes; the
-        other files by sha256. The prompts' file is not opened: a run needs no word of it, and so no pyarrow.
+        other files by sha256. The prompts' file is not opened: a run needs no word of it.
         """
         record = read_record(folder / RECORD)
         for key, name, sha256 in (("clip", "CLIP", clip_sha256), ("sentences", "MiniLM", sentences_sha256)):

@@ -1,0 +1,1 @@
+"""One file a contender; each runs whole in a process of its own: `python -m tests.bench.contenders NAME JOB ...`."""

@@ -1,0 +1,66 @@
+"""The models' bare arithmetic: forward passes and `generate` on tensors in memory, each at its best batch, no more."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tests.bench.contenders.plain import load_blip, load_clip, load_minilm
+from tests.bench.jobs import Job
+from tests.bench.material import Material
+from tests.bench.stopwatch import Stopwatch
+
+
+def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
+    import torch
+    from PIL import Image
+
+    pictures = [Image.open(path).convert("RGB") for path in sorted(material.pictures.iterdir())[:images]]
+    with torch.inference_mode():
+        clip, preprocess = load_clip(material.weights)
+        pixels = torch.stack([preprocess(picture) for picture in pictures])
+        in_batches(watch, "clip", pixels, batches["clip"], clip.encode_image)
+        del clip
+        blip, processor = load_blip(material.weights)
+        pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
+        ids = in_batches(watch, "captions", pixels, batches["captions"], partial(generated, blip, job))
+        captions = processor.batch_decode(torch.cat(ids), skip_special_tokens=True)
+        del blip, pixels
+        sentences = load_minilm(material.weights)
+        texts = sorted(
+            ", ".join([caption, *words]) for caption, words in zip(captions, some_words(material, job), strict=False)
+        )
+        tokens = [sentences.preprocess(texts[start : start + batches["sentences"]])
+                  for start in range(0, len(texts), batches["sentences"])]  # fmt: skip
+        with watch.stage("sentences"):
+            for part in tokens:
+                sentences(part)
+
+
+def in_batches(watch: Stopwatch, stage: str, pixels: Any, batch: int, forward: Any) -> list[Any]:
+    """What `forward` gives of each batch, after one that is not counted."""
+    forward(pixels[:1])
+    with watch.stage(stage):
+        return [forward(part) for part in pixels.split(batch)]
+
+
+def generated(blip: Any, job: Job, pixels: Any) -> Any:
+    recipe = job.recipe
+    return blip.generate(
+        pixel_values=pixels, do_sample=False, num_beams=recipe.num_beams,
+        num_return_sequences=recipe.captions_per_image, max_length=recipe.max_length, min_length=recipe.min_length,
+    )  # fmt: skip
+
+
+def some_words(material: Material, job: Job) -> Iterator[list[str]]:
+    """Phrases as many and as long as the others find, for one caption after the other: features are random, so picks
+    are too."""
+    from kernel.word_banks import read_phrases
+
+    banks = [(read_phrases(material.weights / "word_banks" / f"{name}.txt").phrases, number)
+             for name, number in job.recipe.modifiers.items()]  # fmt: skip
+    rng = np.random.default_rng(0)
+    while True:
+        yield [phrases[index] for phrases, number in banks for index in rng.integers(len(phrases), size=number)]

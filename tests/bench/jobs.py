@@ -1,0 +1,39 @@
+"""What is asked of the contenders."""
+
+from dataclasses import dataclass, replace
+
+from kernel.config import RECIPES, Recipe
+
+CLASSIC_WORDS = {"mediums": 1, "artists": 1, "trendings": 1, "movements": 1, "flavors": 3}
+MAX_LENGTH = 20
+# keys and values of an image are 42 MB: those of 16 would be more than fits into a gigabyte beside the libraries
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe, and who can do it."""
+
+    name: str
+    recipe: Recipe
+    contenders: tuple[str, ...]
+
+
+JOBS = {
+    job.name: job
+    for job in (
+        # clip-interrogator's classic mode: one greedy caption, one term of four lists and three flavors
+        Job(
+            "classic",
+            replace(RECIPES["baseline"], name="classic", separator=", ", modifiers=CLASSIC_WORDS, num_beams=1,
+                    captions_per_image=1, max_length=MAX_LENGTH, min_length=0, caption_batch=BATCH),
+            ("floor", "ours", "clip_interrogator"),
+        ),
+        # the seed deck: five captions of five beams
+        Job(
+            "deck",
+            replace(RECIPES["baseline"], max_length=MAX_LENGTH, min_length=5, caption_batch=BATCH),
+            ("floor", "ours", "seed"),
+        ),
+    )
+}  # fmt: skip

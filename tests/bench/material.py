@@ -1,0 +1,181 @@
+"""What every contender gets: the same pictures, the same random weights of true shape, the same words and features."""
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from kernel.captions import BLIP, captioner_tokenizer_record
+from kernel.checkpoints import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.clip import CONFIG
+from kernel.publish.word_lists import write_word_lists
+from kernel.truesize.sizes import SIZES, tiny_clip
+from kernel.truesize.weights import clip_tensors, put_clip
+from kernel.word_banks import features_key, read_phrases
+
+CLIP = "ViT-B-32"
+SEED = 60_000
+SIDE = 512  # pixels, as the competition's images
+# blip-image-captioning-base: the text decoder has 12 heads where its class's default says 8
+BLIP_TEXT = {"num_attention_heads": 12}
+SMALL_BLIP = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
+SITES = ["Artstation", "behance", "cg society", "cgsociety", "deviantart", "dribble", "flickr", "instagram", "pexels",
+         "pinterest", "pixabay", "pixiv", "polycount", "reddit", "shutterstock", "tumblr", "unsplash",
+         "zbrush central"]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Material:
+    """Folders: pictures, a weights folder as ours, and the features of its words as clip-interrogator's cache."""
+
+    folder: Path
+
+    @property
+    def pictures(self) -> Path:
+        return self.folder / "pictures"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights"
+
+    @property
+    def cache(self) -> Path:
+        return self.folder / "cache"
+
+
+def prepare(folder: Path, miniature: Path, pictures: int, small: bool = False) -> Material:
+    """Makes what is not there yet. `small`: models of two or three narrow layers, for a test of the bench itself."""
+    material = Material(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_pictures(material.pictures, pictures)
+    if not (material.weights / MANIFEST).is_file():
+        unfinished = folder / ".weights.tmp"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        make_weights(unfinished, miniature, small)
+        unfinished.replace(material.weights)
+    weights = open_weights(material.weights)
+    if not material.cache.is_dir():
+        write_peers_cache(material.cache, weights)
+    return material
+
+
+def draw_pictures(folder: Path, count: int) -> None:
+    """PNG pictures of 512 x 512 whose detail falls with frequency as a photograph's does: about 400 kB each."""
+    folder.mkdir(exist_ok=True)
+    for index in range(count):
+        path = folder / f"{index:05d}.png"
+        if not path.is_file():
+            rng = np.random.default_rng([SEED, index])
+            picture = np.zeros((SIDE, SIDE, 3))
+            for side in (4, 8, 16, 32, 64, 128, 256, 512):
+                noise = rng.uniform(-1, 1, (side, side, 3)) * 250 / side**0.75
+                layer = [Image.fromarray(noise[..., color]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                         for color in range(3)]  # fmt: skip
+                picture += np.stack([np.asarray(own) for own in layer], axis=-1)
+            Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8)).save(path)
+
+
+def make_weights(folder: Path, miniature: Path, small: bool) -> None:
+    folder.mkdir()
+    shutil.copytree(miniature / "sentences", folder / "sentences")
+    write_word_lists(folder)
+    banks = folder / "word_banks"
+    # the terms that clip-interrogator makes of lists in its code
+    trending = [
+        form.format(site) for form in ("{}", "trending on {}", "featured on {}", "{} contest winner") for site in SITES
+    ]
+    (banks / "trendings.txt").write_text("\n".join(trending) + "\n", encoding="utf-8")
+    artists = read_phrases(banks / "artists.txt").phrases
+    by_artists = [f"{way} by {artist}".strip() for way in ("", "inspired") for artist in artists]
+    (banks / "artists.txt").write_text("\n".join(by_artists) + "\n", encoding="utf-8")
+    models = {
+        "clip": {**put_random_clip(folder / "clip", miniature, small), "source": "random numbers", "revision": CLIP},
+        "blip": {**put_random_blip(folder / "captioners" / "blip", folder / "sentences", small),
+                 "source": "random numbers", "revision": "blip-image-captioning-base"},
+        "sentences": read_manifest(miniature / MANIFEST)["models"]["sentences"],
+    }  # fmt: skip
+    write_manifest(folder, models, ["blip"])
+    put_features(folder)
+    write_manifest(folder, models, ["blip"])  # now with the features, whose names follow from CLIP's
+
+
+def put_random_clip(folder: Path, miniature: Path, small: bool) -> dict[str, Any]:
+    import open_clip
+
+    sizes = replace(SIZES["tiny"], clip=tiny_clip if small else lambda: open_clip.get_model_config(CLIP))
+    return put_clip(folder, sizes, clip_tensors(sizes, "float32"), miniature / "clip")
+
+
+def put_random_blip(folder: Path, sentences: Path, small: bool) -> dict[str, Any]:
+    """blip-image-captioning-base with random numbers; its tokenizer is bert-base-uncased, as MiniLM's, and `[DEC]`."""
+    import torch
+    from transformers import (
+        BertTokenizerFast,
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
+
+    tokenizer = BertTokenizerFast.from_pretrained(sentences, local_files_only=True)
+    tokenizer.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
+    text = {**BLIP_TEXT, "vocab_size": len(tokenizer), "bos_token_id": tokenizer.bos_token_id}
+    vision = SMALL_BLIP if small else {}
+    config = BlipConfig(
+        text_config={**text, **({**SMALL_BLIP, "encoder_hidden_size": 48} if small else {})}, vision_config=vision
+    )
+    torch.manual_seed(SEED)
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    BlipProcessor(BlipImageProcessor(size={"height": 384, "width": 384}), tokenizer).save_pretrained(folder)
+    return {"class": BLIP, "tokenizer": captioner_tokenizer_record(tokenizer)}
+
+
+def put_features(folder: Path) -> None:
+    """Random unit features for every list, in half precision as they ship."""
+    from safetensors.numpy import save_file
+
+    clip = read_manifest(folder / MANIFEST)["models"]["clip"]["sha256"]
+    width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
+    features = folder / "word_banks" / "features"
+    features.mkdir()
+    for path in sorted((folder / "word_banks").glob("*.txt")):
+        phrases = read_phrases(path).phrases
+        rows = np.random.default_rng([SEED, len(phrases)]).standard_normal((len(phrases), width), dtype=np.float32)
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+        save_file({"features": rows.astype(np.float16)}, features / f"{features_key(clip, phrases)}.safetensors")
+
+
+def write_peers_cache(folder: Path, weights: Weights) -> None:
+    """The same features where clip-interrogator looks for them, row by row of its own lists."""
+    from safetensors.numpy import load_file, save_file
+
+    folder.mkdir()
+    for name in ("artists", "flavors", "mediums", "movements", "trendings", "negative"):
+        phrases = read_phrases(weights.folder / "word_banks" / f"{name}.txt").phrases
+        own = features_key(weights.sha256("clip"), phrases)
+        rows = load_file(weights.folder / "word_banks" / "features" / f"{own}.safetensors")["features"]
+        index = {phrase: row for row, phrase in enumerate(phrases)}
+        labels = peers_labels(name, phrases)
+        # a line that we drop (blank, undecodable) gets a row all the same
+        embeds = rows[[index.get(label, 0) for label in labels]]
+        digest = hashlib.sha256(",".join(labels).encode()).hexdigest()
+        tensors = {"embeds": embeds, "hash": np.array([ord(character) for character in digest], dtype=np.int8)}
+        save_file(tensors, folder / f"{CLIP}_random_{name}.safetensors")
+
+
+def peers_labels(name: str, phrases: list[str]) -> list[str]:
+    """clip-interrogator's labels of this list, in its order."""
+    from importlib.metadata import distribution
+
+    if name == "trendings":
+        return phrases
+    path = Path(str(distribution("clip-interrogator").locate_file(f"clip_interrogator/data/{name}.txt")))
+    lines = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").removesuffix("\n").split("\n")]
+    if name == "artists":
+        return [f"by {line}" for line in lines] + [f"inspired by {line}" for line in lines]
+    return lines

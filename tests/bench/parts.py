@@ -1,0 +1,122 @@
+"""Single steps beside the ways of others, in turns, in one process: `python -m tests.bench.parts`.
+
+Ranking 100,952 phrases of 1,024 dimensions, the submission of 16,000 images, decoding.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernel.submission import read_submission, write_submission
+from kernel.word_banks import rank
+from tests.bench.contenders.plain import pandas_submission
+
+PHRASES, DIMENSIONS, TOP = 100_952, 1024, 3
+IMAGES = 512  # ranked at a time; the others' ways take single ones, of which a few tell enough
+SINGLE = 4
+ROWS = 16_000
+PICTURES = Path("build/bench/pictures")
+ROUNDS = 3
+
+
+def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
+    found = rng.standard_normal((rows, DIMENSIONS), dtype=np.float32)
+    return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def in_turns(ways: dict[str, tuple[Callable[[], Any], int]], rounds: int) -> dict[str, list[float]]:
+    """Seconds an item of each way, one after the other and again; what comes first is done once before."""
+    next(iter(ways.values()))[0]()
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, (way, items) in ways.items():
+            begun = time.perf_counter()
+            way()
+            seconds[name].append((time.perf_counter() - begun) / items)
+    return seconds
+
+
+def ranking(rounds: int = ROUNDS, phrases: int = PHRASES, images: int = IMAGES) -> dict[str, list[float]]:
+    """Seconds an image."""
+    import torch
+    from clip_interrogator import Config, LabelTable
+
+    rng = np.random.default_rng(0)
+    bank, features = unit(rng, phrases), unit(rng, images)
+    bank_tensor, features_tensor = torch.from_numpy(bank), torch.from_numpy(features)
+    table = LabelTable.__new__(LabelTable)
+    table.config, table.chunk_size, table.device = Config(), Config.chunk_size, "cpu"
+    table.config.quiet = True
+    table.labels, table.embeds = [str(index) for index in range(phrases)], list(bank)
+    cosine = torch.nn.CosineSimilarity(dim=1)
+
+    def seed() -> None:
+        for row in features_tensor[:SINGLE]:
+            cosine(row[None], bank_tensor).topk(TOP)
+
+    def peer() -> None:
+        for row in features_tensor[:SINGLE]:
+            table.rank(row[None], TOP)
+
+    ways = {
+        "ours": (lambda: rank(features, bank, TOP), images),
+        "product": (lambda: (features_tensor @ bank_tensor.T).topk(TOP), images),
+        "seed": (seed, SINGLE),
+        "clip_interrogator": (peer, SINGLE),
+    }
+    return in_turns(ways, rounds)
+
+
+def submissions(rounds: int = ROUNDS, images: int = ROWS) -> dict[str, list[float]]:
+    """Seconds a submission, ours with its check. Raises AssertionError unless ours reads back bit for bit."""
+    rows = np.random.default_rng(0).standard_normal((images, 384), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    ids = [f"{index:09x}" for index in range(images)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "submission.csv")
+        ways = {
+            "ours": (lambda: write_submission(path, ids, rows), 1),
+            "pandas": (lambda: pandas_submission(Path(folder, "pandas.csv"), ids, rows), 1),
+        }
+        seconds = in_turns(ways, rounds)
+        found = read_submission(path)
+    assert list(found) == ids and np.stack(list(found.values())).tobytes() == rows.tobytes()
+    return seconds
+
+
+def decoding(rounds: int = ROUNDS, pictures: Path | None = None) -> dict[str, list[float]]:
+    """Seconds a picture of 512 px from its file to CLIP's pixels: by threads ahead as the line does, and one by one."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from PIL import Image
+
+    from kernel.images import decoded_batches, list_images
+
+    files = list_images(pictures or PICTURES)
+    preprocess = image_transform_v2(PreprocessCfg(size=224), is_train=False)
+
+    def ours() -> None:
+        for batch in decoded_batches(files, 16):
+            for _, image in batch:
+                preprocess(image)
+
+    def single() -> None:
+        for file in files:
+            preprocess(Image.open(file.path).convert("RGB"))
+
+    return in_turns({"ours": (ours, len(files)), "single": (single, len(files))}, rounds)
+
+
+def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
+    return {name: statistics.median(each) for name, each in seconds.items()}
+
+
+PARTS = {"rank": ranking, "submission": submissions, "decode": decoding}
+
+if __name__ == "__main__":
+    print(json.dumps({name: medians(part()) for name, part in PARTS.items()}))

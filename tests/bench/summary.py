@@ -1,0 +1,119 @@
+"""Ratios, the table and the chart of bench.json's figures."""
+
+from pathlib import Path
+from typing import Any
+
+GIGABYTE = 1e9
+# a submission of a few images says nothing: it is among the single steps, at its full size
+STAGES = ("decode", "clip", "rank", "captions", "sentences", "fusion")
+TITLES = {
+    "floor": "floor (bare models)",
+    "ours": "this package",
+    "clip_interrogator": "clip-interrogator 0.6.0",
+    "seed": "seed deck's way",
+}
+# of each ratio what it must reach, and whether that is the least or the most
+REACH = {
+    "total_to_floor": (1.08, "most"),
+    "rank_to_product": (1.2, "most"),
+    "rank_speedup_seed": (150, "least"),
+    "rank_speedup_clip_interrogator": (30, "least"),
+    "submission_speedup_pandas": (8, "least"),
+    "total_speedup_clip_interrogator": (1, "least"),
+    "peak_memory_to_largest_model": (1.1, "most"),
+}
+
+
+def ratios(found: dict[str, Any]) -> dict[str, float]:
+    """How many times as long, or as fast; `peak_memory_to_largest_model` is (peak - 1 GB) / largest model."""
+    jobs = {name: job["contenders"] for name, job in found["jobs"].items()}
+    an_image = {name: {who: own["seconds_an_image"] for who, own in job.items()} for name, job in jobs.items()}
+    rank, submission = found["parts"]["rank"], found["parts"]["submission"]
+    peak = max(job["ours"]["peak_bytes"] for job in jobs.values())
+    return {
+        "total_to_floor": max(own["ours"] / own["floor"] for own in an_image.values()),
+        "rank_to_product": rank["ours"] / rank["product"],
+        "rank_speedup_seed": rank["seed"] / rank["ours"],
+        "rank_speedup_clip_interrogator": rank["clip_interrogator"] / rank["ours"],
+        "submission_speedup_pandas": submission["pandas"] / submission["ours"],
+        "total_speedup_clip_interrogator": an_image["classic"]["clip_interrogator"] / an_image["classic"]["ours"],
+        "peak_memory_to_largest_model": (peak - GIGABYTE) / found["largest_model_bytes"],
+    }
+
+
+def missed(found: dict[str, Any]) -> list[str]:
+    """The names of ratios that do not reach what they must."""
+    values = found["ratios"]
+    return [
+        name
+        for name, (bound, kind) in REACH.items()
+        if (values[name] > bound if kind == "most" else values[name] < bound)
+    ]
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown: stages and totals of each job, then single steps, then the ratios beside what they must reach."""
+    lines = [f"Measured {found['date']} on {found['machine']}; medians of {found['rounds']} turns.", ""]
+    for name, job in found["jobs"].items():
+        whos = list(job["contenders"])
+        lines += [f"Job `{name}`, {job['images']} pictures, seconds a picture:", ""]
+        lines += [f"| | {' | '.join(TITLES[who] for who in whos)} |", "|---" * (len(whos) + 1) + "|"]
+        for stage in STAGES:
+            cells = [job["contenders"][who]["stages"].get(stage) for who in whos]
+            if any(cell is not None for cell in cells):
+                lines.append(f"| {stage} | {' | '.join('' if cell is None else f'{cell:.4f}' for cell in cells)} |")
+        figures = list(job["contenders"].values())
+        lines += [
+            row("**all, after the start**", [f"**{own['seconds_an_image']:.3f}**" for own in figures]),
+            row("pictures a second", [f"{1 / own['seconds_an_image']:.3f}" for own in figures]),
+            row("start to first picture, s", [f"{own['start_seconds']:.1f}" for own in figures]),
+            row("peak memory without libraries' code, GB", [f"{own['peak_bytes'] / GIGABYTE:.2f}" for own in figures]),
+            "",
+        ]
+    rank, submission, decode = (found["parts"][name] for name in ("rank", "submission", "decode"))
+    lines += [
+        "| single steps | seconds |",
+        "|---|---|",
+        f"| rank 100,952 phrases of 1,024 dimensions, an image: this package | {rank['ours']:.5f} |",
+        f"| the same, bare product and top-k | {rank['product']:.5f} |",
+        f"| the same, seed deck's loop | {rank['seed']:.3f} |",
+        f"| the same, clip-interrogator | {rank['clip_interrogator']:.3f} |",
+        f"| submission of 16,000 images, written, synced, checked: this package | {submission['ours']:.2f} |",
+        f"| the same by pandas, not checked | {submission['pandas']:.2f} |",
+        f"| decode a 512 px PNG and make CLIP's pixels: this package | {decode['ours']:.4f} |",
+        f"| the same, one by one | {decode['single']:.4f} |",
+        f"| `python -m kernel --help`, CPU time | {found['help_cpu_seconds']:.2f} |",
+        "",
+        "| ratio | measured | to reach |",
+        "|---|---|---|",
+    ]
+    for name, (bound, kind) in REACH.items():
+        lines.append(f"| `{name}` | {found['ratios'][name]:.3g} | at {kind} {bound} |")
+    return "\n".join(lines) + "\n"
+
+
+def row(title: str, cells: list[str]) -> str:
+    return f"| {title} | {' | '.join(cells)} |"
+
+
+def chart(found: dict[str, Any], path: Path) -> None:
+    """Bars of seconds a picture by stage, contender beside contender."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(found["jobs"]), figsize=(10, 3.2))
+    for axis, (name, job) in zip(axes, found["jobs"].items(), strict=True):
+        left = [0.0] * len(job["contenders"])
+        titles = [TITLES[who] for who in job["contenders"]]
+        for stage in STAGES:
+            widths = [own["stages"].get(stage, 0.0) for own in job["contenders"].values()]
+            axis.barh(titles, widths, left=left, label=stage)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axis.set_title(f"{name}: seconds a picture")
+        axis.invert_yaxis()
+    axes[-1].legend(loc="lower right", fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path)
+    pyplot.close(figure)

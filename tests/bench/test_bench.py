@@ -1,0 +1,89 @@
+"""The bench itself, on tiny models: every contender does its job, and the summary says what was measured."""
+
+import json
+
+import pytest
+
+from kernel.images import list_images
+from kernel.store import RunFolder
+from tests.bench import __main__ as bench
+from tests.bench import parts
+from tests.bench.jobs import JOBS
+from tests.bench.material import prepare
+from tests.bench.readme import MEASURED, README, with_figures
+from tests.bench.summary import REACH, chart, missed, ratios, table
+
+
+@pytest.fixture(scope="module")
+def material(tmp_path_factory, weights_folder):
+    return prepare(tmp_path_factory.mktemp("bench"), weights_folder, 3, small=True)
+
+
+@pytest.fixture(scope="module")
+def found(material):
+    """The content of bench.json, of tiny models and few of everything."""
+    batches = {"clip": 2, "captions": 2, "sentences": 2}
+    measured: dict[str, dict] = {}
+    jobs = {}
+    for job in JOBS.values():
+        for name in job.contenders:
+            # once each, to spare time: the floor and ours of the first job stand for the second too
+            if name not in measured:
+                measured[name] = bench.medians([bench.contend(material, name, job, 3, batches)])
+        own = {name: measured[name] for name in job.contenders}
+        jobs[job.name] = {"images": 3, "floor_batches": batches, "contenders": own}
+    found = {"machine": "a test's", "date": "", "rounds": 1, "jobs": jobs, "help_cpu_seconds": 0.1}
+    found["largest_model_bytes"] = max(path.stat().st_size for path in material.weights.rglob("*.safetensors"))
+    found["parts"] = {
+        "rank": parts.medians(parts.ranking(1, phrases=5_000, images=4)),
+        "submission": parts.medians(parts.submissions(1, images=20)),
+        "decode": parts.medians(parts.decoding(1, material.pictures)),
+    }
+    return {**found, "ratios": ratios(found)}
+
+
+def test_every_contender_times_its_stages_and_the_same_pictures(found):
+    for job in found["jobs"].values():
+        for name, own in job["contenders"].items():
+            assert own["images"] == 3
+            assert {"clip", "captions", "sentences"} <= set(own["stages"])
+            assert 0 < sum(own["stages"].values()) <= own["seconds_an_image"] * 1.001 or name == "ours"
+            assert own["start_seconds"] > 0 and own["wall_seconds"] > own["start_seconds"]
+
+
+@pytest.mark.usefixtures("found")
+def test_ours_and_clip_interrogator_say_the_same_of_every_picture(material):
+    """Else their seconds would not be of the same job."""
+    said = json.loads((material.folder / "classic-clip_interrogator.json").read_text())
+    ours = RunFolder(material.folder / "classic-ours", list_images(material.pictures), 256)
+    captions, _ = ours.read_captions()
+    assert len(said) == 3
+    for prompt, own, (medium, artist, *others) in zip(said, captions, ours.read_modifiers(), strict=True):
+        whole = ", ".join([own[0], f"{medium} {artist}", *others])
+        # theirs ends where CLIP's 77 tokens do
+        assert whole.startswith(prompt) and prompt.startswith(f"{own[0]}, {medium} {artist}")
+
+
+def test_the_json_holds_every_ratio_that_is_asked_for(found):
+    assert set(found["ratios"]) == set(REACH)
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_readme_holds_what_was_measured():
+    text = README.read_text(encoding="utf-8")
+    assert with_figures(text) == text
+    assert missed(json.loads((MEASURED / "bench.json").read_text(encoding="utf-8"))) == []
+
+
+def test_a_ratio_beyond_its_bound_is_missed():
+    reached = {name: bound for name, (bound, _) in REACH.items()}
+    assert missed({"ratios": reached}) == []
+    for name, (bound, kind) in REACH.items():
+        assert missed({"ratios": {**reached, name: bound * (1.01 if kind == "most" else 0.99)}}) == [name]
+
+
+def test_the_table_and_the_chart_hold_what_was_measured(found, tmp_path):
+    text = table(found)
+    assert all(f"`{name}` | {value:.3g} |" in text for name, value in found["ratios"].items())
+    chart(found, tmp_path / "bench.svg")
+    assert "clip-interrogator" in (tmp_path / "bench.svg").read_text()
