@@ -21,6 +21,7 @@ COLUMNS = ["imgId_eId", "val"]
 HEADER = ",".join(COLUMNS)
 ENDINGS = [f"_{dimension}" for dimension in range(EMBEDDING_DIMENSIONS)]
 VALID_DIMENSIONS = [ending[1:] for ending in ENDINGS]
+BYTES_A_ROW = 32  # about
 BLOCK = 256  # images written or read at a time, so that memory does not grow with row names or values
 
 
@@ -242,8 +243,11 @@ def blocks(path: Path) -> Iterator[tuple["pa.StringArray", np.ndarray]]:
     from pyarrow import csv
 
     texts = csv.ConvertOptions(column_types={name: pa.string() for name in COLUMNS})
+    # Arrow reads some 32 parts ahead
+    parts = csv.ReadOptions(block_size=BLOCK * EMBEDDING_DIMENSIONS * BYTES_A_ROW // 8)
     try:
-        with csv.open_csv(path, convert_options=texts) as batches:
+        # opened here, where Python's audit events tell of it: what a run reads can be tested
+        with path.open("rb") as file, csv.open_csv(file, read_options=parts, convert_options=texts) as batches:
             if batches.schema.names != COLUMNS:
                 found = ",".join(batches.schema.names)
                 raise UserError(f"{path}: columns {found}; expected exactly {HEADER}")
