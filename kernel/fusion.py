@@ -11,9 +11,8 @@ def unit_rows(rows: np.ndarray) -> np.ndarray:
     Example: [[3, 4]] -> [[0.6, 0.8]]
     """
     unit = np.zeros(rows.shape, dtype=np.float32)
-    for start in range(
-        0, len(rows), BLOCK
-    ):  # float64 of all at once would be the most that a run over many images takes
+    # float64 of all at once would be the most memory that a run over many images takes
+    for start in range(0, len(rows), BLOCK):
         part = rows[start : start + BLOCK].astype(np.float64)
         lengths = np.linalg.norm(part, axis=1, keepdims=True)
         unit[start : start + BLOCK] = np.divide(part, lengths, out=np.zeros(part.shape), where=lengths > 0)

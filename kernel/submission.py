@@ -21,7 +21,6 @@ COLUMNS = ["imgId_eId", "val"]
 HEADER = ",".join(COLUMNS)
 ENDINGS = [f"_{dimension}" for dimension in range(EMBEDDING_DIMENSIONS)]
 VALID_DIMENSIONS = [ending[1:] for ending in ENDINGS]
-BYTES_A_ROW = 32  # about
 BLOCK = 256  # images written or read at a time, so that memory does not grow with row names or values
 
 
@@ -138,7 +137,7 @@ def read_submission(path: Path) -> dict[str, np.ndarray]:
 def check_submission(path: Path, ids: list[str]) -> None:
     """Raises UserError unless the file holds exactly these images, each with 384 finite values that are not all zero.
 
-    Holds the ids, 49 bytes an image and one block of the file: the values are looked at, not kept.
+    Holds the ids, 49 bytes an image and a few blocks of the file: the values are looked at, not kept.
     """
     seen = Seen(path)
     has_values = np.empty(0, dtype=bool)
@@ -242,12 +241,12 @@ def blocks(path: Path) -> Iterator[tuple["pa.StringArray", np.ndarray]]:
     import pyarrow as pa
     from pyarrow import csv
 
-    texts = csv.ConvertOptions(column_types={name: pa.string() for name in COLUMNS})
-    # Arrow reads some 32 parts ahead
-    parts = csv.ReadOptions(block_size=BLOCK * EMBEDDING_DIMENSIONS * BYTES_A_ROW // 8)
+    as_texts = csv.ConvertOptions(column_types={name: pa.string() for name in COLUMNS})
+    # about an eighth of a block's bytes: Arrow reads some 32 of these ahead
+    parts = csv.ReadOptions(block_size=BLOCK * EMBEDDING_DIMENSIONS * 4)
     try:
         # opened here, where Python's audit events tell of it: what a run reads can be tested
-        with path.open("rb") as file, csv.open_csv(file, read_options=parts, convert_options=texts) as batches:
+        with path.open("rb") as file, csv.open_csv(file, read_options=parts, convert_options=as_texts) as batches:
             if batches.schema.names != COLUMNS:
                 found = ",".join(batches.schema.names)
                 raise UserError(f"{path}: columns {found}; expected exactly {HEADER}")
@@ -292,9 +291,9 @@ def finite_values(path: Path, names: "pa.StringArray", values: "pa.StringArray")
     try:
         numbers = pc.cast(values, pa.float32()).to_numpy()
     except pa.ArrowInvalid:  # pandas, as the scorer, reads more forms of numbers, and tells which it cannot
-        texts = pd.Series(values.to_pylist(), dtype=object)
+        as_read = pd.Series(values.to_pylist(), dtype=object)
         with np.errstate(over="ignore"):
-            numbers = pd.to_numeric(texts, errors="coerce").to_numpy(dtype=np.float64).astype(np.float32)
+            numbers = pd.to_numeric(as_read, errors="coerce").to_numpy(dtype=np.float64).astype(np.float32)
     broken = np.flatnonzero(~np.isfinite(numbers))
     if len(broken):
         name, value = names[int(broken[0])].as_py(), values[int(broken[0])].as_py()

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator  # noqa: E402
 from dataclasses import dataclass, replace  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from kernel.checkpoints import Weights, open_weights  # noqa: E402
-from kernel.config import DEFAULT_WEIGHTS  # noqa: E402
+from kernel.config import DEFAULT_WEIGHTS, Paths, Recipe  # noqa: E402
 from kernel.devices import Device  # noqa: E402
 from kernel.miniature.drawing import draw  # noqa: E402
 from kernel.miniature.grammar import Scene, scene_stream  # noqa: E402
@@ -78,14 +79,32 @@ def drawn() -> list[tuple[Image.Image, Scene]]:
     return [(draw(scene, rng), scene) for scene, rng in scene_stream(TEST_SEED, 24)]
 
 
-@pytest.fixture
-def image_folder(tmp_path: Path, drawn: list[tuple[Image.Image, Scene]]) -> Path:
-    """Six drawn pictures, a.png to f.png."""
-    folder = tmp_path / "images"
+@pytest.fixture(scope="module")
+def submission_by(tmp_path_factory, weights_folder, drawn, short_prior) -> Callable[[Recipe], dict[str, np.ndarray]]:
+    """The rows that a recipe gives undisturbed of the pictures of `image_folder`."""
+    from kernel.pipeline import run
+    from kernel.submission import read_submission
+
+    def answered(recipe: Recipe) -> dict[str, np.ndarray]:
+        folder = tmp_path_factory.mktemp("undisturbed")
+        save_pictures(folder / "images", drawn)
+        run(recipe, Paths(folder / "images", weights_folder, folder / "run"), "cpu")
+        return read_submission(folder / "run" / "submission.csv")
+
+    return answered
+
+
+def save_pictures(folder: Path, drawn: list[tuple[Image.Image, Scene]]) -> None:
     folder.mkdir()
     for name, (picture, _) in zip("abcdef", drawn, strict=False):
         picture.save(folder / f"{name}.png")
-    return folder
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path, drawn: list[tuple[Image.Image, Scene]]) -> Path:
+    """Six drawn pictures, a.png to f.png."""
+    save_pictures(tmp_path / "images", drawn)
+    return tmp_path / "images"
 
 
 @pytest.fixture

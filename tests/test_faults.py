@@ -33,13 +33,8 @@ def where(image_folder, weights_folder, tmp_path) -> Paths:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, weights_folder, drawn, short_prior) -> dict[str, np.ndarray]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    (folder / "images").mkdir()
-    for name, (picture, _) in zip(IDS, drawn, strict=False):
-        picture.save(folder / "images" / f"{name}.png")
-    run(RECIPE, Paths(folder / "images", weights_folder, folder / "run"), "cpu")
-    return read_submission(folder / "run" / "submission.csv")
+def undisturbed(submission_by) -> dict[str, np.ndarray]:
+    return submission_by(RECIPE)
 
 
 def counts(content: dict) -> dict[str, int]:

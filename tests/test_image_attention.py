@@ -27,6 +27,12 @@ def plain(weights, cpu, once):
     return Captioner(model.eval(), once.processor, cpu)
 
 
+def noting(kept):
+    """`keep` as it is, which also notes of how many images."""
+    really = ImageAttention.keep
+    return lambda self, tokens, cache: (kept.append(len(tokens)), really(self, tokens, cache))[1]
+
+
 @pytest.mark.parametrize("recipe", [BEAMS, GREEDY, SAMPLED, replace(BEAMS, num_beams=3, captions_per_image=2)])
 @pytest.mark.parametrize("images", [1, 7, 24])
 def test_captions_are_those_of_transformers_own_attention(once, plain, drawn, recipe, images):
@@ -66,12 +72,19 @@ def test_what_is_kept_of_images_goes_when_their_captions_are_made(once, drawn):
     assert all(len(layer.kept) == 0 for layer in layers)
 
 
+def test_a_checkpoint_that_keeps_no_words_says_the_same(once, drawn, monkeypatch):
+    pictures = [picture for picture, _ in drawn[:3]]
+    expected = once.captions(pictures, BEAMS)
+    monkeypatch.setattr(once.model.text_decoder.generation_config, "use_cache", False)
+    kept = []
+    monkeypatch.setattr(ImageAttention, "keep", noting(kept))
+    assert once.captions(pictures, BEAMS) == expected
+    assert len(kept) > once.model.config.text_config.num_hidden_layers  # anew for every word
+
+
 def test_an_image_is_kept_once_whatever_its_beams(once, drawn, monkeypatch):
     kept = []
-    really = ImageAttention.keep
-    monkeypatch.setattr(
-        ImageAttention, "keep", lambda self, tokens, cache: (kept.append(len(tokens)), really(self, tokens, cache))
-    )
+    monkeypatch.setattr(ImageAttention, "keep", noting(kept))
     once.captions([picture for picture, _ in drawn[:3]], BEAMS)
     assert kept == [3] * once.model.config.text_config.num_hidden_layers
 

@@ -6,8 +6,6 @@ budgets, what each one leaves, and by how much it goes over.
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -20,6 +18,7 @@ from kernel.config import DEFAULT_WEIGHTS
 from kernel.devices import child_environment
 from kernel.errors import UserError
 from kernel.images import list_images
+from kernel.machine import machine_named
 from kernel.miniature.drawing import draw
 from kernel.miniature.grammar import scene_stream
 from kernel.store import write_json
@@ -45,9 +44,8 @@ def main() -> int:
     more = [word for setting in options.settings for word in ("--set", setting)]
     figures = scale if options.what == "scale" else deadlines
     good, record = figures(images, number, options, more)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, CPU"
-    write_json(options.out / f"{options.what}.json", {"date": str(date.today()), "machine": machine, **record})
-    print(f"{machine}, {date.today()}: {'as it should be' if good else 'NOT as it should be'}")
+    write_json(options.out / f"{options.what}.json", {"date": str(date.today()), "machine": machine_named(), **record})
+    print(f"{machine_named()}, {date.today()}: {'as it should be' if good else 'NOT as it should be'}")
     return 0 if good else 1
 
 

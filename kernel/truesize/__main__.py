@@ -7,7 +7,6 @@ latter. Exit code 1 when the run failed or a prediction is off by more than TOLE
 
 import argparse
 import os
-import platform
 import shutil
 import sys
 import time
@@ -25,6 +24,7 @@ from kernel.child import ending, stream
 from kernel.config import DEFAULT_WEIGHTS, RECIPES, Recipe
 from kernel.errors import UserError
 from kernel.images import list_images
+from kernel.machine import machine
 from kernel.miniature.drawing import draw
 from kernel.miniature.grammar import scene_stream
 from kernel.offline import refuse_network
@@ -113,17 +113,6 @@ def said(out: Path, recipe: Recipe) -> dict[str, int]:
         "most_words": max(words, default=0),
         "steps": recipe.max_length - 1,
     }
-
-
-def machine() -> dict[str, Any]:
-    """Example: {"processor": "AMD EPYC", "cores": 2, "memory_bytes": 25276071936, "system": "Linux-6.1-x86_64"}"""
-    processor = platform.processor() or platform.machine()
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        names = [line.partition(":")[2].strip() for line in path.read_text().splitlines() if "model name" in line]
-        processor = names[0] if names else processor
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"processor": processor, "cores": os.cpu_count(), "memory_bytes": memory, "system": platform.platform()}
 
 
 def page(content: dict[str, Any]) -> str:

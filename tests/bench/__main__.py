@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.config import DEFAULT_WEIGHTS
+from kernel.machine import machine_named
 from tests.bench import parts
 from tests.bench.jobs import JOBS, Job
 from tests.bench.material import Material, prepare
@@ -72,19 +72,13 @@ def help_cpu_seconds() -> float:
     return statistics.median(taken)
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} cores of {names[0] if names else platform.processor()}, no GPU"
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     material = prepare(OUT, DEFAULT_WEIGHTS, max(IMAGES.values()))
     found: dict[str, Any] = {
-        "machine": machine(),
+        "machine": machine_named(),
         "date": time.strftime("%Y-%m-%d"),
         "rounds": options.rounds,
         "jobs": {},

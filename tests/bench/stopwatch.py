@@ -7,6 +7,8 @@ from functools import wraps
 from typing import Any
 
 LOADING = "loading"
+# stages that begin with an image; a constant submission, such as ours is before, belongs to the start
+FIRST = ("decode", "clip")
 
 
 class Stopwatch:
@@ -20,13 +22,13 @@ class Stopwatch:
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         begun = time.monotonic()
-        if name not in (LOADING, "sentences") and self.first_image is None:
+        if name in FIRST and self.first_image is None:
             self.first_image = begun - self.started
         try:
             yield
         finally:
-            # what was loaded before the first image is part of the start
-            if name != LOADING or self.first_image is not None:
+            # what was done before the first image is part of the start
+            if self.first_image is not None:
                 self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - begun
 
     def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
