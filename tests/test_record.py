@@ -53,3 +53,12 @@ def test_a_run_says_beforehand_whether_it_fits():
     assert record.forecast(Left()).endswith(
         "2h50m in all, 1h00m are left: captions will have fewer beams, or fewer images captions"
     )
+
+
+def test_the_most_that_any_process_took_for_a_stage_is_kept():
+    record = Record.__new__(Record)
+    record.memory = {}
+    for host, device in ((700, None), (900, 50), (800, 40), (100, None)):
+        record.took("clip", host, device)
+    record.took("captions", 10, None)
+    assert record.memory == {"clip": {"host": 900, "device": 50}, "captions": {"host": 10, "device": None}}

@@ -113,7 +113,7 @@ def chart(found: dict[str, Any], path: Path) -> None:
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axis.set_title(f"{name}: seconds a picture")
         axis.invert_yaxis()
-    axes[-1].legend(loc="lower right", fontsize=7)
+    axes[-1].legend(bbox_to_anchor=(1.02, 1), loc="upper left", fontsize=7)
     figure.tight_layout()
     figure.savefig(path)
     pyplot.close(figure)
