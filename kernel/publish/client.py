@@ -6,15 +6,12 @@ Imported at use, for importing it already reads the credentials.
 import io
 import json
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kernel.errors import UserError
-
-Found = TypeVar("Found")
 
 ACCOUNT_PAGE = "https://www.kaggle.com/settings"
 NEW_TOKEN = (
@@ -28,7 +25,6 @@ OWNER = (
 NOTHING_CHANGED = "nothing was changed there"
 SECONDS = (60.0, 300.0)  # to connect, and between two parts of an answer; the client itself would wait for ever
 LONGEST_RETRY_AFTER = 120.0  # seconds; a longer one ends the command instead of holding it
-FAILURES_IN_A_ROW = 5
 
 
 class ServiceTrouble(UserError):
@@ -174,34 +170,6 @@ def unknown(error: Any) -> bool:
 def one_line(text: str, limit: int = 300) -> str:
     line = " ".join(text.split())
     return line if len(line) <= limit else line[:limit] + "..."
-
-
-def wait_until(
-    look: Callable[[], Found | None], *, interval: float, limit: float, overdue: str, interrupted: str
-) -> Found:
-    """Calls `look` every `interval` seconds until it returns something; after `limit` seconds raises `overdue`.
-
-    Some failures in a row are borne, as a wait can last a night. Ctrl-C raises UserError(interrupted).
-    """
-    deadline = time.monotonic() + limit
-    failures = 0
-    try:
-        while True:
-            try:
-                found = look()
-                failures = 0
-                if found is not None:
-                    return found
-            except ServiceTrouble as trouble:
-                failures += 1
-                if failures == FAILURES_IN_A_ROW:
-                    raise
-                print(f"{trouble}; looking again", file=sys.stderr)
-            if time.monotonic() >= deadline:
-                raise UserError(overdue)
-            time.sleep(interval)
-    except KeyboardInterrupt:
-        raise UserError(interrupted) from None
 
 
 def read_record(path: Path) -> dict[str, Any]:

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from kernel.errors import UserError
 from kernel.inputs import MARKER
-from kernel.publish.client import asking, read_record, unknown, wait_until
+from kernel.publish.client import asking, read_record, unknown
 from kernel.publish.staging import DATASET_METADATA, Staged
+from kernel.publish.waiting import wait_until
 from kernel.store import write_json
 
 NOT_PUBLISHED = (

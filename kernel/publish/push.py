@@ -12,10 +12,11 @@ from typing import Any
 from kernel.config import DEFAULT_RECIPE
 from kernel.errors import UserError
 from kernel.inputs import MARKER
-from kernel.publish.client import asking, connect, one_line, read_record, wait_until
+from kernel.publish.client import asking, connect, one_line, read_record
 from kernel.publish.datasets import publish_dataset, wait_ready
 from kernel.publish.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.staging import Staged, stage_code
+from kernel.publish.waiting import wait_until
 from kernel.store import write_json
 
 RECORDS = Path("build/kaggle")

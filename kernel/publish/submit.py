@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
-from kernel.publish.client import asking, connect, one_line, read_record, wait_until
+from kernel.publish.client import asking, connect, one_line, read_record
 from kernel.publish.metadata import COMPETITION, read_metadata
 from kernel.publish.push import RECORDS, kernel_status, latest_version
+from kernel.publish.waiting import wait_until
 from kernel.store import write_json
 
 SUBMISSION = "submission.csv"
