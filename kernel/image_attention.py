@@ -1,15 +1,17 @@
-"""BLIP's attention to images: within an image fused, and from words to an image with its keys and values kept once.
+"""BLIP's attention to images: within an image fused, and from words to an image without keys and values.
 
 transformers has BLIP's vision tower compute attention step by step, with all scores of 577 x 577 tokens in memory;
 torch's fused attention takes about two thirds of the tower's time and none of that memory.
 
-transformers expands an image's 577 tokens to every beam before the text decoder sees them, keeps keys and values of
-each (42 MB a beam in float32 at base size) and copies all of them whenever beams are reordered, after every word. An
-image's beams stay beside one another, so their queries can be asked of one copy together.
+transformers expands an image's 577 tokens to every beam before the text decoder sees them, makes keys and values of
+each for every layer (42 MB a beam in float32 at base size) and copies all of them whenever beams are reordered, after
+every word. But a score is linear in the image's tokens: q . (K x) = (K' q) . x, and so is what is heard, V (sum of
+a_i x_i). So a word's query goes through the key's matrix, and what it hears through the value's (DeepSeek-V2, section
+2.1.2, does so with compressed tokens); all beams of an image, side by side as they stay, and all heads look at one
+copy of its tokens, 1.8 MB for all layers.
 """
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -31,7 +33,7 @@ class VisionAttention(torch.nn.Module):
 
 
 class ImageAttention(torch.nn.Module):
-    """The weights of one layer's cross-attention; of every image its keys and values once.
+    """The weights of one layer's cross-attention, applied to the words instead of to the image.
 
     Stands where transformers has BlipTextSelfAttention and takes what that is called with.
     """
@@ -40,35 +42,26 @@ class ImageAttention(torch.nn.Module):
         super().__init__()
         self.query, self.key, self.value = plain.query, plain.key, plain.value
         self.heads = plain.num_attention_heads
-        # by the cache that a generation keeps of its words: gone when that is
-        self.kept: WeakKeyDictionary[Any, tuple[torch.Tensor, torch.Tensor]] = WeakKeyDictionary()
 
     def forward(
-        self, hidden_states: torch.Tensor, *, encoder_hidden_states: torch.Tensor, past_key_values: Any, **ignored: Any
+        self, hidden_states: torch.Tensor, *, encoder_hidden_states: torch.Tensor, **ignored: Any
     ) -> tuple[torch.Tensor, None]:
-        """Words (images x beams, words, width) and image tokens (images, tokens, width) -> as the words.
+        """Words (images x beams, words, width) and image tokens (images, tokens, image width) -> as the words.
 
-        No mask: every token of every image counts.
+        No mask: every token of every image counts. The key's bias adds the same to all scores of a query, so it falls
+        out of the softmax; the value's is added once, as weights of a softmax sum to 1.
         """
-        kept = self.kept.get(past_key_values) if past_key_values is not None else None
-        if kept is None:
-            kept = self.keep(encoder_hidden_states, past_key_values)
-        # the words of all beams of an image ask together
-        queries = self.query(hidden_states).view(len(encoder_hidden_states), -1, self.query.out_features)
-        said = scaled_dot_product_attention(by_head(queries, self.heads), *kept)
-        return said.transpose(1, 2).reshape(hidden_states.shape), None
-
-    def keep(self, image_tokens: torch.Tensor, cache: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of these images, kept while `cache`, a generation's own, is there; None: not kept."""
-        keys_values = by_head(self.key(image_tokens), self.heads), by_head(self.value(image_tokens), self.heads)
-        if cache is not None:
-            self.kept[cache] = keys_values
-        return keys_values
-
-
-def by_head(states: torch.Tensor, heads: int) -> torch.Tensor:
-    """(images, tokens, heads x d) -> (images, heads, tokens, d)"""
-    return states.view(*states.shape[:2], heads, -1).transpose(1, 2)
+        images, heads = len(encoder_hidden_states), self.heads
+        image_width = encoder_hidden_states.shape[2]
+        queries = self.query(hidden_states).view(-1, heads, self.query.out_features // heads).transpose(0, 1)
+        queries = queries * queries.shape[2] ** -0.5
+        asked = torch.bmm(queries, self.key.weight.view(heads, -1, image_width))
+        asked = asked.view(heads, images, -1, image_width).transpose(0, 1).reshape(images, -1, image_width)
+        weights = torch.bmm(asked, encoder_hidden_states.transpose(1, 2)).softmax(dim=-1)
+        heard = torch.bmm(weights, encoder_hidden_states)
+        heard = heard.view(images, heads, -1, image_width).transpose(0, 1).reshape(heads, -1, image_width)
+        said = torch.bmm(heard, self.value.weight.view(heads, -1, image_width).transpose(1, 2))
+        return said.transpose(0, 1).reshape(hidden_states.shape) + self.value.bias, None
 
 
 def look_once(model: Any) -> None:

@@ -1,10 +1,12 @@
-"""BLIP with every image's keys and values kept once says what transformers' own says."""
+"""BLIP whose words look at an image's tokens without keys and values says what transformers' own says."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
-from transformers import BlipForConditionalGeneration
+from transformers import BlipForConditionalGeneration, BlipTextConfig
+from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 
 from kernel.captions import Captioner
 from kernel.config import RECIPES
@@ -25,12 +27,6 @@ def plain(weights, cpu, once):
     folder = weights.model_folder("blip")
     model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     return Captioner(model.eval(), once.processor, cpu)
-
-
-def noting(kept):
-    """`keep` as it is, which also notes of how many images."""
-    really = ImageAttention.keep
-    return lambda self, tokens, cache: (kept.append(len(tokens)), really(self, tokens, cache))[1]
 
 
 @pytest.mark.parametrize("recipe", [BEAMS, GREEDY, SAMPLED, replace(BEAMS, num_beams=3, captions_per_image=2)])
@@ -65,28 +61,61 @@ def test_a_batch_is_not_answered_with_the_images_of_the_one_before(once, drawn):
     assert once.captions(first, BEAMS) != alone
 
 
-def test_what_is_kept_of_images_goes_when_their_captions_are_made(once, drawn):
-    once.captions([picture for picture, _ in drawn[:3]], BEAMS)
-    layers = [module for module in once.model.modules() if isinstance(module, ImageAttention)]
-    assert len(layers) == once.model.config.text_config.num_hidden_layers
-    assert all(len(layer.kept) == 0 for layer in layers)
-
-
 def test_a_checkpoint_that_keeps_no_words_says_the_same(once, drawn, monkeypatch):
     pictures = [picture for picture, _ in drawn[:3]]
     expected = once.captions(pictures, BEAMS)
     monkeypatch.setattr(once.model.text_decoder.generation_config, "use_cache", False)
-    kept = []
-    monkeypatch.setattr(ImageAttention, "keep", noting(kept))
     assert once.captions(pictures, BEAMS) == expected
-    assert len(kept) > once.model.config.text_config.num_hidden_layers  # anew for every word
 
 
-def test_an_image_is_kept_once_whatever_its_beams(once, drawn, monkeypatch):
-    kept = []
-    monkeypatch.setattr(ImageAttention, "keep", noting(kept))
+def test_all_beams_of_an_image_look_at_one_copy_of_it(once, drawn, monkeypatch):
+    seen = []
+    really = ImageAttention.forward
+
+    def noting(self, hidden_states, *, encoder_hidden_states, **others):
+        seen.append((len(hidden_states), len(encoder_hidden_states)))
+        return really(self, hidden_states, encoder_hidden_states=encoder_hidden_states, **others)
+
+    monkeypatch.setattr(ImageAttention, "forward", noting)
     once.captions([picture for picture, _ in drawn[:3]], BEAMS)
-    assert kept == [3] * once.model.config.text_config.num_hidden_layers
+    assert set(seen) == {(3 * BEAMS.num_beams, 3)}
+
+
+@pytest.fixture(scope="module")
+def layer():
+    """One cross-attention as transformers has it, wide as BLIP's, its weights random and no bias zero."""
+    config = BlipTextConfig(hidden_size=96, num_attention_heads=4, encoder_hidden_size=160, is_decoder=True)
+    torch.manual_seed(0)
+    own = BlipTextSelfAttention(config, is_cross_attention=True, layer_idx=0).eval()
+    for parameter in own.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return own
+
+
+def both(layer, dtype, beams=5, words=3):
+    """What the layer's own way and ours say, of two images, in float64."""
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(2 * beams, words, 96, generator=generator).to(dtype)
+    image = torch.randn(2, 30, 160, generator=generator).to(dtype)
+    layer = copy.deepcopy(layer).to(dtype)
+    with torch.inference_mode():
+        own = layer(hidden, encoder_hidden_states=image.repeat_interleave(beams, dim=0))[0]
+        ours = ImageAttention(layer)(hidden, encoder_hidden_states=image)[0]
+    return own.double(), ours.double()
+
+
+@pytest.mark.parametrize(("beams", "words"), [(1, 1), (5, 1), (1, 4), (5, 3)])
+def test_one_layer_hears_the_same_to_the_last_digits(layer, beams, words):
+    own, ours = both(layer, torch.float64, beams, words)
+    assert own.std() > 0.1
+    torch.testing.assert_close(ours, own, rtol=1e-10, atol=1e-12)
+
+
+def test_half_precision_loses_about_as_little_as_the_plain_way(layer):
+    true, _ = both(layer, torch.float64)
+    own, ours = both(layer, torch.float16)
+    # of the same rounded weights and inputs neither is exact
+    assert 0 < (ours - true).std() < 2 * (own - true).std()
 
 
 def test_the_vision_tower_sees_what_transformers_own_does(once, plain):

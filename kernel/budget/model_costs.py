@@ -60,8 +60,8 @@ class Captioning:
     """A captioner: its weights, the work of encoding one image, and that of the first three tokens of one row.
 
     `steps` holds each one's work and the bytes of keys and values after it. From the second on, each step adds the same
-    to the one before: one token more to attend to. `layers` are the blocks that every step passes. `image_cache_bytes`
-    are keys and values of an image that all its rows share.
+    to the one before: one token more to attend to. `layers` are the blocks that every step passes. `image_token_bytes`
+    are an image's tokens that all its rows look at in every layer (BLIP; the others have them in the cache).
     """
 
     name: str
@@ -70,7 +70,7 @@ class Captioning:
     steps: tuple[tuple[Work, int], tuple[Work, int], tuple[Work, int]]
     vocabulary: int
     layers: int
-    image_cache_bytes: int = 0
+    image_token_bytes: int = 0
 
     def decode(self, decoding: Decoding) -> Work:
         """All steps of all rows of one image."""
@@ -88,7 +88,7 @@ class Captioning:
         )
 
     def row_cache_bytes(self, decoding: Decoding) -> int:
-        """Keys and values of all rows of one image at the last step, but for those that the rows share."""
+        """Keys and values of all rows of one image at the last step."""
         (_, first), (_, second), _ = self.steps
         return decoding.rows * (first + (decoding.steps - 1) * (second - first))
 
@@ -130,8 +130,8 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
     pixels = torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
     seen: list[Any] = []
     steps: list[tuple[Work, int]] = []
-    caches: list[Any] = [first_cache(model)]
-    encode = count(lambda: seen.append(encode_image(model, pixels, caches[0])), half)
+    caches: list[Any] = [None]
+    encode = count(lambda: seen.append(encode_image(model, pixels)), half)
     for _ in range(3):
         work = count(lambda: caches.append(decode_step(model, seen[0], caches[-1])), half)
         # the cache stays from step to step, so it is no activation
@@ -144,7 +144,7 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
         (steps[0], steps[1], steps[2]),
         model.config.text_config.vocab_size,
         len(decoder_layers(model)),
-        shared_cache_size(model, caches[0]),
+        0 if hasattr(model, "qformer") else seen[0].nbytes,
     )
 
 
@@ -175,14 +175,12 @@ def meta_captioner(published: Published, half: bool) -> Any:
     return model.eval()
 
 
-def encode_image(model: Any, pixels: Any, cache: Any) -> Any:
+def encode_image(model: Any, pixels: Any) -> Any:
     """What decoding sees of one image: T5's encoder outputs, OPT's prefix, or BLIP's patches, (1, length, d)."""
     import torch
 
     patches = model.vision_model(pixel_values=pixels).last_hidden_state
     if not hasattr(model, "qformer"):
-        for layer in decoder_layers(model):
-            layer.crossattention.self.keep(patches, cache)
         return patches
     queries = model.qformer(query_embeds=model.query_tokens, encoder_hidden_states=patches).last_hidden_state
     soft_prompt = model.language_projection(queries.to(patches.dtype))
@@ -210,20 +208,6 @@ def decode_step(model: Any, seen: Any, cache: Any) -> Any:
         encoded = BaseModelOutput(last_hidden_state=seen)
         output = model.language_model(decoder_input_ids=token, encoder_outputs=encoded, **given)
     return output.past_key_values
-
-
-def first_cache(model: Any) -> Any:
-    """What the first step is given: BLIP's keys and values of the image are kept by it (kernel/image_attention.py)."""
-    from transformers import DynamicCache, EncoderDecoderCache
-
-    return None if hasattr(model, "qformer") else EncoderDecoderCache(DynamicCache(), DynamicCache())
-
-
-def shared_cache_size(model: Any, cache: Any) -> int:
-    """Bytes of an image's keys and values that all its rows share."""
-    if hasattr(model, "qformer"):
-        return 0
-    return sum(own.nbytes for layer in decoder_layers(model) for own in layer.crossattention.self.kept[cache])
 
 
 def cache_size(cache: Any) -> int:

@@ -208,15 +208,16 @@ def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
     twice = ASSUMED["layers whose cache is held twice while beams are reordered, one after the other"]
     copies = 1 + twice / captioner.layers if decoding.reordered else 1
     scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED["float32 copies of a step's scores"]
-    cache = captioner.image_cache_bytes + copies * captioner.row_cache_bytes(decoding)
+    cache = captioner.image_token_bytes + copies * captioner.row_cache_bytes(decoding)
     decode = captioner.decode(decoding).activation_bytes + cache + scores
     return int(max(captioner.encode.activation_bytes, decode))
 
 
 def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
-    """Bytes of an image's cache that one step moves: read by attention; read and written where beams change places."""
+    """Bytes that one step moves for an image: its cache read by attention, and read and written where beams change
+    places; its tokens read by every layer, for the scores and for what is heard."""
     rows = captioner.row_cache_bytes(decoding) * (3 if decoding.reordered else 1)
-    return captioner.image_cache_bytes + rows
+    return 2 * captioner.layers * captioner.image_token_bytes + rows
 
 
 def cosines_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int) -> Stage:

@@ -6,8 +6,9 @@ from kernel.config import RECIPES, Recipe
 
 CLASSIC_WORDS = {"mediums": 1, "artists": 1, "trendings": 1, "movements": 1, "flavors": 3}
 MAX_LENGTH = 20
-# keys and values of an image are 42 MB: those of 16 would be more than fits into a gigabyte beside the libraries
-BATCH = 4
+# activations of BLIP's vision tower are 14 MB an image: those of 16 would be near what fits into a gigabyte beside the
+# libraries' own objects
+BATCH = 8
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def captioning(weights: Weights, pictures: list[Image.Image]) -> Iterator[Tried]
         return looked
 
     yield Tried("BLIP's vision tower: fused attention", "transformers", look(theirs), look(ours), "yes")
-    both = "fused, an image's keys and values once"
+    both = "fused, no keys and values of an image"
     yield Tried(f"greedy captions: {both}", "transformers", say(theirs, classic), say(ours, classic), "yes")
     yield Tried(f"captions of 5 beams: {both}", "transformers", say(theirs, deck), say(ours, deck), "yes")
     yield Tried("captions of 5 beams: batches of 2", "of 8", say(ours, deck), say(ours, deck, 2), "no")

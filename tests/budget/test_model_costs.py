@@ -18,7 +18,6 @@ from kernel.budget.model_costs import (
     decoder_layers,
     is_full_precision,
     meta_captioner,
-    shared_cache_size,
     weigh,
 )
 from kernel.budget.plan import captioner_of, clip_of, sentences_of
@@ -225,8 +224,8 @@ def test_a_real_miniature_captioner_computes_and_caches_what_was_counted(name, d
     operations, cache = generated(model, decoding, max_length=length, min_length=length)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
     assert cache_size(cache) == costs.row_cache_bytes(decoding)
-    assert shared_cache_size(model, cache) == costs.image_cache_bytes
-    assert (costs.image_cache_bytes > 0) == (name == "blip")
+    tokens = model.vision_model.embeddings.num_positions * model.config.vision_config.hidden_size
+    assert costs.image_token_bytes == (4 * tokens if name == "blip" else 0)
 
 
 @pytest.mark.parametrize("decoding", [Decoding(1, 1), Decoding(3, 5)])

@@ -23,24 +23,23 @@ def main(name: str, job: str, folder: str, out: str, started: str, images: str, 
     from tests.bench.stopwatch import Stopwatch
 
     watch = Stopwatch(float(started))
-    code = file_bytes_of_libraries()
     contender = importlib.import_module(f"tests.bench.contenders.{name}")
     contender.run(Material(Path(folder)), JOBS[job], int(images), json.loads(batches), watch, Path(out))
     result = watch.result(int(images), bare=name == "floor")
     # weights that are run as they lie in their mapped file count, the code of libraries does not
-    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - code
+    result["peak_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - bytes_of_code()
     print(json.dumps(result), file=answers, flush=True)
 
 
-def file_bytes_of_libraries() -> int:
-    """Bytes of mapped files that are resident once every library is imported: their code."""
-    import open_clip  # noqa: F401
-    import pandas  # noqa: F401
-    import sentence_transformers  # noqa: F401
-    from transformers import BlipForConditionalGeneration  # noqa: F401
-
-    status = Path("/proc/self/status").read_text()
-    return int(re.search(r"RssFile:\s+(\d+) kB", status)[1]) * 1024  # type: ignore[index]
+def bytes_of_code() -> int:
+    """Bytes of mapped libraries that are resident now: code and constants, which every process of a machine shares."""
+    code, resident = False, 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            code = re.search(r"\.so[.0-9]*$", line) is not None
+        elif code and (found := re.match(r"Rss: +(\d+) kB", line)):
+            resident += int(found[1]) * 1024
+    return resident
 
 
 if __name__ == "__main__":
