@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ def ctrl_c_between_looks() -> Iterator[Callable[[float], None]]:
     second one ends a look that hangs.
     """
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # ignored in a background shell, or somebody else's to handle
+    # ignored in a background shell, or somebody else's to handle; and Ctrl-C interrupts the main thread only
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
         yield time.sleep
         return
     asked = pausing = False
@@ -73,11 +75,7 @@ def ctrl_c_between_looks() -> Iterator[Callable[[float], None]]:
         time.sleep(seconds)
         pausing = False
 
-    try:
-        signal.signal(signal.SIGINT, handle)
-    except ValueError:  # not the main thread, which is the one that Ctrl-C interrupts
-        yield time.sleep
-        return
+    signal.signal(signal.SIGINT, handle)
     try:
         yield pause
     finally:

@@ -11,6 +11,7 @@ from kernel.budget.gpus import GB, gpu_named
 from kernel.budget.model_costs import Captioning, Clip, Decoding, Weighed
 from kernel.budget.stage_costs import (
     bank_cost,
+    cache_traffic,
     captioning_bytes,
     captions_stage,
     clip_stage,
@@ -56,6 +57,15 @@ def test_an_image_takes_one_layer_s_cache_twice_while_beams_change_places_and_no
     assert captioning_bytes(small, Decoding(3, 4)) == 90 + 660 + 660 // 2 + scores  # of two layers
     assert captioning_bytes(small, Decoding(3, 4, reordered=False)) == 90 + 660 + scores
     assert captioning_bytes(CAPTIONER, Decoding(3, 4)) == 5000  # more while it is encoded
+
+
+def test_an_image_s_own_tokens_lie_there_once_and_are_read_twice_by_each_layer_whatever_its_beams():
+    blip = replace(CAPTIONER, encode=Work(activation_bytes=1), image_token_bytes=1000)
+    plain = replace(blip, image_token_bytes=0)
+    for decoding in (Decoding(1, 4), Decoding(3, 4), Decoding(3, 4, reordered=False)):
+        assert captioning_bytes(blip, decoding) == captioning_bytes(plain, decoding) + 1000
+        assert cache_traffic(blip, decoding) == cache_traffic(plain, decoding) + 2 * 2 * 1000
+    assert cache_traffic(plain, Decoding(3, 4)) == 3 * cache_traffic(plain, Decoding(3, 4, reordered=False)) == 3 * 660
 
 
 def test_beams_and_samples_are_read_from_the_recipe():

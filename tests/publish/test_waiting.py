@@ -2,6 +2,7 @@
 
 import signal
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -85,3 +86,11 @@ def test_an_ignored_ctrl_c_stays_ignored():
         return "found"
 
     assert wait_until(look, interval=0, limit=1, overdue="", interrupted="") == "found"
+
+
+def test_a_wait_in_a_thread_leaves_ctrl_c_to_the_main_one():
+    with ThreadPoolExecutor(1) as threads:
+        found = threads.submit(
+            wait_until, iter([None, "found"]).__next__, interval=0, limit=1, overdue="", interrupted=""
+        )
+        assert found.result() == "found"
