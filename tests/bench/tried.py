@@ -3,12 +3,14 @@
 A ratio below 1 is faster. What did not pay is not in the package.
 """
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 from PIL import Image
@@ -95,6 +97,20 @@ def captioning(weights: Weights, pictures: list[Image.Image]) -> Iterator[Tried]
     def say(captioner: Captioner, recipe: Any, batch: int = PICTURES) -> Callable[[], Any]:
         return lambda: [captioner.captions(pictures[i : i + batch], recipe) for i in range(0, len(pictures), batch)]
 
+    def static(recipe: Any) -> Callable[[], Any]:
+        """Keys and values in a cache of fixed size, without compiling."""
+
+        def said() -> None:
+            generate = ours.model.text_decoder.generate
+            with mock.patch.object(
+                ours.model.text_decoder,
+                "generate",
+                functools.partial(generate, cache_implementation="static", disable_compile=True),
+            ):
+                ours.captions(pictures, recipe)
+
+        return said
+
     def look(captioner: Captioner) -> Callable[[], Any]:
         def looked() -> None:
             with torch.inference_mode():
@@ -106,6 +122,8 @@ def captioning(weights: Weights, pictures: list[Image.Image]) -> Iterator[Tried]
     both = "fused, no keys and values of an image"
     yield Tried(f"greedy captions: {both}", "transformers", say(theirs, classic), say(ours, classic), "yes")
     yield Tried(f"captions of 5 beams: {both}", "transformers", say(theirs, deck), say(ours, deck), "yes")
+    yield Tried("greedy captions: static cache", "growing", say(ours, classic), static(classic), "no")
+    yield Tried("captions of 5 beams: static cache", "growing", say(ours, deck), static(deck), "no")
     yield Tried("captions of 5 beams: batches of 2", "of 8", say(ours, deck), say(ours, deck, 2), "no")
 
 
