@@ -21,6 +21,7 @@ COLUMNS = ["imgId_eId", "val"]
 HEADER = ",".join(COLUMNS)
 ENDINGS = [f"_{dimension}" for dimension in range(EMBEDDING_DIMENSIONS)]
 VALID_DIMENSIONS = [ending[1:] for ending in ENDINGS]
+AHEAD = 3  # blocks that are read while one is worked on
 BLOCK = 256  # images written or read at a time, so that memory does not grow with row names or values
 
 
@@ -127,9 +128,13 @@ def read_submission(path: Path) -> dict[str, np.ndarray]:
     seen = Seen(path)
     rows = np.empty((0, EMBEDDING_DIMENSIONS), dtype=np.float32)
     for names, values in blocks(path):
-        position, dimensions = seen.add(names)
-        rows = with_length(rows, len(seen.index))
-        rows[position, dimensions] = values
+        if whole := seen.add_whole(names):
+            rows = with_length(rows, len(seen.index))
+            rows[len(seen.index) - whole : len(seen.index)] = values.reshape(whole, EMBEDDING_DIMENSIONS)
+        else:
+            position, dimensions = seen.add_in_any_order(names)
+            rows = with_length(rows, len(seen.index))
+            rows[position, dimensions] = values
     seen.check_whole()
     return dict(zip(seen.index, rows, strict=False))  # rows may have room for more
 
@@ -142,9 +147,14 @@ def check_submission(path: Path, ids: list[str]) -> None:
     seen = Seen(path)
     has_values = np.empty(0, dtype=bool)
     for names, values in blocks(path):
-        position, _ = seen.add(names)
-        has_values = with_length(has_values, len(seen.index))
-        has_values[position[values != 0]] = True
+        if whole := seen.add_whole(names):
+            own = slice(len(seen.index) - whole, len(seen.index))
+            has_values = with_length(has_values, len(seen.index))
+            has_values[own] = values.reshape(whole, EMBEDDING_DIMENSIONS).any(axis=1)
+        else:
+            position, _ = seen.add_in_any_order(names)
+            has_values = with_length(has_values, len(seen.index))
+            has_values[position[values != 0]] = True
     seen.check_whole()
     expected = set(ids)
     missing = [image_id for image_id in expected if image_id not in seen.index]
@@ -170,25 +180,26 @@ class Seen:
         self.index: dict[str, int] = {}  # in the file's order
         self.bits = np.empty((0, EMBEDDING_DIMENSIONS // 8), dtype=np.uint8)
 
-    def add(self, names: "pa.StringArray") -> tuple[np.ndarray, np.ndarray]:
+    def add_whole(self, names: "pa.StringArray") -> int:
+        """How many new images these are, whole and one after the other as `write_submission` writes them: then they
+        are the last of `index`. 0 where they stand otherwise; then `add_in_any_order` takes them."""
+        before = len(self.index)
+        ids = whole_images(names)
+        if not ids or any(image_id in self.index for image_id in ids):
+            return 0
+        self.index.update(zip(ids, range(before, before + len(ids)), strict=True))
+        self.bits = with_length(self.bits, len(self.index))
+        self.bits[before : len(self.index)] = 255
+        return len(ids)
+
+    def add_in_any_order(self, names: "pa.StringArray") -> tuple[np.ndarray, np.ndarray]:
         """Each row's place in `index` and its dimension (0..383), both of the shape of `names`, an array of texts.
 
         Raises UserError for a name without a dimension and for one that was there before.
         """
-        before = len(self.index)
-        ids = whole_images(names)
-        if ids and not any(image_id in self.index for image_id in ids):
-            self.index.update(zip(ids, range(before, before + len(ids)), strict=True))
-            self.bits = with_length(self.bits, len(self.index))
-            self.bits[before : len(self.index)] = 255
-            dimensions = np.tile(np.arange(EMBEDDING_DIMENSIONS), len(ids))
-            return np.repeat(np.arange(before, len(self.index)), EMBEDDING_DIMENSIONS), dimensions
-        return self.add_in_any_order(names.to_numpy(zero_copy_only=False))
-
-    def add_in_any_order(self, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import pandas as pd
 
-        images, dimensions = split_names(self.path, names)
+        images, dimensions = split_names(self.path, names.to_numpy(zero_copy_only=False))
         position = np.array([self.index.setdefault(image, len(self.index)) for image in images], dtype=np.intp)
         self.bits = with_length(self.bits, len(self.index))
         byte, bit = dimensions // 8, (1 << dimensions % 8).astype(np.uint8)
@@ -196,7 +207,7 @@ class Seen:
             position * EMBEDDING_DIMENSIONS + dimensions
         ).duplicated().to_numpy()
         if repeated.any():
-            first = names[int(repeated.argmax())]
+            first = names[int(repeated.argmax())].as_py()
             raise UserError(f"{self.path}: row {first!r} is repeated; expected each image and dimension once")
         np.bitwise_or.at(self.bits, (position, byte), bit)
         return position, dimensions
@@ -274,11 +285,11 @@ def in_blocks(batches: Any, rows: int) -> Iterator[list[Any]]:
 
 
 def ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items; while one is worked on, a thread gets the next."""
+    """The same items; while one is worked on, a thread gets the next few."""
     with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = pool.submit(next, items, None)
+        coming = deque(pool.submit(next, items, None) for _ in range(AHEAD))
+        while (item := coming.popleft().result()) is not None:
+            coming.append(pool.submit(next, items, None))
             yield item
 
 
