@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench curves lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench curves browser screenshots lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -67,6 +67,16 @@ bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare mo
 
 curves: $(MINIATURE)  ## time and memory over images and over a bank's prompts: build/bench/curves.json, .svg; takes half an hour
 	$(BIN)/python -m tests.bench.curves
+
+browser:  ## Debian's Chromium, which drives the tests of report and notebook, where it is missing and can be installed
+	@if command -v chromium >/dev/null; then chromium --version; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } \
+		|| echo "Chromium could not be installed: its tests will be skipped"; \
+	else echo "no Chromium and no right to install it: its tests will be skipped. As root: apt install chromium"; fi
+
+screenshots: demo  ## README's pictures of the demo's report
+	$(BIN)/python -m tests.browser.screenshots
 
 plan: $(VENV)/.stamp  ## memory and time of a run on Kaggle's GPUs, estimated
 	$(KERNEL) plan

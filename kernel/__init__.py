@@ -1,3 +1,29 @@
-"""Offline image-to-prompt kernel: images in, prompt embeddings out, no network anywhere."""
+"""Offline image-to-prompt kernel: images in, prompt embeddings out, no network anywhere.
+
+From a notebook or a script:
+
+    import kernel
+    record = kernel.run("images", "RUN", recipe="text")
+    kernel.show("RUN", n=12, by="worst", prompts="prompts.csv")
+    kernel.evaluate("RUN/submission.csv", "prompts.csv").mean
+    print(kernel.plan("T4x2", images=16000))
+
+Nothing heavy is imported before it is used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from kernel.api import evaluate, plan, run, show
+    from kernel.config import Recipe
 
 __version__ = "0.2.0"
+__all__ = ["Recipe", "evaluate", "plan", "run", "show"]
+HOMES = {"Recipe": "kernel.config", **dict.fromkeys(("evaluate", "plan", "run", "show"), "kernel.api")}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module 'kernel' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(HOMES[name]), name)

@@ -15,6 +15,7 @@ from kernel.config import DEFAULT_DEMO, DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES
 from kernel.deadline import Deadline
 from kernel.errors import UserError
 from kernel.offline import refuse_network
+from kernel.options import Parser
 from kernel.publish.commands import add_publish
 
 
@@ -38,9 +39,7 @@ def interrupted(number: int, frame: object) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(
-        prog="python -m kernel", description="Stable Diffusion images to prompt embeddings, offline."
-    )
+    top = Parser(prog="python -m kernel", description="Stable Diffusion images to prompt embeddings, offline.")
     top.set_defaults(offline=True)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
@@ -81,6 +80,8 @@ def parser() -> argparse.ArgumentParser:
 
     report = commands.add_parser("report", help="RUN/report.html: every image beside what was said of it")
     report.add_argument("run", type=Path)
+    report.add_argument("--prompts", type=Path, help="prompts.csv with the true prompts: adds scores")
+    report.add_argument("--pictures-beside", action="store_true", help="the pictures in a folder beside the page")
     report.set_defaults(command=report_command)
 
     plan = commands.add_parser("plan", help="estimated memory and time of a run, before it costs GPU hours")
@@ -198,31 +199,9 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    import numpy as np
+    from kernel.evaluation import evaluate
 
-    from kernel.checkpoints import open_weights
-    from kernel.config import Recipe
-    from kernel.devices import find_device
-    from kernel.evaluation import read_prompts, score, warn_of_leak
-    from kernel.sentences import SentenceEncoder
-    from kernel.store import read_run
-    from kernel.submission import read_submission
-
-    prompts = read_prompts(options.prompts)
-    rows = read_submission(options.submission)
-    if set(rows) != set(prompts):
-        odd = sorted(set(rows) ^ set(prompts))
-        raise UserError(
-            f"{options.submission}: {len(odd)} ids are in only one of the two files, the first is {odd[0]!r}; "
-            f"expected exactly the ids of {options.prompts}"
-        )
-    made = read_run(options.submission.parent)  # where a run wrote the submission, its record lies beside it
-    if made and made.get("bank"):
-        warn_of_leak(made["bank"]["excluded"], options.prompts)
-    weights = open_weights(options.weights, parts=("sentences",))
-    encoder = SentenceEncoder.load(weights, find_device(options.device))
-    truth = encoder.encode(list(prompts.values()), Recipe().text_batch)
-    result = score(list(prompts), np.stack([rows[image_id] for image_id in prompts]), truth)
+    result = evaluate(options.submission, options.prompts, options.weights, options.device)
     if options.json:
         print(json.dumps(asdict(result)))
     else:
@@ -245,7 +224,7 @@ def check_command(options: argparse.Namespace) -> int:
 def report_command(options: argparse.Namespace) -> int:
     from kernel.report import write_report
 
-    print(write_report(options.run))
+    print(write_report(options.run, options.prompts, options.pictures_beside))
     return 0
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from kernel.errors import UserError
+from kernel.errors import UserError, others_beside
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -44,7 +44,7 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None) -> Weights:
     path = folder / MANIFEST
     if not path.is_file():
         raise UserError(
-            f"{path}: not found; expected a weights folder with a manifest. "
+            f"{path}: not found; expected a weights folder with a manifest{others_beside(folder, MANIFEST)}. "
             "'make miniature' makes the miniature one, 'make weights' the real one"
         )
     manifest = read_manifest(path)

@@ -1,14 +1,13 @@
 """What to run (`Recipe`) and where things are (`Paths`). Every default of the package lives here."""
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
+from kernel.errors import UserError, did_you_mean
 
 EMBEDDING_DIMENSIONS = 384
 DEFAULT_WEIGHTS = Path("build/weights")
@@ -100,7 +99,9 @@ class Recipe:
                 raise UserError(f"recipe setting modifiers.{bank} is {count}; expected 0 or more")
         for name, share in self.estimates.items():
             if name not in ESTIMATES:
-                raise UserError(f"unknown estimate {name!r}{nearest(name, ESTIMATES)}. Valid: {', '.join(ESTIMATES)}")
+                raise UserError(
+                    f"unknown estimate {name!r}{did_you_mean(name, ESTIMATES)}. Valid: {', '.join(ESTIMATES)}"
+                )
             if share < 0:
                 raise UserError(f"recipe setting estimates.{name} is {share}; expected 0 or more")
         total = sum(self.estimates.values())
@@ -160,7 +161,7 @@ def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
     Example: recipe_named("baseline", ["num_beams=3", "captions_per_image=3", "modifiers.flavors=5"])
     """
     if name not in RECIPES:
-        raise UserError(f"unknown recipe {name!r}{nearest(name, RECIPES)}. Valid recipes: {', '.join(RECIPES)}")
+        raise UserError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}. Valid recipes: {', '.join(RECIPES)}")
     changes: dict[str, Any] = {}
     recipe = RECIPES[name]
     fields = {f.name: f for f in dataclasses.fields(Recipe) if f.name != "name"}
@@ -170,7 +171,7 @@ def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
             raise UserError(f"--set {setting!r} has no '='; expected key=value")
         key, _, bank = key.partition(".")
         if key not in fields:
-            raise UserError(f"unknown setting {key!r}{nearest(key, fields)}. Valid settings: {', '.join(fields)}")
+            raise UserError(f"unknown setting {key!r}{did_you_mean(key, fields)}. Valid settings: {', '.join(fields)}")
         value = parsed(text)
         if bank and isinstance(getattr(recipe, key), dict):
             value = {**changes.get(key, getattr(recipe, key)), bank: value}
@@ -201,8 +202,3 @@ def checked(key: str, default: Any, value: Any, text: str) -> Any:
     if type(value) is not type(default):
         raise UserError(f"setting {key}={text}: expected {type(default).__name__}, such as {json.dumps(default)}")
     return value
-
-
-def nearest(name: str, valid: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(valid), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

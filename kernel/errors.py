@@ -1,4 +1,8 @@
-"""The one exception for what a user can mend."""
+"""The one exception for what a user can mend, and the words for a name that is none."""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -6,3 +10,21 @@ class UserError(Exception):
 
     The command line prints it without a traceback and ends with exit code 1.
     """
+
+
+def did_you_mean(name: str, valid: Iterable[str]) -> str:
+    """Example: did_you_mean("txet", ["prior", "text"]) == " (did you mean 'text'?)"; empty when none is near."""
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def others_beside(folder: Path, marker: str) -> str:
+    """Names the folders beside `folder` that hold the file `marker`, the nearest name apart; empty when there are none.
+
+    Example: for build/wieghts "; beside it lie: weights, weights-small (did you mean 'weights'?)"
+    """
+    try:
+        names = sorted(path.parent.name for path in folder.parent.glob(f"*/{marker}"))
+    except OSError:  # a folder that may not be listed
+        return ""
+    return f"; beside it: {', '.join(names)}{did_you_mean(folder.name, names)}" if names else ""

@@ -1,7 +1,7 @@
 """What each way of looking at an image says of its prompt: one MiniLM-like row an image, and where it says nothing."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +15,7 @@ from kernel.prompts import compose
 from kernel.sentences import SentenceEncoder
 from kernel.text_head import mean_feature
 
-IMAGES = 1024  # whose texts are in memory as vectors at a time
+IMAGES = 256  # whose texts are in memory as vectors at a time
 
 
 class Said(NamedTuple):
@@ -60,8 +60,13 @@ def said_of(name: str, captions: Said, phrases: list[str], recipe: Recipe) -> Sa
     return Said(compose(captions.texts, phrases, recipe), captions.weights)
 
 
-def text_estimate(said: list[Said], encoder: SentenceEncoder, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted means of the texts' vectors: (n, 384), and (n,) bool, False for an image without a text."""
+def text_estimate(
+    said: list[Said], encoder: SentenceEncoder, batch: int, progress: Callable[[int], None] = lambda images: None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means of the texts' vectors: (n, 384), and (n,) bool, False for an image without a text.
+
+    `progress` is told how many images more are done.
+    """
     usable = np.array([bool(own.texts) for own in said], dtype=bool)
     rows = np.zeros((len(said), EMBEDDING_DIMENSIONS), dtype=np.float32)
     for start in range(0, len(said), IMAGES):
@@ -71,16 +76,22 @@ def text_estimate(said: list[Said], encoder: SentenceEncoder, batch: int) -> tup
             weights = np.array([weight for own in part for weight in own.weights])
             counts = [len(own.texts) for own in part]
             rows[start : start + IMAGES][usable[start : start + IMAGES]] = group_means(vectors, counts, weights)
+        progress(len(said[start : start + IMAGES]))
     return rows, usable
 
 
 def bank_estimate(
-    name: str, image_features: np.ndarray, bank: PromptBank, recipe: Recipe, device: Device
+    name: str,
+    image_features: np.ndarray,
+    bank: PromptBank,
+    recipe: Recipe,
+    device: Device,
+    found: Callable[[np.ndarray, np.ndarray], None] = lambda indices, cosines: None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """What a prompt bank says of image features (n, d), `name` one of OF_BANK -> (n, 384) and (n,) bool.
 
-    A bad image's zero row is not usable. The head takes the images' own mean off, so it wants many images at once:
-    of a single one it says nothing.
+    `found` is told the nearest prompts, (n, k) int64, and their cosines, (n, k), best first. A bad image's zero row is
+    not usable. The head takes the images' own mean off, so it wants many images at once: of one it says nothing.
     """
     usable = np.abs(image_features).max(axis=1) > 0
     if name == "constant":
@@ -92,5 +103,6 @@ def bank_estimate(
         assert fitted is not None  # checked before the first image
         return fitted.regression.apply(image_features, fitted.regression.feature_mean), usable
     indices, cosines = nearest(image_features, bank.features, recipe.neighbours, device)
+    found(indices, cosines)
     weighting, temperature = recipe.neighbour_weighting, recipe.neighbour_temperature
     return neighbour_estimate(indices, cosines, bank.embeddings, weighting, temperature), usable

@@ -49,6 +49,34 @@ def score(ids: list[str], predicted: np.ndarray, truth: np.ndarray) -> Score:
     return Score(len(ids), float(cosines.mean()), bootstrap_interval(cosines), float(flattened), per_image)
 
 
+def evaluate(submission: Path, prompts: Path, weights: Path, device: str = "auto") -> Score:
+    """A submission's score by a prompts.csv of exactly its images, embedded by the MiniLM of a weights folder.
+
+    Raises UserError when either file is not what it should be, or an image is in only one of them. Warns on stderr
+    where the submission's run asked a prompt bank that may hold the very prompts.
+    """
+    from kernel.checkpoints import open_weights
+    from kernel.config import Recipe
+    from kernel.devices import find_device
+    from kernel.sentences import SentenceEncoder
+    from kernel.store import read_run
+    from kernel.submission import read_submission
+
+    known, rows = read_prompts(prompts), read_submission(submission)
+    if set(rows) != set(known):
+        odd = sorted(set(rows) ^ set(known))
+        raise UserError(
+            f"{submission}: {len(odd)} ids are in only one of the two files, the first is {odd[0]!r}; "
+            f"expected exactly the ids of {prompts}"
+        )
+    made = read_run(submission.parent)  # where a run wrote the submission, its record lies beside it
+    if made and made.get("bank"):
+        warn_of_leak(made["bank"]["excluded"], prompts)
+    encoder = SentenceEncoder.load(open_weights(weights, parts=("sentences",)), find_device(device))
+    truth = encoder.encode(list(known.values()), Recipe().text_batch)
+    return score(list(known), np.stack([rows[image_id] for image_id in known]), truth)
+
+
 def warn_of_leak(excluded: dict[str, Any] | None, prompts: Path) -> None:
     """Says on stderr that a bank may hold the scored prompts, unless it was built with `--exclude` of this very file.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from kernel.checkpoints import Weights
 from kernel.config import OF_BANK, RECIPES, Recipe
-from kernel.errors import UserError
+from kernel.errors import UserError, did_you_mean
 from kernel.prompt_bank import RECORD, PromptBank
 from kernel.word_banks import Phrases, read_phrases
 
@@ -17,8 +17,8 @@ def captioners_named(recipe: Recipe, weights: Weights) -> list[str]:
         name = weights.captioners[0]
     if name not in weights.captioners:
         raise UserError(
-            f"{weights.folder}: holds no captioner {name!r}; it has {', '.join(weights.captioners) or 'none'}. Set "
-            "captioner to one of these or make the weights again"
+            f"{weights.folder}: holds no captioner {name!r}{did_you_mean(name, weights.captioners)}; it has "
+            f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
         )
     return weights.captioners[weights.captioners.index(name) :]
 
@@ -62,9 +62,10 @@ def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
     for name, count in recipe.modifiers.items():
         own = name.endswith(".txt")
         if count and not own and not (folder / f"{name}.txt").is_file():
-            valid = ", ".join(sorted(path.stem for path in folder.glob("*.txt")))
+            valid = sorted(path.stem for path in folder.glob("*.txt"))
             raise UserError(
-                f"unknown word bank {name!r}. Valid: {valid}, or a path ending in .txt to a file of your own"
+                f"unknown word bank {name!r}{did_you_mean(name, valid)}. Valid: {', '.join(valid)}, or a path ending "
+                "in .txt to a file of your own"
             )
         if count:
             lists.append(replace(read_phrases(Path(name) if own else folder / f"{name}.txt"), name=name))

@@ -112,7 +112,7 @@ class Session:
             print(f"{prompts} does not hold exactly these images' prompts: no score")
         if verify_applies(self.run_folder):
             self.need(self.kernel("verify", self.run_folder), "the comparison with the seed deck")
-        self.need(self.kernel("report", self.run_folder), "the report")
+        self.need(self.kernel("report", self.run_folder, *(["--prompts", prompts] if known else [])), "the report")
         report = self.run_folder / "report.html"
         if report.is_file():
             display_page(report.read_text(encoding="utf-8"))

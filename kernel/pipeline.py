@@ -14,7 +14,7 @@ from kernel.deadline import NEVER, Deadline, Watchdog
 from kernel.devices import Device
 from kernel.errors import UserError
 from kernel.job import Job
-from kernel.preflight import check_versions, only_run, preflight
+from kernel.preflight import check_versions, most_bytes, only_run, preflight
 from kernel.preparation import Prepared, prepare
 from kernel.record import Pace, Record
 from kernel.stages import WORDS, Item
@@ -49,7 +49,8 @@ def watched_run(
     warnings = check_versions()
     ready = prepare(recipe, paths, device_name, limit)
     with only_run(paths.run):
-        warnings += preflight(paths.run, len(ready.images), sum(len(own.phrases) for own in ready.words), deadline)
+        phrases = sum(len(own.phrases) for own in ready.words)
+        warnings += preflight(paths.run, len(ready.images), phrases, deadline)
         warnings += ready.warnings
         folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
         record = Record(ready, paths, folder, warnings)
@@ -59,7 +60,7 @@ def watched_run(
         try:
             return Line(ready, job, record, deadline).run()
         except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
-            raise cannot_write(paths.run, error) from error
+            raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
 
 
 class Line:
@@ -83,7 +84,7 @@ class Line:
         weighed = self.recipe.caption_weighting == "clip"
         if self.recipe.needs_captions and (self.pending("captions") or (weighed and self.pending("cosines"))):
             start = time.perf_counter()
-            self.answer(own, ["the run ended before captions were made"])
+            self.answer(own, ["the run ended before captions were made"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
             ends = self.ends((self.recipe.captions_per_image + 1) * (time.perf_counter() - start))
             self.captions(ends)
@@ -146,10 +147,10 @@ class Line:
             why = "; ".join(outcome.reasons) or "the time was over"
             self.problems.append(f"not every caption was weighed, the others count alike ({why})")
 
-    def answer(self, names: list[str], problems: list[str]) -> dict[str, Any]:
+    def answer(self, names: list[str], problems: list[str], title: str = "estimates") -> dict[str, Any]:
         """The submission of all that the folder holds by now, these estimates made anew, and the record beside it."""
         here = partial(AnswerStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
-        outcome = self.work("estimates", "answer", names, Ends(), here)
+        outcome = self.work("estimates", "answer", names, Ends(), here, title)
         if outcome.left and any(device.is_gpu for device in self.ready.devices):
             print(f"estimates go on without a GPU ({'; '.join(outcome.reasons)})", file=sys.stderr)
             outcome = work(self.job, [Device("cpu")], "answer", outcome.left, Ends(), lambda images: None, here)
@@ -167,14 +168,16 @@ class Line:
         with self.record.timed("submission"):
             write_submission(self.submission, self.ids, rows)
 
-    def work(self, label: str, stage: str, items: Sequence[Item], ends: Ends, here: Any = None) -> Outcome:
-        """The items on the devices, with a progress bar over all images."""
+    def work(
+        self, label: str, stage: str, items: Sequence[Item], ends: Ends, here: Any = None, title: str = ""
+    ) -> Outcome:
+        """The items on the devices, with a progress bar over all images; none for a stage that is made already."""
         from tqdm.auto import tqdm
 
         images = self.folder.images_of(item for item in items if isinstance(item, int))
         pace = self.record.paces.setdefault(label, Pace(images, len(self.ready.devices)))
         total, done = (len(self.ids), len(self.ids) - images) if images else (len(self.ids) * len(items), 0)
-        bar = tqdm(total=total, initial=done, desc=label, unit="image", file=sys.stderr)
+        bar = tqdm(total=total, initial=done, desc=title or label, unit="image", file=sys.stderr, disable=not items)
 
         def progress(number: int) -> None:
             bar.update(number)

@@ -75,9 +75,14 @@ def only_run(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def most_bytes(images: int, phrases: int) -> int:
+    """What a run folder of so many images, and phrases without shipped features, takes at most."""
+    return images * IMAGE_BYTES + phrases * PHRASE_BYTES
+
+
 def check_disk(folder: Path, images: int, phrases: int) -> None:
     """Raises UserError when the disk of the run folder cannot hold what the run will write at most."""
-    need = images * IMAGE_BYTES + phrases * PHRASE_BYTES
+    need = most_bytes(images, phrases)
     free = shutil.disk_usage(folder).free
     if free < need:
         raise UserError(

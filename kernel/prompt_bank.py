@@ -24,7 +24,7 @@ import numpy as np
 
 from kernel.checkpoints import file_sha256
 from kernel.config import EMBEDDING_DIMENSIONS, ESTIMATES
-from kernel.errors import UserError
+from kernel.errors import UserError, others_beside
 from kernel.store import write_json
 from kernel.text_head import ADVICE, Head, load_head
 
@@ -147,7 +147,9 @@ def read_fitted(path: Path, bank: dict[str, Any], shape: tuple[int, ...]) -> Fit
 
 def read_record(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path}: not found; expected a finished prompt bank. {ADVICE}")
+        raise UserError(
+            f"{path}: not found; expected a finished prompt bank{others_beside(path.parent, RECORD)}. {ADVICE}"
+        )
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         if record["format"] != FORMAT:

@@ -1,54 +1,85 @@
-"""Run folder to report.html: every image beside what was said of it, in one file without any network."""
+"""Run folder to report.html: every image beside what was said of it, in one file without any network.
+
+Whatever texts hold, they stay text: Jinja2 escapes what stands in the page, the gallery's texts travel as JSON and are
+put in by textContent, and a content security policy lets no script run but the page's own, and nothing be fetched.
+"""
 
 import base64
-import io
+import hashlib
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
-from kernel.images import BadImage, decode, list_images
-from kernel.store import RunFolder, read_run, write_whole
+from kernel.report_content import ablation, best_of, cards, finished_run, histogram, parts, stages, summary, truth_of
+from kernel.store import write_whole
+from kernel.thumbnails import thumbnails
 
-THUMBNAIL = 160
+PART = 256  # pictures that a page takes apart at a time
+PAGE_BYTES = 55_000_000  # of texts and pictures; beyond about 60 MB mail and browsers get slow
+PICTURES = "report_pictures"
 
 
-def write_report(run: Path) -> Path:
-    """Writes RUN/report.html and returns its path. Scores are shown where run.json holds them."""
-    from jinja2 import Environment, PackageLoader
+def write_report(run: Path, prompts: Path | None = None, pictures_beside: bool = False) -> Path:
+    """Writes RUN/report.html and returns its path.
 
-    content = read_run(run)
-    if content is None or "shards" not in content:
-        raise UserError(f"{run}: no finished run found; expected a folder that 'python -m kernel run' wrote")
-    files = list_images(Path(content["images"]))[: content["counts"]["images"]]
-    folder = RunFolder(run, files, content["recipe"]["shard_images"])
-    cards = [
-        {
-            "id": file.id,
-            "thumbnail": thumbnail(file.path),
-            "bad": content["bad_images"].get(file.id),
-            "captions": said,
-            "modifiers": phrases,
-            "prompt": content.get("prompts", {}).get(file.id),
-            "cosine": content.get("per_image", {}).get(file.id),
-        }
-        for file, said, phrases in zip(files, folder.read_captions()[0], folder.read_modifiers(), strict=True)
-    ]
-    environment = Environment(loader=PackageLoader("kernel", "templates"), autoescape=True)
-    page = environment.get_template("report.html").render(run=content, cards=sorted(cards, key=worst_first))
+    `prompts`, a prompts.csv with the true prompts, adds scores. `pictures_beside` puts the pictures into a folder
+    beside the page instead of into it. Raises UserError for a folder without a finished run.
+    """
+    page = page_of(run, prompts, pictures_beside)
     write_whole(run / "report.html", page.encode("utf-8", errors="replace"))
     return run / "report.html"
 
 
-def worst_first(card: dict[str, Any]) -> tuple[float, str]:
-    return (card["cosine"] if card["cosine"] is not None else 0.0, card["id"])
+def page_of(run: Path, prompts: Path | None, pictures_beside: bool = False, some: tuple[int, str] | None = None) -> str:
+    """The page as text; of `some` images, their number and an order of ORDERS, where not of all."""
+    from jinja2 import Environment, PackageLoader
+    from markupsafe import Markup
+
+    finished = finished_run(run)
+    truth = truth_of(finished, prompts) if prompts else None
+    shown = cards(finished, truth)
+    if some:
+        shown = best_of(shown, *some)
+    files = {file.id: file for file in finished.folder.images}
+    # base64 makes four bytes of three; beside the page pictures need not be smaller
+    left = (PAGE_BYTES - len(json_in_page(shown).encode(errors="replace"))) * 3 // 4
+    pictures = list(thumbnails([files[card["id"]] for card in shown], None if pictures_beside else left))
+    for index, (card, picture) in enumerate(zip(shown, pictures, strict=True)):
+        card |= {"index": index, "picture": picture is not None}
+    folder = PICTURES if pictures_beside else None
+    if folder:
+        (run / folder).mkdir(exist_ok=True)
+        for index, picture in enumerate(pictures):
+            if picture is not None:
+                write_whole(run / folder / f"{index:06d}.jpg", picture)
+    environment = Environment(loader=PackageLoader("kernel", "templates"), autoescape=True)
+    loader = environment.loader
+    assert loader is not None
+    script, style = (loader.get_source(environment, f"report.{kind}")[0] for kind in ("js", "css"))
+    return environment.get_template("report.html").render(
+        summary=summary(finished),
+        score=truth.score if truth else None,
+        histogram=histogram(truth),
+        stages=stages(finished.record),
+        parts=parts(finished, truth),
+        ablation=ablation(finished.record),
+        settings=Markup(json_in_page({"part": PART, "folder": folder})),
+        cards=Markup(json_in_page(shown)),
+        pictures=[] if folder else [Markup(part) for part in encoded_parts(pictures)],
+        script=Markup(script),
+        style=Markup(style),
+        script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
 
 
-def thumbnail(path: Path) -> str | None:
-    """The image as a small JPEG in a data URI; None when it cannot be decoded."""
-    image = decode(path)
-    if isinstance(image, BadImage):
-        return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+def json_in_page(content: Any) -> str:
+    """JSON that may stand in a script element: no tag can begin or end in it."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def encoded_parts(pictures: list[bytes | None]) -> Iterator[str]:
+    """PART pictures a text, each in base64 on a line of its own; "-" where there is none."""
+    for start in range(0, len(pictures), PART):
+        some = pictures[start : start + PART]
+        yield "\n".join("-" if picture is None else base64.b64encode(picture).decode() for picture in some)

@@ -19,6 +19,7 @@ from kernel.images import ImageFile
 
 FORMAT = 2  # of shards: those of another are made again
 STAGES = ("clip", "captions", "cosines", "estimates")
+NEAREST = "nearest.safetensors"
 SHARDS = {"clip": ".safetensors", "captions": ".json", "cosines": ".json"}
 
 
@@ -183,18 +184,39 @@ class RunFolder:
     def read_modifiers(self) -> list[list[str]]:
         return json.loads((self.folder / "clip" / "modifiers.json").read_text(encoding="utf-8"))
 
+    def estimate_path(self, name: str) -> Path:
+        return self.folder / "estimates" / f"{name}.safetensors"
+
     def write_estimate(self, name: str, rows: np.ndarray, usable: np.ndarray) -> None:
         """One estimator's rows, (n, 384) float32, and (n,) bool, False where it says nothing of the image."""
         from safetensors.numpy import save
 
-        write_whole(self.folder / "estimates" / f"{name}.safetensors", save({"rows": rows, "usable": usable}))
+        write_whole(self.estimate_path(name), save({"rows": rows, "usable": usable}))
 
     def read_estimate(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """What `write_estimate` wrote."""
         from safetensors.numpy import load_file
 
-        content = load_file(self.folder / "estimates" / f"{name}.safetensors")
+        content = load_file(self.estimate_path(name))
         return content["rows"], content["usable"]
+
+    def write_nearest(self, indices: np.ndarray, cosines: np.ndarray) -> None:
+        """Of each image its nearest prompts of the bank, (n, k) int64, and their cosines, (n, k) float32."""
+        from safetensors.numpy import save
+
+        # slices of wider arrays must lie in one piece
+        found = {"indices": np.ascontiguousarray(indices), "cosines": np.ascontiguousarray(cosines)}
+        write_whole(self.folder / "estimates" / NEAREST, save(found))
+
+    def read_nearest(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """What `write_nearest` wrote; None where no bank was asked."""
+        from safetensors.numpy import load_file
+
+        path = self.folder / "estimates" / NEAREST
+        if not path.is_file():
+            return None
+        content = load_file(path)
+        return content["indices"], content["cosines"]
 
     def write_run(self, content: dict[str, Any]) -> None:
         write_json(self.folder / "run.json", content)
@@ -301,8 +323,11 @@ def write_whole(path: Path, data: bytes) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def cannot_write(folder: Path, error: OSError) -> UserError:
+def cannot_write(folder: Path, error: OSError, needed: int | None = None) -> UserError:
+    """`needed`: the bytes that all of it may take, where that is known."""
     free = f"; {shutil.disk_usage(folder).free // 2**20} MiB are free there" if folder.exists() else ""
+    if needed is not None:
+        free += f", {needed // 2**20 + 1} MiB may be needed in all"
     return UserError(
         f"{folder}: cannot be written ({error.strerror or error}){free}. No half-written submission was left; "
         "free space or give --out another folder, then run again: finished shards are kept"

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.config import DEFAULT_RECIPE, RECIPES, Recipe, nearest, recipe_named
-from kernel.errors import UserError
+from kernel.config import DEFAULT_RECIPE, RECIPES, Recipe, recipe_named
+from kernel.errors import UserError, did_you_mean
 
 COUNTS = ["num_beams", "captions_per_image", "max_length", "clip_batch", "caption_batch", "text_batch", "shard_images"]
 
@@ -116,7 +116,7 @@ def test_a_recipes_name_is_no_setting():
 
 
 def test_nothing_is_suggested_when_nothing_is_near():
-    assert nearest("zzz", ["num_beams", "captioner"]) == ""
+    assert did_you_mean("zzz", ["num_beams", "captioner"]) == ""
 
 
 def test_a_setting_without_an_equals_sign_is_refused():

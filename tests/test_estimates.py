@@ -131,7 +131,8 @@ def test_the_recipe_with_a_bank_leaves_a_valid_submission_and_every_estimate(fin
     where, content = finished
     check_submission(where.run / "submission.csv", IDS)
     names = {path.name for path in (where.run / "estimates").iterdir()}
-    assert names == {"neighbours.safetensors", "prompts.safetensors", "head.safetensors"}
+    # nearest: the prompts themselves that `neighbours` is made of, for people to look at
+    assert names == {f"{name}.safetensors" for name in ("neighbours", "prompts", "head", "nearest")}
     assert content["bank"] == {"folder": str(where.bank), "excluded": None}
     assert content["shares_from"] == "published"
 
@@ -229,7 +230,9 @@ def test_texts_of_many_images_are_embedded_part_by_part(weights, cpu, monkeypatc
             return super().encode(prompts, batch)
 
     monkeypatch.setattr("kernel.estimates.IMAGES", 3)
-    in_parts, same = text_estimate(said, Counting(encoder.model), 8)
+    done: list[int] = []
+    in_parts, same = text_estimate(said, Counting(encoder.model), 8, done.append)
+    assert done == [3, 3, 1]
     assert asked == [3, 3]  # images 0 to 2 and 3 to 5; image 6 has no text
     np.testing.assert_array_equal(same, usable)
     np.testing.assert_allclose(in_parts, rows, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -89,6 +90,17 @@ def test_run_json_says_what_ran(finished):
     assert set(written["seconds"]) == {"clip", "modifiers", "captions", "estimates", "submission"}
     assert written["versions"]["transformers"] and written["memory"]["captions"]["host"] > 2**20
     assert written["images"] == str(where.images) and written["weights"] == str(where.weights)
+
+
+def test_every_stage_has_one_bar_with_images_a_second_and_time_left(image_folder, tmp_path, weights_folder, capfd):
+    run(FAST, paths(tmp_path, weights_folder))
+    whole = re.findall(
+        r"(?:^|[\r\n])([a-z][a-z0-9 ]*): +100%\|.*?\| 6/6 \[\d\d:\d\d<\d\d:\d\d, .*?image/?s?", capfd.readouterr().err
+    )
+    assert list(dict.fromkeys(whole)) == ["clip", "estimates before captions", "captions", "estimates"]
+    run(FAST, paths(tmp_path, weights_folder))  # what is made already has no bar
+    err = capfd.readouterr().err
+    assert "estimates:" in err and "clip:" not in err and "captions:" not in err
 
 
 def test_bad_images_get_the_fallback_row_and_are_listed(image_folder, tmp_path, weights_folder, weights, cpu):
@@ -190,7 +202,7 @@ def test_the_other_captioner_by_name(image_folder, tmp_path, weights_folder):
 
 
 def test_an_unknown_captioner_lists_the_folders_own(image_folder, tmp_path, weights_folder):
-    with pytest.raises(UserError, match="no captioner 'blip3'; it has blip2, blip"):
+    with pytest.raises(UserError, match=r"no captioner 'blip3' \(did you mean 'blip'\?\); it has blip2, blip"):
         run(replace(FAST, captioner="blip3"), paths(tmp_path, weights_folder))
 
 

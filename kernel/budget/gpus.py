@@ -3,8 +3,7 @@
 import re
 from dataclasses import dataclass, replace
 
-from kernel.config import nearest
-from kernel.errors import UserError
+from kernel.errors import UserError, did_you_mean
 
 GB, TFLOPS = 10**9, 10**12
 
@@ -84,8 +83,8 @@ def gpu_named(text: str) -> Gpu:
     gpu = by_folded.get(name.lower())
     if gpu is None or count < 1 or (gpu.is_cpu and count > 1):
         raise UserError(
-            f"--gpu {text}: unknown{nearest(name, KNOWN)}; expected one of {', '.join(KNOWN)}, a GPU's name with xN "
-            f"for N of them (T4x2), or {SYNTAX}"
+            f"--gpu {text}: unknown{did_you_mean(name, KNOWN)}; expected one of {', '.join(KNOWN)}, a GPU's name "
+            f"with xN for N of them (T4x2), or {SYNTAX}"
         )
     return replace(gpu, count=count)
 

@@ -30,8 +30,8 @@ from kernel.budget.stage_costs import (
     usable_bytes,
     words_stage,
 )
-from kernel.config import OF_BANK, Recipe, nearest
-from kernel.errors import UserError
+from kernel.config import OF_BANK, Recipe
+from kernel.errors import UserError, did_you_mean
 
 DEADLINE_SECONDS = 9 * 3600
 HOST_MEMORY = 30 * GB  # of Kaggle's host with T4 x2
@@ -70,6 +70,11 @@ class Plan:
     @property
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
+
+    def __str__(self) -> str:
+        from kernel.budget.table import plan_table
+
+        return plan_table(self)
 
     @property
     def fits(self) -> bool:
@@ -197,7 +202,7 @@ def captioner_name(recipe: Recipe) -> str:
     name = SHIPPED.get(recipe.captioner, recipe.captioner)
     if name not in CAPTIONERS:
         raise UserError(
-            f"captioner {recipe.captioner!r} is none whose size is known{nearest(recipe.captioner, CAPTIONERS)}; "
+            f"captioner {recipe.captioner!r} is none whose size is known{did_you_mean(recipe.captioner, CAPTIONERS)}; "
             f"expected one of {', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
         )
     return name

@@ -47,13 +47,13 @@ def demo(out: Path, weights: Path, count: int, seed: int) -> dict[str, float]:
     # without the prompts that are scored, or near ones: the weights folder's own bank may hold some by chance
     bank = put_bank(out / "prompts", weights, exclude=competition / "prompts.csv")
     content = run(recipe, Paths(competition / "images", weights, out / "run", bank), device_name="auto")
-    scores, per_image = scored(out / "run", competition, prompts, weights)
+    scores = scored(out / "run", competition, prompts, weights)
     folder = RunFolder(out / "run", list_images(competition / "images"), recipe.shard_images)
-    folder.write_run({**content, "scores": scores, "per_image": per_image, "prompts": prompts})
+    folder.write_run({**content, "scores": scores})
     for produced in (out / "run").iterdir():
         produced.replace(out / produced.name)
     (out / "run").rmdir()
-    write_report(out)
+    write_report(out, competition / "prompts.csv")
     print(f"{count} miniature pictures, miniature models, mean cosine:")
     for name, description in SCORE_NAMES.items():
         print(f"  {description:<38} {scores[name]:.3f}")
@@ -76,10 +76,8 @@ def draw_competition(folder: Path, count: int, seed: int, weights: Path) -> dict
     return prompts
 
 
-def scored(
-    run_folder: Path, competition: Path, prompts: dict[str, str], weights: Path
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean cosine of each way to answer, and the whole line's cosine of each image."""
+def scored(run_folder: Path, competition: Path, prompts: dict[str, str], weights: Path) -> dict[str, float]:
+    """Mean cosine of each way to answer."""
     deck = RECIPES["baseline"]
     encoder = SentenceEncoder.load(open_weights(weights), find_device("auto"))
     truth = np.stack(list(read_submission(competition / "sample_submission.csv").values()))
@@ -98,6 +96,4 @@ def scored(
         "baseline": estimate("prompts"),
         "text": np.stack(list(read_submission(run_folder / "submission.csv").values())),
     }
-    cosines = {name: pairwise_cosine(own, truth) for name, own in rows.items()}
-    per_image = {image_id: float(cosine) for image_id, cosine in zip(prompts, cosines["text"], strict=True)}
-    return {name: float(own.mean()) for name, own in cosines.items()}, per_image
+    return {name: float(pairwise_cosine(own, truth).mean()) for name, own in rows.items()}

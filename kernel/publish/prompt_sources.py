@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from kernel.config import nearest
-from kernel.errors import UserError
+from kernel.errors import UserError, did_you_mean
 from kernel.publish.pins import Catalogue, FileChoice, Repository, read_pins
 
 NOT_STATED = "none stated"
@@ -93,7 +92,7 @@ def chosen_sources(names: Iterable[str], accepted: Iterable[str] = ()) -> list[P
     accepted = set(accepted)
     for name in (*(names := list(dict.fromkeys(names))), *accepted):
         if name not in SOURCES:
-            raise UserError(f"unknown source {name!r}{nearest(name, SOURCES)}. Valid: {', '.join(SOURCES)}")
+            raise UserError(f"unknown source {name!r}{did_you_mean(name, SOURCES)}. Valid: {', '.join(SOURCES)}")
     for name in names:
         if SOURCES[name].licence == NOT_STATED and name not in accepted:
             raise UserError(

@@ -14,6 +14,8 @@ from kernel.stages import Item
 from kernel.stages.batches import Progress, Share
 from kernel.store import RunFolder
 
+KEPT = 5  # nearest prompts of an image, for people to look at
+
 
 class AnswerStage:
     def __init__(self, job: Job, device: Device, encoder: SentenceEncoder, bank: PromptBank | None) -> None:
@@ -40,16 +42,19 @@ class AnswerStage:
         good = np.array([image.id not in bad for image in folder.images])
         if item in OF_BANK:
             assert self.bank is not None  # checked before the first image
-            rows, usable = bank_estimate(item, image_features, self.bank, recipe, self.device)
+            rows, usable = bank_estimate(
+                item, image_features, self.bank, recipe, self.device,
+                lambda indices, cosines: folder.write_nearest(indices[:, :KEPT], cosines[:, :KEPT]),
+            )  # fmt: skip
+            progress(len(folder.images))
         else:
             texts = [
                 said_of(item, captions, phrases, recipe) if is_good else Said([], [])
                 for captions, phrases, is_good in zip(said, modifiers, good, strict=True)
             ]
-            rows, usable = text_estimate(texts, self.encoder, recipe.text_batch)
+            rows, usable = text_estimate(texts, self.encoder, recipe.text_batch, progress)
         usable &= good
         folder.write_estimate(item, np.where(usable[:, None], rows, fallback), usable)
-        progress(len(folder.images))
 
 
 def shared(recipe: Recipe) -> list[str]:

@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from PIL import Image
 
+from kernel.checkpoints import open_weights
 from kernel.images import list_images
 from kernel.store import RunFolder
 from tests.bench import __main__ as bench
-from tests.bench import parts
+from tests.bench import parts, tried
 from tests.bench.jobs import JOBS
 from tests.bench.material import prepare
 from tests.bench.readme import MEASURED, README, with_figures
@@ -73,6 +75,14 @@ def test_readme_holds_what_was_measured():
     text = README.read_text(encoding="utf-8")
     assert with_figures(text) == text
     assert missed(json.loads((MEASURED / "bench.json").read_text(encoding="utf-8"))) == []
+
+
+def test_what_was_tried_runs_both_ways(material, monkeypatch):
+    monkeypatch.setattr(tried, "ROUNDS", 1)
+    weights, paths = open_weights(material.weights), sorted(material.pictures.iterdir())
+    pictures = [Image.open(path).convert("RGB") for path in paths]
+    for group in (tried.decoding(paths), tried.captioning(weights, pictures), tried.embedding(weights)):
+        assert all(tried.ratio(way) > 0 for way in group)
 
 
 def test_a_ratio_beyond_its_bound_is_missed():

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 
 import pytest
 
@@ -21,7 +22,13 @@ def test_a_small_demo_leaves_a_competition_a_run_and_a_report(tmp_path, weights_
     assert set(scores) == {"prior", "captions", "modifiers", "baseline", "text"}
     printed = capsys.readouterr().out
     assert all(f"{value:.3f}" in printed for value in scores.values())
-    assert (out / "report.html").read_text().count("true prompt") == 5
+    page = (out / "report.html").read_text()
+    cards = json.loads(re.search(r'id="cards">(.*?)</script>', page, re.DOTALL)[1])
+    with (out / "competition" / "prompts.csv").open(newline="") as file:
+        assert {card["id"]: card["prompt"] for card in cards} == {
+            row["imgId"]: row["prompt"] for row in csv.DictReader(file)
+        }
+    assert all(f'<th scope="row">{name}</th>' in page for name in scores)
 
 
 def test_a_demo_does_not_clear_a_folder_it_did_not_make(tmp_path, weights_folder):

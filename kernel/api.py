@@ -1,0 +1,54 @@
+"""What `import kernel` offers: the commands as functions, with paths and recipes as people have them at hand."""
+
+from pathlib import Path
+from typing import Any
+
+from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, Paths, Recipe, recipe_named
+
+
+def run(
+    images: str | Path,
+    out: str | Path,
+    recipe: str | Recipe = DEFAULT_RECIPE,
+    weights: str | Path = DEFAULT_WEIGHTS,
+    bank: str | Path | None = None,
+    device: str = "auto",
+    limit: int | None = None,
+) -> dict[str, Any]:
+    """Runs a recipe over a folder of images, as `python -m kernel run` does; returns the content of run.json.
+
+    Example: kernel.run("images", "RUN", kernel.Recipe(num_beams=3, captions_per_image=3))["counts"]
+    Raises UserError for whatever is wrong before the first image.
+    """
+    from kernel.pipeline import run as run_pipeline
+
+    chosen = recipe if isinstance(recipe, Recipe) else recipe_named(recipe, [])
+    paths = Paths(Path(images), Path(weights), Path(out), Path(bank) if bank else None)
+    return run_pipeline(chosen, paths, device, limit)
+
+
+def evaluate(submission: str | Path, prompts: str | Path, weights: str | Path = DEFAULT_WEIGHTS) -> Any:
+    """The Score of a submission: its `mean` cosine, `ci95`, and cosines `per_image`."""
+    from kernel.evaluation import evaluate as evaluate_files
+
+    return evaluate_files(Path(submission), Path(prompts), Path(weights))
+
+
+def show(run: str | Path, n: int = 12, by: str = "worst", prompts: str | Path | None = None) -> None:
+    """Draws `n` images of a finished run in the notebook as report.html does: summary, then a card each.
+
+    `by`: "worst" or "best" cosine, which need `prompts`, "disagreement" of the estimates, or "id".
+    """
+    from kernel.notebook import display_page
+    from kernel.report import page_of
+
+    display_page(page_of(Path(run), Path(prompts) if prompts else None, some=(n, by)))
+
+
+def plan(gpu: str = "T4x2", images: int = 16_000, recipe: str | Recipe = DEFAULT_RECIPE) -> Any:
+    """The Plan of a run, an estimate: memory, batches and time by stage; printed, it is a table."""
+    from kernel.budget.gpus import gpu_named
+    from kernel.budget.plan import plan as plan_run
+
+    chosen = recipe if isinstance(recipe, Recipe) else recipe_named(recipe, [])
+    return plan_run(chosen, gpu_named(gpu), images)

@@ -1,0 +1,23 @@
+"""Options of the command line, whose unknown ones are told with those that there are."""
+
+import argparse
+from typing import Any, NoReturn
+
+from kernel.errors import did_you_mean
+
+
+class Parser(argparse.ArgumentParser):
+    """As argparse's, but what a command does not know is told by that command, with its options and the nearest."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.refuse(unknown[0])
+        return found, unknown
+
+    def refuse(self, unknown: str) -> NoReturn:
+        if not unknown.startswith("-"):
+            self.error(f"unexpected {unknown!r}: it is one more than the command takes")
+        options = sorted(name for name in self._option_string_actions if name.startswith("--"))
+        name = unknown.partition("=")[0]
+        self.error(f"unknown option {name}{did_you_mean(name, options)}. Valid: {', '.join(options)}")

@@ -1,0 +1,65 @@
+"""What `import kernel` offers, and that it imports nothing heavy before it is asked."""
+
+import subprocess
+import sys
+
+import pytest
+
+import kernel
+from kernel.errors import UserError
+from tests.conftest import ROOT
+from tests.test_report import content_of, finished  # noqa: F401  (the same run)
+
+
+def test_importing_kernel_imports_nothing_heavy():
+    code = "import kernel, sys; kernel.Recipe; print({'torch', 'numpy', 'pandas', 'transformers'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_name_that_is_not_there_lists_those_that_are():
+    with pytest.raises(AttributeError, match="no attribute 'evalute'; it has Recipe, evaluate, plan, run, show"):
+        kernel.evalute  # noqa: B018
+
+
+def test_a_run_by_function_is_a_run_by_command(image_folder, weights_folder, tmp_path, short_prior):
+    recipe = kernel.Recipe(num_beams=1, captions_per_image=1)
+    record = kernel.run(str(image_folder), tmp_path / "run", recipe, weights_folder, device="cpu", limit=2)
+    assert record["counts"]["images"] == 2 and record["recipe"]["num_beams"] == 1
+    with pytest.raises(UserError, match="unknown recipe 'baselin' .did you mean 'baseline'"):
+        kernel.run(image_folder, tmp_path / "other", "baselin", weights_folder)
+
+
+def test_a_submission_is_evaluated(finished, weights_folder):  # noqa: F811
+    score = kernel.evaluate(finished / "run" / "submission.csv", finished / "prompts.csv", weights_folder)
+    assert score.n == 7 and set(score.per_image) == {"<b>bold & broken", *"abcdef"}
+
+
+def test_a_plan_prints_as_a_table():
+    estimated = kernel.plan("T4x2", images=100, recipe="baseline")
+    assert estimated.fits and "captions" in str(estimated) and "estimate" in str(estimated)
+
+
+@pytest.fixture
+def displayed(monkeypatch):
+    pages = []
+    monkeypatch.setattr("kernel.notebook.display_page", pages.append)
+    return pages
+
+
+def test_the_worst_images_are_shown_first(finished, displayed, tmp_path):  # noqa: F811
+    kernel.show(finished / "run", n=3, by="worst", prompts=finished / "prompts.csv")
+    (tmp_path / "page.html").write_text(displayed[0], encoding="utf-8")
+    cards = content_of(tmp_path / "page.html", "cards")
+    score = kernel.evaluate(finished / "run" / "submission.csv", finished / "prompts.csv")
+    assert [card["id"] for card in cards] == sorted(score.per_image, key=score.per_image.__getitem__)[:3]
+    assert [card["index"] for card in cards] == [0, 1, 2]
+
+
+def test_orders_that_cannot_be_are_refused_with_those_that_can(finished, displayed):  # noqa: F811
+    with pytest.raises(UserError, match="unknown order 'wors' .did you mean 'worst'.*disagreement"):
+        kernel.show(finished / "run", by="wors")
+    with pytest.raises(UserError, match="true prompts are not known"):
+        kernel.show(finished / "run", by="worst")
+    kernel.show(finished / "run", n=2, by="disagreement")
+    assert len(displayed) == 1
