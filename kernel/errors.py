@@ -19,9 +19,9 @@ def did_you_mean(name: str, valid: Iterable[str]) -> str:
 
 
 def others_beside(folder: Path, marker: str) -> str:
-    """Names the folders beside `folder` that hold the file `marker`, the nearest name apart; empty when there are none.
+    """Names the folders beside `folder` that hold the file `marker`, and the nearest name; empty when there are none.
 
-    Example: for build/wieghts "; beside it lie: weights, weights-small (did you mean 'weights'?)"
+    Example: for build/wieghts "; beside it: weights, weights-small (did you mean 'weights'?)"
     """
     try:
         names = sorted(path.parent.name for path in folder.parent.glob(f"*/{marker}"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.checkpoints import open_weights
+from kernel.checkpoints import file_sha256, open_weights
 from kernel.config import OF_BANK
 from kernel.devices import Device
 from kernel.errors import UserError, did_you_mean
@@ -15,7 +15,7 @@ from kernel.evaluation import Score, pairwise_cosine, read_prompts, score
 from kernel.fusion import unit_rows
 from kernel.images import list_images
 from kernel.neighbours import nearest
-from kernel.prompt_bank import PromptBank
+from kernel.prompt_bank import RECORD, PromptBank
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, read_run
 from kernel.submission import read_submission
@@ -154,11 +154,11 @@ def disagreement(run: Finished) -> list[float | None]:
 def from_bank(run: Finished) -> tuple[list[list[tuple[str, float]]], list[str | None]]:
     """Of each image its nearest prompts of the bank with their distances, and the prompt nearest to the answer.
 
-    Nothing where the run asked no bank, or the bank is not there any more.
+    Nothing where the run asked no bank, or another one lies there by now: its numbers would mean other prompts.
     """
     found = run.folder.read_nearest()
     record = run.record["bank"]
-    if found is None or record is None or not Path(record["folder"]).is_dir():
+    if found is None or record is None or bank_is_another(run):
         return [[] for _ in run.ids], [None for _ in run.ids]
     weights = open_weights(Path(run.record["weights"]), parts=())
     bank = PromptBank.open(Path(record["folder"]), weights.sha256("clip"), weights.sha256("sentences"))
@@ -172,6 +172,15 @@ def from_bank(run: Finished) -> tuple[list[list[tuple[str, float]]], list[str | 
         for row, own, is_seen in zip(indices, cosines, seen, strict=True)
     ]
     return neighbours, [prompts[index] for index in answers[:, 0].tolist()]
+
+
+def bank_is_another(run: Finished) -> bool:
+    """Whether the bank that the run asked is gone, or was built anew since."""
+    asked = run.record["bank"]
+    if asked is None:
+        return False
+    path = Path(asked["folder"]) / RECORD
+    return not path.is_file() or file_sha256(path) != run.record["identity"]["estimates"]["bank"]
 
 
 def parts(run: Finished, truth: Truth | None) -> list[dict[str, str]]:
@@ -238,13 +247,15 @@ def summary(run: Finished) -> dict[str, Any]:
         "shares": record["shares_from"],
     }
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+    gone = "the prompt bank of this run is gone or was built anew, so neighbours are not shown. Run again to see them"
+    changed = [gone] if bank_is_another(run) else []
     return {
         "images": counts["images"],
         "recipe": record["recipe"]["name"],
         "device": record["device"],
         "facts": facts,
         "made_with": {"weights": record["weights"], "versions": versions},
-        "problems": [*record["problems"], *record["warnings"]],
+        "problems": [*record["problems"], *record["warnings"], *changed],
     }
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,6 +122,18 @@ def test_pictures_may_lie_in_a_folder_beside_the_page(finished):
 def test_the_command_takes_prompts_and_says_where_the_page_is(finished, capsys):
     assert main(["report", str(finished / "run"), "--prompts", str(finished / "prompts.csv")]) == 0
     assert capsys.readouterr().out.strip() == str(finished / "run" / "report.html")
+
+
+def test_neighbours_of_a_bank_that_was_built_anew_are_not_shown(finished, weights_folder, tmp_path):
+    run_folder = shutil.copytree(finished / "run", tmp_path / "run")
+    record = json.loads((run_folder / "run.json").read_text())
+    record["bank"]["folder"] = str(shutil.copytree(weights_folder / "prompt_bank", tmp_path / "bank"))
+    (run_folder / "run.json").write_text(json.dumps(record))
+    assert any(card["neighbours"] for card in content_of(write_report(run_folder), "cards"))
+    (tmp_path / "bank" / "bank.json").write_text((tmp_path / "bank" / "bank.json").read_text() + " ")
+    page = write_report(run_folder)
+    assert all(not card["neighbours"] and card["nearest"] is None for card in content_of(page, "cards"))
+    assert "was built anew, so neighbours are not shown" in page.read_text(encoding="utf-8")
 
 
 def test_a_folder_without_a_finished_run_is_refused(tmp_path):
