@@ -6,6 +6,7 @@ From a notebook or a script:
     record = kernel.run("images", "RUN", recipe="text")
     kernel.show("RUN", n=12, by="worst", prompts="prompts.csv")
     kernel.evaluate("RUN/submission.csv", "prompts.csv").mean
+    kernel.describe("images", mode="fast")[0]["prompt"]
     print(kernel.plan("T4x2", images=16000))
 
 Nothing heavy is imported before it is used.
@@ -15,12 +16,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernel.api import evaluate, plan, run, show
+    from kernel.api import describe, evaluate, plan, run, show
     from kernel.config import Recipe
 
 __version__ = "0.2.0"
-__all__ = ["Recipe", "evaluate", "plan", "run", "show"]
-HOMES = {"Recipe": "kernel.config", **dict.fromkeys(("evaluate", "plan", "run", "show"), "kernel.api")}
+__all__ = ["Recipe", "describe", "evaluate", "plan", "run", "show"]
+HOMES = {"Recipe": "kernel.config", **dict.fromkeys(("describe", "evaluate", "plan", "run", "show"), "kernel.api")}
 
 
 def __getattr__(name: str) -> Any:

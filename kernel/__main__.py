@@ -11,11 +11,19 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from kernel.config import DEFAULT_DEMO, DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, BankSettings, Paths, recipe_named
+from kernel.config import (
+    DEFAULT_DEMO,
+    DEFAULT_RECIPE,
+    RECIPES,
+    BankSettings,
+    Paths,
+    recipe_named,
+)
 from kernel.deadline import Deadline
+from kernel.describing.command import add_describe
 from kernel.errors import UserError
 from kernel.offline import refuse_network
-from kernel.options import Parser
+from kernel.options import Parser, add_weights, positive
 from kernel.publish.commands import add_publish
 
 
@@ -129,6 +137,8 @@ def parser() -> argparse.ArgumentParser:
     explain.add_argument("--json", action="store_true", help="one JSON object on stdout")
     explain.set_defaults(command=explain_command)
 
+    add_describe(commands)
+
     constant = commands.add_parser("constant", help="a valid submission with the same row for every image, in seconds")
     constant.add_argument("images", type=Path)
     add_weights(constant)
@@ -152,12 +162,6 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_weights(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="DIR", help="weights folder (default %(default)s)"
-    )
-
-
 def add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument("--recipe", default=DEFAULT_RECIPE, help=f"one of: {', '.join(RECIPES)} (default %(default)s)")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -165,13 +169,6 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--bank", type=Path, metavar="DIR", help="prompt bank (default WEIGHTS/prompt_bank, where it exists)"
     )
-
-
-def positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
-    return number
 
 
 def run_command(options: argparse.Namespace) -> int:

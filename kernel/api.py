@@ -1,9 +1,10 @@
 """What `import kernel` offers: the commands as functions, with paths and recipes as people have them at hand."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, Paths, Recipe, recipe_named
+from kernel.config import DEFAULT_FEATURES, DEFAULT_RECIPE, DEFAULT_WEIGHTS, Paths, Recipe, recipe_named
 
 
 def run(
@@ -32,6 +33,31 @@ def evaluate(submission: str | Path, prompts: str | Path, weights: str | Path = 
     from kernel.evaluation import evaluate as evaluate_files
 
     return evaluate_files(Path(submission), Path(prompts), Path(weights))
+
+
+def describe(
+    images: str | Path | Iterable[str | Path],
+    mode: str = "fast",
+    weights: str | Path = DEFAULT_WEIGHTS,
+    top: int | None = None,
+    without: Iterable[str] = (),
+    words: Mapping[str, str | Path] | None = None,
+    captioner: str = "auto",
+    device: str = "auto",
+    features: str | Path = DEFAULT_FEATURES,
+) -> list[dict[str, Any]]:
+    """Prompts for people, one record an image, as `python -m kernel describe --json` prints them.
+
+    `images`: a file, a folder or a pattern, or several. `words`: files of phrases by the bank they replace or add.
+    Example: kernel.describe("images", "best", without=["artists"])[0]["prompt"]
+    """
+    from kernel.describing.describe import describe as describe_images
+    from kernel.describing.request import Request
+
+    given = [images] if isinstance(images, str | Path) else images
+    own = {name: str(path) for name, path in (words or {}).items()}
+    request = Request(mode, top, tuple(without), own, str(features))
+    return describe_images(given, request, Path(weights), captioner, device)
 
 
 def show(run: str | Path, n: int = 12, by: str = "worst", prompts: str | Path | None = None) -> None:

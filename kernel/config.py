@@ -12,6 +12,7 @@ from kernel.errors import UserError, did_you_mean
 EMBEDDING_DIMENSIONS = 384
 DEFAULT_WEIGHTS = Path("build/weights")
 DEFAULT_DEMO = Path("build/demo")
+DEFAULT_FEATURES = Path("build/features")  # of phrases that `describe` encoded, for the next time
 
 
 # captions with modifiers behind them, captions alone, modifiers alone; of the bank: an image's nearest prompts, the

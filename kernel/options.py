@@ -1,8 +1,10 @@
-"""Options of the command line, whose unknown ones are told with those that there are."""
+"""Options of the command line: those that several commands have, and unknown ones told with those that there are."""
 
 import argparse
+from pathlib import Path
 from typing import Any, NoReturn
 
+from kernel.config import DEFAULT_WEIGHTS
 from kernel.errors import did_you_mean
 
 
@@ -21,3 +23,18 @@ class Parser(argparse.ArgumentParser):
         options = sorted(name for name in self._option_string_actions if name.startswith("--"))
         name = unknown.partition("=")[0]
         self.error(f"unknown option {name}{did_you_mean(name, options)}. Valid: {', '.join(options)}")
+
+
+def add_weights(command: argparse.ArgumentParser) -> None:
+    """`--weights`, which most commands have."""
+    command.add_argument(
+        "--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="DIR", help="weights folder (default %(default)s)"
+    )
+
+
+def positive(text: str) -> int:
+    """Raises ArgumentTypeError for what is below 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number

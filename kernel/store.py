@@ -20,7 +20,7 @@ from kernel.images import ImageFile
 FORMAT = 2  # of shards: those of another are made again
 STAGES = ("clip", "captions", "cosines", "estimates")
 NEAREST = "nearest.safetensors"
-SHARDS = {"clip": ".safetensors", "captions": ".json", "cosines": ".json"}
+SHARDS = {"clip": ".safetensors", "captions": ".json", "cosines": ".json", "descriptions": ".json"}
 
 
 class RunFolder:
@@ -165,6 +165,13 @@ class RunFolder:
         made = set(self.made("captions"))
         for shard in range(len(self.borders)):
             yield self.read_caption_shard(shard) if shard in made else None
+
+    def write_descriptions(self, shard: int, content: dict[str, dict[str, Any]]) -> None:
+        """By image what `describe` found, or its `error`."""
+        self.write_shard("descriptions", shard, json_bytes(content))
+
+    def read_descriptions(self, shard: int) -> dict[str, dict[str, Any]]:
+        return json.loads(self.shard_path("descriptions", shard).read_text(encoding="utf-8"))
 
     def write_caption_cosines(self, shard: int, cosines: list[list[float]]) -> None:
         self.write_shard("cosines", shard, json_bytes(cosines))

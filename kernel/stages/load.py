@@ -11,7 +11,7 @@ from kernel.stages.batches import CannotBeUsed, first_line
 
 
 def load_stage(name: str, job: Job, device: Device) -> Stage:
-    """`clip`, `cosines`, `answer`, or `captions NAME` with the captioner of that name."""
+    """`clip`, `cosines`, `describe`, `answer`, or `captions NAME` with the captioner of that name."""
     kind, _, captioner = name.partition(" ")
     if kind == "clip":
         from kernel.stages.clip import ClipStage
@@ -25,6 +25,10 @@ def load_stage(name: str, job: Job, device: Device) -> Stage:
         from kernel.stages.cosines import CosinesStage
 
         return CosinesStage(job, device)
+    if kind == "describe":
+        from kernel.stages.describe import DescribeStage
+
+        return DescribeStage(job, device)
     from kernel.stages.answer import AnswerStage
 
     return AnswerStage.load(job, device)

@@ -1,0 +1,154 @@
+"""`describe`: files, folders and patterns to one record an image, by the stages and workers of a run."""
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from glob import glob, has_magic
+from pathlib import Path
+from typing import Any
+
+from kernel.captions import inspect_captioner
+from kernel.checkpoints import open_weights
+from kernel.config import Recipe
+from kernel.describing.request import Request
+from kernel.describing.terms import chosen_banks
+from kernel.devices import Device, find_devices
+from kernel.errors import UserError
+from kernel.images import SUFFIXES, ImageFile
+from kernel.inventory import captioners_named
+from kernel.job import Job
+from kernel.preflight import check_versions
+from kernel.stages import WORDS, Item
+from kernel.store import RunFolder
+from kernel.word_banks import Phrases, features_file
+from kernel.workers import Ends, Outcome, work
+
+# clip-interrogator 0.6.0: one greedy caption of at most 32 tokens after the start token
+CAPTIONS: dict[str, Any] = {"num_beams": 1, "captions_per_image": 1, "max_length": 33, "min_length": 0}
+# images of a shard: of a chain's all go through the text tower together, round by round
+SHARD = {"classic": 64, "fast": 64, "best": 16, "negative": 16}
+
+
+def describe(
+    images: Iterable[str | Path],
+    request: Request,
+    weights_folder: Path,
+    captioner: str = "auto",
+    device: str = "auto",
+    tell: Callable[[dict[str, Any]], None] = lambda record: None,
+) -> list[dict[str, Any]]:
+    """One record an image, in the order given; `tell` gets each as soon as it and those before it are made.
+
+    Records hold `image`, `mode`, `prompt`, `similarity`, `parts`, `caption` but in mode negative, and in mode best
+    `candidates`; or `image`, `mode` and `error` of what cannot be described. Raises UserError before the first image
+    for anything about weights, banks or devices, and when a model cannot be used at all.
+    """
+    for warning in check_versions():
+        print(f"warning: {warning}", file=sys.stderr)
+    paths = list(dict.fromkeys(path for pattern in images for path in found(str(pattern))))
+    files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
+    weights = open_weights(weights_folder)
+    recipe = Recipe(name="describe", captioner=captioner, modifiers={}, shard_images=SHARD[request.mode], **CAPTIONS)
+    captioners = captioners_named(recipe, weights) if request.needs_captions else []
+    banks = chosen_banks(request, weights)
+    devices = find_devices(device)
+    if captioners:
+        inspect_captioner(weights, captioners[0])
+    with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as scratch:
+        request.write(Path(scratch))
+        folder = RunFolder(Path(scratch), files, recipe.shard_images)
+        line = Line(Job(recipe, weights, folder, None, []), request, devices, tell)
+        if captioners:
+            line.captions(captioners)
+        line.descriptions(banks)
+    return line.records
+
+
+class Line:
+    """The stages: every image through the captioner, then every image through CLIP and its terms."""
+
+    def __init__(
+        self, job: Job, request: Request, devices: list[Device], tell: Callable[[dict[str, Any]], None]
+    ) -> None:
+        self.job, self.request, self.devices, self.tell = job, request, devices, tell
+        self.records: list[dict[str, Any]] = []
+        self.told = 0  # shards
+
+    def captions(self, captioners: list[str]) -> None:
+        """By the first captioner that can be used; images on which every one fails say so in their records."""
+        left: list[Item] = list(range(len(self.job.folder.borders)))
+        reasons: list[str] = []
+        for name in captioners:
+            outcome = self.work(f"captions {name}", "captions", left)
+            if not outcome.left:
+                return
+            left, reasons = outcome.left, [*reasons, f"{name}: {'; '.join(outcome.reasons)}"]
+            print(f"captioner {name} was given up ({'; '.join(outcome.reasons)})", file=sys.stderr)
+        for shard in left:
+            assert isinstance(shard, int)
+            ids = [file.id for file in self.job.folder.shard_files(shard)]
+            failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
+            self.job.folder.write_captions(shard, [[] for _ in ids], {}, failed, 0, [])
+
+    def descriptions(self, banks: list[Phrases]) -> None:
+        """Raises UserError when CLIP cannot be used."""
+        sha256, folders = self.job.weights.sha256("clip"), self.request.features_folders(self.job.weights)
+        unknown = [words for words in banks if features_file(words, sha256, folders) is None]
+        if unknown:
+            phrases = sum(len(words.phrases) for words in unknown)
+            names = ", ".join(words.name for words in unknown)
+            print(f"encoding {phrases:,} phrases of {names}; kept in {folders[-1]} for the next time", file=sys.stderr)
+            self.check(self.work("describe", "phrases", [WORDS]))
+        self.check(self.work("describe", self.request.mode, list(range(len(self.job.folder.borders))), self.flush))
+        self.flush()
+
+    def check(self, outcome: Outcome) -> None:
+        if outcome.left:
+            self.flush()
+            raise UserError(
+                f"CLIP cannot be used on {', '.join(device.name for device in self.devices)} "
+                f"({'; '.join(outcome.reasons)}); {len(self.records)} of {len(self.job.folder.images)} images are "
+                "described. Run again with --device cpu, or on a GPU with more memory"
+            )
+
+    def flush(self) -> None:
+        """Tells the records of shards that are made, up to the first that is not."""
+        folder = self.job.folder
+        while self.told < len(folder.borders) and folder.shard_path("descriptions", self.told).is_file():
+            content = folder.read_descriptions(self.told)
+            for file in folder.shard_files(self.told):
+                record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
+                self.records.append(record)
+                self.tell(record)
+            self.told += 1
+
+    def work(self, stage: str, title: str, items: Sequence[Item], then: Callable[[], None] = lambda: None) -> Outcome:
+        """The items on the devices, with a progress bar over their images; `then` follows every step of it."""
+        from tqdm.auto import tqdm
+
+        images = self.job.folder.images_of(item for item in items if isinstance(item, int))
+        bar = tqdm(total=images, desc=title, unit="image", file=sys.stderr, disable=not images)
+
+        def progress(number: int) -> None:
+            bar.update(number)
+            with bar.external_write_mode(file=sys.stdout):
+                then()
+
+        with bar:
+            return work(self.job, self.devices, stage, items, Ends(), progress)
+
+
+def found(pattern: str) -> list[Path]:
+    """A folder's images, the files that a pattern means, or the path itself, whether it is there or not."""
+    path = Path(pattern)
+    if path.is_dir():
+        inside = sorted(own for own in path.iterdir() if own.suffix.lower() in SUFFIXES and own.name[0] != ".")
+        if not inside:
+            raise UserError(f"{path}: no images found; expected files ending in {', '.join(sorted(SUFFIXES))}")
+        return inside
+    if has_magic(pattern) and not path.exists():
+        matching = [Path(name) for name in sorted(glob(pattern, recursive=True))]
+        if not matching:
+            raise UserError(f"{pattern}: no file fits this pattern; expected images, such as 'pictures/*.png'")
+        return [own for own in matching if own.is_file()]
+    return [path]

@@ -1,0 +1,109 @@
+"""The phrases that take part in a description, bank by bank, and their features in one table."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from kernel.checkpoints import Weights
+from kernel.describing.request import Request
+from kernel.errors import UserError, did_you_mean
+from kernel.word_banks import Phrases, features_file, rank, read_features, read_phrases
+
+# clip-interrogator's order of the merged table, and its list for negative prompts, which stands apart
+MERGED = ("artists", "flavors", "mediums", "movements", "trendings")
+NEGATIVE = "negative"
+# clip-interrogator 0.6.0: rows compared at a time, and the terms that a chain may choose from
+CHUNK = SHORTLIST = 2048
+
+
+def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
+    """The banks of the weights folder and the user's own, but for those left out: merged ones first, negative last.
+
+    Artists become "by NAME" and "inspired by NAME", as the original makes them. Raises UserError when a file is no
+    list, a name is none, or nothing is left that the mode could say.
+    """
+    folder = weights.folder / "word_banks"
+    shipped = [name for name in (*MERGED, NEGATIVE) if (folder / f"{name}.txt").is_file()]
+    for name in request.without:
+        if name not in (*MERGED, NEGATIVE, *request.own):
+            valid = [*shipped, *request.own]
+            raise UserError(f"no word bank {name!r} to leave out{did_you_mean(name, valid)}. Valid: {', '.join(valid)}")
+    names = [name for name in (*MERGED, *request.own, NEGATIVE) if name in shipped or name in request.own]
+    banks = []
+    for name in dict.fromkeys(names):
+        if name not in request.without:
+            path = Path(request.own[name]) if name in request.own else folder / f"{name}.txt"
+            banks.append(with_ways(replace(read_phrases(path), name=name)))
+    banks.sort(key=lambda own: own.name == NEGATIVE)  # stable: a user's own stay behind the merged ones
+    usable = [own for own in banks if (own.name in ("flavors", NEGATIVE)) or request.mode != "negative"]
+    if not [own for own in usable if own.name != NEGATIVE or request.mode == "negative"]:
+        raise UserError(
+            f"mode {request.mode}: no word bank is left that it could take terms of; {weights.folder} holds "
+            f"{', '.join(shipped) or 'none'}. Leave out fewer of them, or add one with --words FILE"
+        )
+    return usable
+
+
+def with_ways(words: Phrases) -> Phrases:
+    if words.name != "artists":
+        return words
+    ways = [f"{way} {artist}" for way in ("by", "inspired by") for artist in words.phrases]
+    return replace(words, phrases=ways)
+
+
+class TermTable:
+    """Every bank's phrases and unit features (p, d), float32, behind one another; each bank is a part of the rows."""
+
+    def __init__(self, banks: Sequence[Phrases], clip_sha256: str, folders: Sequence[Path]) -> None:
+        parts, self.rows, start = [], {}, 0
+        for words in banks:
+            path = features_file(words, clip_sha256, folders)
+            assert path is not None  # encoded before
+            parts.append(read_features(words, path).features)
+            self.rows[words.name] = (start, start + len(words.phrases))
+            start += len(words.phrases)
+        self.phrases = [phrase for words in banks for phrase in words.phrases]
+        self.features = np.concatenate(parts)
+
+    def part(self, names: Sequence[str]) -> tuple[int, int]:
+        """First and last row + 1 of banks that lie behind one another; (0, 0) when there are none of these."""
+        own = [self.rows[name] for name in names if name in self.rows]
+        return (min(start for start, _ in own), max(stop for _, stop in own)) if own else (0, 0)
+
+    @property
+    def positive(self) -> tuple[int, int]:
+        return self.part([name for name in self.rows if name != NEGATIVE])
+
+    def bank_of(self, row: int) -> str:
+        return next(name for name, (start, stop) in self.rows.items() if start <= row < stop)
+
+    def best(self, image_features: np.ndarray, part: tuple[int, int], count: int) -> list[list[tuple[int, float]]]:
+        """Of each image (n, d) the `count` best rows of this part with their cosines, best first."""
+        start, stop = part
+        if start == stop:
+            return [[] for _ in image_features]
+        indices, cosines = rank(image_features, self.features[start:stop], count)
+        return [
+            [(start + int(row), float(cosine)) for row, cosine in zip(*both, strict=True)]
+            for both in zip(indices, cosines, strict=True)
+        ]
+
+    def shortlist(self, image_features: np.ndarray, part: tuple[int, int], reverse: bool = False) -> list[list[int]]:
+        """Of each image the rows from which a chain chooses, most fitting first; with `reverse` the least fitting.
+
+        As clip-interrogator 0.6.0 does it: a part of up to CHUNK rows gives all of them, a larger one the best of each
+        CHUNK rows, as many of each as make SHORTLIST in all. Its chains see these terms and no others, so the same ones
+        are taken here.
+        """
+        start, stop = part
+        sign = np.float32(-1 if reverse else 1)
+        chunks = -(-(stop - start) // CHUNK)
+        keep = SHORTLIST if chunks <= 1 else max(1, SHORTLIST // chunks)
+        rows: list[list[tuple[float, int]]] = [[] for _ in image_features]
+        for first in range(start, stop, CHUNK):
+            indices, cosines = rank(sign * image_features, self.features[first : min(first + CHUNK, stop)], keep)
+            for own, found, values in zip(rows, indices, cosines, strict=True):
+                own.extend(zip((-values).tolist(), (first + found).tolist(), strict=True))
+        return [[row for _, row in sorted(own)] for own in rows]

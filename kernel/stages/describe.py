@@ -1,0 +1,59 @@
+"""Images with their captions to prompts for people, shard by shard."""
+
+import numpy as np
+
+from kernel.clip import ClipEncoder
+from kernel.describing.modes import Describer
+from kernel.describing.request import Request
+from kernel.describing.terms import TermTable, chosen_banks
+from kernel.describing.text_tower import TextTower
+from kernel.devices import Device
+from kernel.job import Job
+from kernel.stages import WORDS, Item
+from kernel.stages.batches import BatchSize, Progress, Share, encode_files
+from kernel.word_banks import encode_missing
+
+
+class DescribeStage:
+    def __init__(self, job: Job, device: Device) -> None:
+        self.job = job
+        self.request = Request.read(job.folder.folder)
+        self.clip = ClipEncoder.load(job.weights, device)
+        self.banks = chosen_banks(self.request, job.weights)
+        self.size = BatchSize(job.recipe.clip_batch)
+        self.describer: Describer | None = None
+
+    def make(self, item: Item, share: Share, progress: Progress) -> None:
+        """WORDS encodes the banks that no folder holds features of; a shard's number writes its descriptions."""
+        sha256, folders = self.job.weights.sha256("clip"), self.request.features_folders(self.job.weights)
+        batch = self.job.recipe.text_batch
+        if item == WORDS:
+            for words in self.banks:
+                encode_missing(words, self.clip, sha256, folders, batch)
+            return
+        assert isinstance(item, int)
+        if self.describer is None:
+            self.describer = Describer(TermTable(self.banks, sha256, folders), TextTower(self.clip, batch))
+        files = self.job.folder.shard_files(item)
+        captions, failed = self.captions(item)
+        wanted = [file for file in files if file.id not in failed]
+        made = encode_files(wanted, self.size, self.clip.encode_images, lambda images: None)
+        rows = {file.id: row for file, row in zip(wanted, made.results, strict=True) if row is not None}
+        content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
+        if rows:
+            texts = [captions.get(image, "") for image in rows]
+            found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
+            for image, text, own in zip(rows, texts, found, strict=True):
+                caption = {"caption": text} if self.request.needs_captions else {}
+                content[image] = {**caption, **own.as_json()}
+        self.job.folder.write_descriptions(item, content)
+        progress(len(files))
+
+    def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
+        """By image the caption, and why there is none; nothing of either where the mode needs none."""
+        if not self.request.needs_captions:
+            return {}, {}
+        said = self.job.folder.read_caption_shard(shard)
+        ids = [file.id for file in self.job.folder.shard_files(shard)]
+        captions = {image: own[0] for image, own in zip(ids, said["captions"], strict=True) if own}
+        return captions, {**said["bad"], **said["failed"]}
