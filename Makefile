@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench curves browser screenshots lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -64,6 +64,9 @@ truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predic
 
 bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
 	$(BIN)/python -m tests.bench
+
+parity: $(MINIATURE)  ## describe beside clip-interrogator on 200 pictures: identical words; takes a quarter of an hour
+	$(BIN)/python -m tests.bench.parity
 
 curves: $(MINIATURE)  ## time and memory over images and over a bank's prompts: build/bench/curves.json, .svg; takes half an hour
 	$(BIN)/python -m tests.bench.curves

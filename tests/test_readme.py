@@ -34,6 +34,10 @@ HERE = [
     "run IMAGES --out RUN --set modifiers.flavors=5 --set modifiers./home/me/words.txt=2",
     "explain IMAGE --weights build/weights",
     "plan --gpu T4x2 --images 16000",
+    "describe IMAGES",
+    "describe IMAGE --mode best --without artists",
+    "describe 'IMAGES/*.png' --mode classic --words /home/me/words.txt --json",
+    "describe IMAGES --mode negative --top 8",
     "publish prompts --list",
     "bank build/prompts.parquet --weights build/kaggle-weights --out build/prompt_bank",
 ]
@@ -81,6 +85,7 @@ TESTED = {
     "make ablation": ("miniature/test_ablation.py", "ablation(out"),
     "make textside": ("test_text_side.py", "main("),
     "make textside PROMPTS=FILE": ("test_text_side.py", "--prompts"),
+    "make parity": ("bench/test_describing.py", "compare(few"),
     "make bench": ("bench/test_bench.py", "bench.contend("),
     "python -m tests.bench.tried": ("bench/test_bench.py", "ratio("),
     ".venv/bin/python -m tests.bench.readme": ("bench/test_bench.py", "with_figures("),

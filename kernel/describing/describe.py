@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.captions import inspect_captioner
-from kernel.checkpoints import open_weights
+from kernel.checkpoints import Weights, open_weights
 from kernel.config import Recipe
 from kernel.describing.request import Request
 from kernel.describing.terms import chosen_banks
@@ -48,20 +48,31 @@ def describe(
     paths = list(dict.fromkeys(path for pattern in images for path in found(str(pattern))))
     files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
     weights = open_weights(weights_folder)
-    recipe = Recipe(name="describe", captioner=captioner, modifiers={}, shard_images=SHARD[request.mode], **CAPTIONS)
+    recipe = recipe_of(request.mode, captioner)
     captioners = captioners_named(recipe, weights) if request.needs_captions else []
     banks = chosen_banks(request, weights)
     devices = find_devices(device)
     if captioners:
         inspect_captioner(weights, captioners[0])
     with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as scratch:
-        request.write(Path(scratch))
-        folder = RunFolder(Path(scratch), files, recipe.shard_images)
-        line = Line(Job(recipe, weights, folder, None, []), request, devices, tell)
+        line = Line(job_in(Path(scratch), files, request, recipe, weights), request, devices, tell)
         if captioners:
             line.captions(captioners)
         line.descriptions(banks)
     return line.records
+
+
+def recipe_of(mode: str, captioner: str) -> Recipe:
+    """What the stages of a run are told: one greedy caption, no modifiers."""
+    return Recipe(name="describe", captioner=captioner, modifiers={}, shard_images=SHARD[mode], **CAPTIONS)
+
+
+def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Recipe, weights: Weights) -> Job:
+    """What workers are given: a run folder of these two stages alone, with the request in it."""
+    request.write(scratch)
+    for stage in ("captions", "descriptions"):
+        (scratch / stage).mkdir()
+    return Job(recipe, weights, RunFolder(scratch, files, recipe.shard_images), None, [])
 
 
 class Line:

@@ -21,7 +21,7 @@ CHUNK = SHORTLIST = 2048
 def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
     """The banks of the weights folder and the user's own, but for those left out: merged ones first, negative last.
 
-    Artists become "by NAME" and "inspired by NAME", as the original makes them. Raises UserError when a file is no
+    Raises UserError when a file is no
     list, a name is none, or nothing is left that the mode could say.
     """
     folder = weights.folder / "word_banks"
@@ -47,10 +47,15 @@ def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
 
 
 def with_ways(words: Phrases) -> Phrases:
+    """Artists' names as "by NAME", then as "inspired by NAME"; lines that say so already stay as they are."""
     if words.name != "artists":
         return words
-    ways = [f"{way} {artist}" for way in ("by", "inspired by") for artist in words.phrases]
-    return replace(words, phrases=ways)
+    ways = [
+        artist if artist.startswith(("by ", "inspired by ")) else f"{way} {artist}"
+        for way in ("by", "inspired by")
+        for artist in words.phrases
+    ]
+    return replace(words, phrases=list(dict.fromkeys(ways)))
 
 
 class TermTable:

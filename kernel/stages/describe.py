@@ -21,19 +21,24 @@ class DescribeStage:
         self.clip = ClipEncoder.load(job.weights, device)
         self.banks = chosen_banks(self.request, job.weights)
         self.size = BatchSize(job.recipe.clip_batch)
+        self.features = job.weights.sha256("clip"), self.request.features_folders(job.weights)
         self.describer: Describer | None = None
+
+    def load_terms(self) -> Describer:
+        """Reads the features of every bank, which must have been encoded, once."""
+        if self.describer is None:
+            tower = TextTower(self.clip, self.job.recipe.text_batch)
+            self.describer = Describer(TermTable(self.banks, *self.features), tower)
+        return self.describer
 
     def make(self, item: Item, share: Share, progress: Progress) -> None:
         """WORDS encodes the banks that no folder holds features of; a shard's number writes its descriptions."""
-        sha256, folders = self.job.weights.sha256("clip"), self.request.features_folders(self.job.weights)
-        batch = self.job.recipe.text_batch
         if item == WORDS:
             for words in self.banks:
-                encode_missing(words, self.clip, sha256, folders, batch)
+                encode_missing(words, self.clip, *self.features, self.job.recipe.text_batch)
             return
         assert isinstance(item, int)
-        if self.describer is None:
-            self.describer = Describer(TermTable(self.banks, sha256, folders), TextTower(self.clip, batch))
+        describer = self.load_terms()
         files = self.job.folder.shard_files(item)
         captions, failed = self.captions(item)
         wanted = [file for file in files if file.id not in failed]
@@ -42,7 +47,7 @@ class DescribeStage:
         content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
         if rows:
             texts = [captions.get(image, "") for image in rows]
-            found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
+            found = describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
             for image, text, own in zip(rows, texts, found, strict=True):
                 caption = {"caption": text} if self.request.needs_captions else {}
                 content[image] = {**caption, **own.as_json()}

@@ -12,9 +12,9 @@ from typing import Any
 
 from kernel.config import DEFAULT_WEIGHTS
 from kernel.machine import machine_named
-from tests.bench import parts
+from tests.bench import describing, parts
 from tests.bench.jobs import JOBS, Job
-from tests.bench.material import Material, prepare
+from tests.bench.material import Material, prepare, prepare_miniature
 from tests.bench.summary import chart, missed, ratios, table
 
 OUT = Path("build/bench")
@@ -97,6 +97,7 @@ def main() -> int:
             "contenders": {name: medians(own) for name, own in results.items()},
         }
     found["parts"] = {name: parts.medians(own()) for name, own in parts.PARTS.items()}
+    found["describe"] = describing.beside(prepare_miniature(OUT / "miniature", DEFAULT_WEIGHTS, 64))
     found["help_cpu_seconds"] = help_cpu_seconds()
     found["largest_model_bytes"] = max(path.stat().st_size for path in material.weights.rglob("*.safetensors"))
     found["ratios"] = ratios(found)

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,10 @@ from PIL import Image
 from kernel.budget.published_models import BLIP_TEXT
 from kernel.captions import BLIP, captioner_tokenizer_record
 from kernel.checkpoints import MANIFEST, Weights, open_weights, read_manifest, write_manifest
-from kernel.clip import CONFIG
+from kernel.clip import CONFIG, ClipEncoder
+from kernel.devices import Device
+from kernel.miniature.drawing import draw
+from kernel.miniature.grammar import scene_stream
 from kernel.publish.word_lists import write_word_lists
 from kernel.truesize.sizes import SIZES, tiny_clip
 from kernel.truesize.weights import clip_tensors, put_clip
@@ -23,9 +28,6 @@ CLIP = "ViT-B-32"
 SEED = 60_000
 SIDE = 512  # pixels, as the competition's images
 SMALL_BLIP = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
-SITES = ["Artstation", "behance", "cg society", "cgsociety", "deviantart", "dribble", "flickr", "instagram", "pexels",
-         "pinterest", "pixabay", "pixiv", "polycount", "reddit", "shutterstock", "tumblr", "unsplash",
-         "zbrush central"]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,13 +51,25 @@ class Material:
 
 def prepare(folder: Path, miniature: Path, pictures: int, small: bool = False) -> Material:
     """Makes what is not there yet. `small`: models of two or three narrow layers, for a test of the bench itself."""
+    draw_pictures(folder / "pictures", pictures)
+    return put_together(folder, lambda unfinished: make_weights(unfinished, miniature, small))
+
+
+def prepare_miniature(folder: Path, miniature: Path, pictures: int, every: int = 1) -> Material:
+    """The same of the miniature models and pictures of their world: features of the words are true here.
+
+    `every`: only each so many line of the flavors and artists, for a test.
+    """
+    draw_miniature_pictures(folder / "pictures", pictures)
+    return put_together(folder, lambda unfinished: make_miniature_weights(unfinished, miniature, every))
+
+
+def put_together(folder: Path, make: Callable[[Path], None]) -> Material:
     material = Material(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    draw_pictures(material.pictures, pictures)
     if not (material.weights / MANIFEST).is_file():
         unfinished = folder / ".weights.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
-        make_weights(unfinished, miniature, small)
+        make(unfinished)
         unfinished.replace(material.weights)
     weights = open_weights(material.weights)
     if not material.cache.is_dir():
@@ -65,7 +79,7 @@ def prepare(folder: Path, miniature: Path, pictures: int, small: bool = False) -
 
 def draw_pictures(folder: Path, count: int) -> None:
     """PNG pictures of 512 x 512 whose detail falls with frequency as a photograph's does: about 400 kB each."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for index in range(count):
         path = folder / f"{index:05d}.png"
         if not path.is_file():
@@ -82,16 +96,7 @@ def draw_pictures(folder: Path, count: int) -> None:
 def make_weights(folder: Path, miniature: Path, small: bool) -> None:
     folder.mkdir()
     shutil.copytree(miniature / "sentences", folder / "sentences")
-    write_word_lists(folder)
-    banks = folder / "word_banks"
-    # the terms that clip-interrogator makes of lists in its code
-    trending = [
-        form.format(site) for form in ("{}", "trending on {}", "featured on {}", "{} contest winner") for site in SITES
-    ]
-    (banks / "trendings.txt").write_text("\n".join(trending) + "\n", encoding="utf-8")
-    artists = read_phrases(banks / "artists.txt").phrases
-    by_artists = [f"{way} by {artist}".strip() for way in ("", "inspired") for artist in artists]
-    (banks / "artists.txt").write_text("\n".join(by_artists) + "\n", encoding="utf-8")
+    write_lists(folder)
     models = {
         "clip": {**put_random_clip(folder / "clip", miniature, small), "source": "random numbers", "revision": CLIP},
         "blip": {**put_random_blip(folder / "captioners" / "blip", folder / "sentences", small),
@@ -99,8 +104,41 @@ def make_weights(folder: Path, miniature: Path, small: bool) -> None:
         "sentences": read_manifest(miniature / MANIFEST)["models"]["sentences"],
     }  # fmt: skip
     write_manifest(folder, models, ["blip"])
-    put_features(folder)
+    width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
+    put_features(folder, partial(random_rows, width))
     write_manifest(folder, models, ["blip"])  # now with the features, whose names follow from CLIP's
+
+
+def make_miniature_weights(folder: Path, miniature: Path, every: int) -> None:
+    folder.mkdir()
+    for name in ("clip", "captioners/blip", "sentences"):
+        shutil.copytree(miniature / name, folder / name)
+    write_lists(folder, every)
+    models = {name: model for name, model in read_manifest(miniature / MANIFEST)["models"].items() if name != "blip2"}
+    write_manifest(folder, models, ["blip"])
+    clip = ClipEncoder.load(open_weights(folder), Device("cpu"))
+    put_features(folder, partial(clip.encode_texts, batch=256))
+    write_manifest(folder, models, ["blip"])
+
+
+def write_lists(folder: Path, every: int = 1) -> None:
+    """The published lists; of the artists what clip-interrogator's code makes of them."""
+    write_word_lists(folder)
+    banks = folder / "word_banks"
+    artists = read_phrases(banks / "artists.txt").phrases[::every]
+    lists = {
+        "artists": [f"{way} by {artist}".strip() for way in ("", "inspired") for artist in artists],
+        "flavors": read_phrases(banks / "flavors.txt").phrases[::every],
+    }
+    for name, phrases in lists.items():
+        (banks / f"{name}.txt").write_text("\n".join(phrases) + "\n", encoding="utf-8")
+
+
+def draw_miniature_pictures(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if len(list(folder.iterdir())) < count:
+        for index, (scene, rng) in enumerate(scene_stream(SEED, count)):
+            draw(scene, rng).save(folder / f"{index:05d}.png")
 
 
 def put_random_clip(folder: Path, miniature: Path, small: bool) -> dict[str, Any]:
@@ -134,19 +172,22 @@ def put_random_blip(folder: Path, sentences: Path, small: bool) -> dict[str, Any
     return {"class": BLIP, "tokenizer": captioner_tokenizer_record(tokenizer)}
 
 
-def put_features(folder: Path) -> None:
-    """Random unit features for every list, in half precision as they ship."""
+def put_features(folder: Path, rows_of: Callable[[list[str]], np.ndarray]) -> None:
+    """Unit features of every list, in half precision as they ship."""
     from safetensors.numpy import save_file
 
     clip = read_manifest(folder / MANIFEST)["models"]["clip"]["sha256"]
-    width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
     features = folder / "word_banks" / "features"
     features.mkdir()
     for path in sorted((folder / "word_banks").glob("*.txt")):
         phrases = read_phrases(path).phrases
-        rows = np.random.default_rng([SEED, len(phrases)]).standard_normal((len(phrases), width), dtype=np.float32)
-        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-        save_file({"features": rows.astype(np.float16)}, features / f"{features_key(clip, phrases)}.safetensors")
+        name = f"{features_key(clip, phrases)}.safetensors"
+        save_file({"features": rows_of(phrases).astype(np.float16)}, features / name)
+
+
+def random_rows(width: int, phrases: list[str]) -> np.ndarray:
+    rows = np.random.default_rng([SEED, len(phrases)]).standard_normal((len(phrases), width), dtype=np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def write_peers_cache(folder: Path, weights: Weights) -> None:

@@ -21,6 +21,8 @@ REACH = {
     "submission_speedup_pandas": (8, "least"),
     "total_speedup_clip_interrogator": (1, "least"),
     "peak_memory_to_largest_model": (1.1, "most"),
+    "describe_speedup_fast": (5, "least"),
+    "describe_speedup_best": (8, "least"),
 }
 
 
@@ -30,6 +32,7 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     an_image = {name: {who: own["seconds_an_image"] for who, own in job.items()} for name, job in jobs.items()}
     rank, submission = found["parts"]["rank"], found["parts"]["submission"]
     peak = max(job["ours"]["peak_bytes"] for job in jobs.values())
+    describe = {mode: own["seconds"] for mode, own in found["describe"].items()}
     return {
         "total_to_floor": max(own["ours"] / own["floor"] for own in an_image.values()),
         "rank_to_product": rank["ours"] / rank["product"],
@@ -38,6 +41,7 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
         "submission_speedup_pandas": submission["pandas"] / submission["ours"],
         "total_speedup_clip_interrogator": an_image["classic"]["clip_interrogator"] / an_image["classic"]["ours"],
         "peak_memory_to_largest_model": (peak - GIGABYTE) / found["largest_model_bytes"],
+        **{f"describe_speedup_{mode}": own["clip_interrogator"] / own["ours"] for mode, own in describe.items()},
     }
 
 
@@ -84,12 +88,21 @@ def table(found: dict[str, Any]) -> str:
         f"| the same, one by one | {decode['single']:.4f} |",
         f"| `python -m kernel --help`, CPU time | {found['help_cpu_seconds']:.2f} |",
         "",
+        "| `describe`, miniature models, all words: seconds a picture | this package | clip-interrogator | same |",
+        "|---|---|---|---|",
+        *(describe_row(mode, own) for mode, own in found["describe"].items()),
+        "",
         "| ratio | measured | to reach |",
         "|---|---|---|",
     ]
     for name, (bound, kind) in REACH.items():
         lines.append(f"| `{name}` | {found['ratios'][name]:.3g} | at {kind} {bound} |")
     return "\n".join(lines) + "\n"
+
+
+def describe_row(mode: str, own: dict[str, Any]) -> str:
+    cells = [f"{own['seconds'][who]:.4f} ({own['images'][who]} pictures)" for who in ("ours", "clip_interrogator")]
+    return row(mode, [*cells, f"{own['identical']} of {own['compared']}"])
 
 
 def row(title: str, cells: list[str]) -> str:
