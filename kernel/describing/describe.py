@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from glob import glob, has_magic
 from pathlib import Path
@@ -84,6 +85,7 @@ class Line:
         self.job, self.request, self.devices, self.tell = job, request, devices, tell
         self.records: list[dict[str, Any]] = []
         self.told = 0  # shards
+        self.telling = threading.Lock()  # several workers' progress comes from a thread each
 
     def captions(self, captioners: list[str]) -> None:
         """By the first captioner that can be used; images on which every one fails say so in their records."""
@@ -125,13 +127,14 @@ class Line:
     def flush(self) -> None:
         """Tells the records of shards that are made, up to the first that is not."""
         folder = self.job.folder
-        while self.told < len(folder.borders) and folder.shard_path("descriptions", self.told).is_file():
-            content = folder.read_descriptions(self.told)
-            for file in folder.shard_files(self.told):
-                record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
-                self.records.append(record)
-                self.tell(record)
-            self.told += 1
+        with self.telling:
+            while self.told < len(folder.borders) and folder.shard_path("descriptions", self.told).is_file():
+                content = folder.read_descriptions(self.told)
+                for file in folder.shard_files(self.told):
+                    record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
+                    self.records.append(record)
+                    self.tell(record)
+                self.told += 1
 
     def work(self, stage: str, title: str, items: Sequence[Item], then: Callable[[], None] = lambda: None) -> Outcome:
         """The items on the devices, with a progress bar over their images; `then` follows every step of it."""

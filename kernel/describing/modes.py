@@ -59,7 +59,6 @@ class Describer:
         banks = {
             name: self.table.best(image_features, rows, most if name == "flavors" else 1)
             for name, rows in self.table.rows.items()
-            if name != NEGATIVE
         }
         made = []
         for number, caption in enumerate(captions):
@@ -106,8 +105,9 @@ class Describer:
         return descriptions
 
     def negative(self, image_features: np.ndarray, most: int) -> list[Description]:
-        flavors, always = self.table.part(["flavors"]), range(*self.table.part([NEGATIVE]))
-        shortlists = [[*rows, *always] for rows in self.table.shortlist(image_features, flavors, reverse=True)]
+        always = range(*self.table.part([NEGATIVE]))
+        far = self.table.shortlist(image_features, self.table.positive, reverse=True)
+        shortlists = [[*rows, *always] for rows in far]
         terms = [[self.table.phrases[row] for row in own] for own in shortlists]
         nothing = [""] * len(terms)
         descriptions = []

@@ -19,10 +19,10 @@ CHUNK = SHORTLIST = 2048
 
 
 def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
-    """The banks of the weights folder and the user's own, but for those left out: merged ones first, negative last.
+    """The banks of the weights folder and the user's own, but for those left out, in the order of the merged table.
 
-    Raises UserError when a file is no
-    list, a name is none, or nothing is left that the mode could say.
+    Mode negative takes the flavors, the user's added banks and, last, the negative one; the others all but that. Raises
+    UserError when a file is no list, a name is none, or nothing is left.
     """
     folder = weights.folder / "word_banks"
     shipped = [name for name in (*MERGED, NEGATIVE) if (folder / f"{name}.txt").is_file()]
@@ -30,20 +30,20 @@ def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
         if name not in (*MERGED, NEGATIVE, *request.own):
             valid = [*shipped, *request.own]
             raise UserError(f"no word bank {name!r} to leave out{did_you_mean(name, valid)}. Valid: {', '.join(valid)}")
-    names = [name for name in (*MERGED, *request.own, NEGATIVE) if name in shipped or name in request.own]
+    taking_part = ("flavors", *(name for name in request.own if name not in (*MERGED, NEGATIVE)), NEGATIVE)
+    if request.mode != "negative":
+        taking_part = (*MERGED, *taking_part[1:-1])
     banks = []
-    for name in dict.fromkeys(names):
-        if name not in request.without:
+    for name in taking_part:
+        if name not in request.without and (name in shipped or name in request.own):
             path = Path(request.own[name]) if name in request.own else folder / f"{name}.txt"
             banks.append(with_ways(replace(read_phrases(path), name=name)))
-    banks.sort(key=lambda own: own.name == NEGATIVE)  # stable: a user's own stay behind the merged ones
-    usable = [own for own in banks if (own.name in ("flavors", NEGATIVE)) or request.mode != "negative"]
-    if not [own for own in usable if own.name != NEGATIVE or request.mode == "negative"]:
+    if not banks:
         raise UserError(
             f"mode {request.mode}: no word bank is left that it could take terms of; {weights.folder} holds "
             f"{', '.join(shipped) or 'none'}. Leave out fewer of them, or add one with --words FILE"
         )
-    return usable
+    return banks
 
 
 def with_ways(words: Phrases) -> Phrases:

@@ -37,9 +37,12 @@ def test_artists_are_said_both_ways_unless_they_are_already(weights, tmp_path):
     assert chosen_banks(request, weights)[0].phrases == ["by Ann", "by Bob", "inspired by Ann"]
 
 
-def test_negative_takes_flavors_and_the_negative_bank_alone(weights, words):
+def test_negative_takes_flavors_what_was_added_and_the_negative_bank(weights, words):
     request = Request("negative", own={"negative": str(words)})
     assert names(chosen_banks(request, weights)) == ["flavors", "negative"]
+    assert names(chosen_banks(Request("fast", own=request.own), weights)) == ["flavors", "mediums", "movements"]
+    added = Request("negative", own={"pets": str(words)})
+    assert names(chosen_banks(added, weights)) == ["flavors", "pets"]
     assert names(chosen_banks(Request("negative", without=("flavors",), own=request.own), weights)) == ["negative"]
 
 

@@ -27,7 +27,7 @@ from kernel.publish.weights import (
     is_current,
     publish_weights,
 )
-from kernel.publish.word_lists import PRIOR_PROMPTS, prior_prompts, write_word_lists
+from kernel.publish.word_lists import PRIOR_PROMPTS, prior_prompts, trendings, write_word_lists
 from kernel.sentences import SentenceEncoder
 from tests.publish.hub_server import DECOYS, Hub, miniature_hub, pinned, refused_client, run_client
 
@@ -121,7 +121,7 @@ def test_the_manifest_names_repositories_revisions_and_the_order_of_captioners(m
 def test_the_real_word_lists_travel(made):
     lines = {path.stem: len(path.read_text().splitlines()) for path in (made.folder / "word_banks").glob("*.txt")}
     assert lines["mediums"] == 95 and lines["movements"] == 200 and lines["flavors"] > 100_000
-    assert set(lines) == {"mediums", "movements", "flavors", "artists", "negative"}
+    assert set(lines) == {"mediums", "movements", "flavors", "artists", "negative", "trendings"}
 
 
 # what was asked for
@@ -313,6 +313,21 @@ def test_the_prior_is_composed_in_fixed_strides():
     assert found[:2] == ["a painting of fog, rococo", "a photo of fog, cubism"] and found[-1].endswith(
         "of rain, rococo"
     )
+
+
+def test_trendings_are_made_as_the_package_s_code_makes_them():
+    assert trendings("x = 1\nclass A:\n    def f(self):\n        sites = ['a', 'b']\n") == [
+        "a", "b", "trending on a", "trending on b", "featured on a", "featured on b", "a contest winner",
+        "b contest winner",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="holds no list 'sites' any more"):
+        trendings("x = 1")
+
+
+def test_trendings_are_written_with_the_lists(tmp_path):
+    write_word_lists(tmp_path)
+    lines = (tmp_path / "word_banks" / "trendings.txt").read_text().splitlines()
+    assert len(lines) == 72 and lines[0] == "Artstation" and lines[-1] == "zbrush central contest winner"
 
 
 def test_a_missing_words_package_is_named_with_how_to_get_it(tmp_path, monkeypatch):
