@@ -16,6 +16,8 @@ MERGED = ("artists", "flavors", "mediums", "movements", "trendings")
 NEGATIVE = "negative"
 # clip-interrogator 0.6.0: rows compared at a time, and the terms that a chain may choose from
 CHUNK = SHORTLIST = 2048
+# float32 rounding of a product taken for many images at once beside that for one
+CLOSE = 1e-6
 
 
 def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
@@ -89,11 +91,34 @@ class TermTable:
         start, stop = part
         if start == stop:
             return [[] for _ in image_features]
-        indices, cosines = rank(image_features, self.features[start:stop], count)
+        # one more than asked shows whether the last one was close
+        indices, cosines = rank(image_features, self.features[start:stop], count + 1)
+        for number in np.flatnonzero((cosines[:, :-1] - cosines[:, 1:] < CLOSE).any(axis=1)):
+            order = self.order_of_original(image_features[number], start, stop, count)
+            indices[number, : len(order)] = order
+            cosines[number, : len(order)] = self.features[start:stop][order] @ image_features[number]
         return [
             [(start + int(row), float(cosine)) for row, cosine in zip(*both, strict=True)]
-            for both in zip(indices, cosines, strict=True)
+            for both in zip(indices[:, :count], cosines[:, :count], strict=True)
         ]
+
+    def order_of_original(self, features: np.ndarray, start: int, stop: int, count: int) -> np.ndarray:
+        """The best rows of a part for one image, counted from `start`, in the order of clip-interrogator 0.6.0.
+
+        Terms such as "1890s" and "1 8 9 0 s" have the same tokens, so the same features; which of them comes first is
+        left to torch's `topk`. Only its own steps give its own order: the best of each CHUNK rows, then of these.
+        """
+        import torch
+
+        bank, image = torch.from_numpy(self.features[start:stop]), torch.from_numpy(features[None])
+        if len(bank) <= CHUNK:
+            return (image @ bank.T).topk(min(count, len(bank))).indices[0].numpy()
+        keep = max(1, CHUNK // -(-len(bank) // CHUNK))
+        chosen = torch.cat([
+            first + (image @ part.T).topk(min(keep, len(part))).indices[0]
+            for first, part in zip(range(0, len(bank), CHUNK), bank.split(CHUNK), strict=True)
+        ])  # fmt: skip
+        return chosen[(image @ bank[chosen].T).topk(min(count, len(chosen))).indices[0]].numpy()
 
     def shortlist(self, image_features: np.ndarray, part: tuple[int, int], reverse: bool = False) -> list[list[int]]:
         """Of each image the rows from which a chain chooses, most fitting first; with `reverse` the least fitting.

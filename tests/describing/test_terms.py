@@ -92,6 +92,23 @@ def test_the_best_of_a_part_are_its_own_rows(table):
     assert found[0][0][1] == pytest.approx(float(cosines[0, 0])) and table.bank_of(found[0][0][0]) == "mediums"
 
 
+def test_close_terms_come_in_the_order_of_the_original(table, monkeypatch):
+    """By LabelTable of its own package, over several chunks, with rows that are equal."""
+    from clip_interrogator import Config, LabelTable
+
+    monkeypatch.setattr(terms, "CHUNK", 40)
+    table.features[60:66] = table.features[4]
+    table.features[80:100] = table.features[4]
+    theirs = LabelTable.__new__(LabelTable)
+    theirs.config, theirs.chunk_size, theirs.device = Config(quiet=True), 40, "cpu"
+    theirs.labels, theirs.embeds = table.phrases[:100], list(table.features[:100])
+    images = np.stack([table.features[4], *unit(np.random.default_rng(6), 3)])
+    for row, found in zip(images, table.best(images, (0, 100), 8), strict=True):
+        import torch
+
+        assert [table.phrases[index] for index, _ in found] == theirs.rank(torch.from_numpy(row[None]), 8)
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_shortlist_takes_as_many_of_each_chunk(table, monkeypatch, reverse):
     monkeypatch.setattr(terms, "CHUNK", 40)
