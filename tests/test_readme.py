@@ -148,7 +148,11 @@ def test_commands_for_the_reader_s_own_files_work_as_they_stand(place, monkeypat
         for theirs, ours in OURS.items():
             words = [re.sub(rf"(^|[.]){re.escape(theirs)}(?=$|/|=)", rf"\g<1>{ours}", word) for word in words]
         code = main(words)
-        assert code == 0, (command, capsys.readouterr().err[-2000:])
+        # one of the folder's images is damaged, which `describe` tells by its exit code when the others are done
+        assert code == int(command.startswith("describe") and "images/a.png" not in words), (
+            command,
+            capsys.readouterr().err[-2000:],
+        )
     assert {path.name for path in Path("run").iterdir()} >= {"submission.csv", "run.json", "report.html"}
 
 
