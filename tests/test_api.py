@@ -18,7 +18,8 @@ def test_importing_kernel_imports_nothing_heavy():
 
 
 def test_a_name_that_is_not_there_lists_those_that_are():
-    with pytest.raises(AttributeError, match="no attribute 'evalute'; it has Recipe, evaluate, plan, run, show"):
+    names = "Recipe, describe, evaluate, plan, run, show"
+    with pytest.raises(AttributeError, match=f"no attribute 'evalute'; it has {names}"):
         kernel.evalute  # noqa: B018
 
 

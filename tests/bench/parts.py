@@ -4,6 +4,7 @@ Ranking 100,952 phrases of 1,024 dimensions, the submission of 16,000 images, de
 """
 
 import json
+import os
 import statistics
 import tempfile
 import time
@@ -33,11 +34,15 @@ def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
 
 
 def in_turns(ways: dict[str, tuple[Callable[[], Any], int]], rounds: int) -> dict[str, list[float]]:
-    """Seconds an item of each way, one after the other and again; what comes first is done once before."""
+    """Seconds an item of each way, one after the other and again; what comes first is done once before.
+
+    What one way left for the disk to write is written before the next one's clock starts.
+    """
     next(iter(ways.values()))[0]()
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, (way, items) in ways.items():
+            os.sync()
             begun = time.perf_counter()
             way()
             seconds[name].append((time.perf_counter() - begun) / items)
