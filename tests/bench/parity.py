@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -26,9 +27,11 @@ OUT = Path("build/bench")
 ROUNDING = 1e-6
 
 
-def compare(material: Material, mode: str, images: int, top: int | None = None) -> dict[str, int]:
-    """Pictures whose prompts are `identical`, and of the others those nearer, `equal` or `farther` by ours."""
-    own, theirs = (contend(material, who, mode, images, top)["prompts"] for who in WHOS)
+def compare(material: Material, mode: str, images: int, top: int | None = None) -> dict[str, Any]:
+    """Pictures whose prompts are `identical`, and of the others those nearer, `equal` or `farther` by ours; and the
+    seconds a picture of both."""
+    results = {who: contend(material, who, mode, images, top) for who in WHOS}
+    own, theirs = (result["prompts"] for result in results.values())
     gained = similarities(material, own) - similarities(material, theirs)
     other = np.array([a != b for a, b in zip(own, theirs, strict=True)])
     return {
@@ -37,6 +40,7 @@ def compare(material: Material, mode: str, images: int, top: int | None = None) 
         "nearer": int((other & (gained > ROUNDING)).sum()),
         "equal": int((other & (np.abs(gained) <= ROUNDING)).sum()),
         "farther": int((other & (gained < -ROUNDING)).sum()),
+        "seconds": {who: round(result["seconds"], 4) for who, result in results.items()},
     }
 
 
@@ -52,6 +56,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--best", type=int, default=4, help="pictures in mode best, minutes each by the original")
+    parser.add_argument("--top", type=int, help="rounds of mode best at most, 32 when left out")
     parser.add_argument("--true-shape", action="store_true", help="random ViT-B-32 and BLIP-base instead of miniatures")
     options = parser.parse_args()
     count = max(options.images, options.best)
@@ -60,7 +65,11 @@ def main() -> int:
     else:
         material = prepare_miniature(OUT / "miniature", DEFAULT_WEIGHTS, count)
     numbers = {"classic": options.images, "fast": options.images, "best": options.best}
-    found = {mode: compare(material, mode, images) for mode, images in numbers.items() if images}
+    found = {
+        mode: compare(material, mode, images, options.top if mode == "best" else None)
+        for mode, images in numbers.items()
+        if images
+    }
     kind = "true shape" if options.true_shape else "miniature"
     print(json.dumps({"models": kind, "machine": machine_named(), "date": time.strftime("%Y-%m-%d"), **found}))
     different = [found[mode]["images"] - found[mode]["identical"] for mode in ("classic", "fast") if mode in found]
