@@ -86,6 +86,7 @@ TESTED = {
     "make textside": ("test_text_side.py", "main("),
     "make textside PROMPTS=FILE": ("test_text_side.py", "--prompts"),
     "make parity": ("bench/test_describing.py", "compare(few"),
+    "python -m tests.bench.parity --true-shape --best 1 --top 1": ("bench/test_describing.py", '"random_models"'),
     "make bench": ("bench/test_bench.py", "bench.contend("),
     "python -m tests.bench.tried": ("bench/test_bench.py", "ratio("),
     ".venv/bin/python -m tests.bench.readme": ("bench/test_bench.py", "with_figures("),
