@@ -21,6 +21,7 @@ from kernel.config import (
 )
 from kernel.deadline import Deadline
 from kernel.describing.command import add_describe
+from kernel.doctor import add_doctor
 from kernel.errors import UserError
 from kernel.offline import refuse_network
 from kernel.options import Parser, add_weights, positive
@@ -151,6 +152,7 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("run", type=Path)
     verify.set_defaults(command=verify_command)
 
+    add_doctor(commands)
     add_publish(commands)
 
     demo = commands.add_parser("demo", help="draws miniature images never trained on, runs, scores, reports")

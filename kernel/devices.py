@@ -85,11 +85,11 @@ def host_memory() -> int:
 
 
 def operate(name: str) -> None:
-    """One operation in half precision. `torch.cuda.is_available()` is True on a P100 whose kernels the installed torch
-    no longer carries, and the first operation there dies."""
+    """One operation in the dtype of the models there. `torch.cuda.is_available()` is True on a P100 whose kernels the
+    installed torch no longer carries, and the first operation there dies."""
     import torch
 
-    ones = torch.ones(8, 8, device=name, dtype=torch.float16)
+    ones = torch.ones(8, 8, device=name, dtype=Device(name).dtype)
     (ones @ ones).sum().item()
 
 

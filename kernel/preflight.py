@@ -14,7 +14,6 @@ from pathlib import Path
 
 from kernel.deadline import NEVER, Deadline, can_be_true
 from kernel.errors import UserError
-from kernel.store import cannot_write
 
 # An image's rows in a run folder, at most: CLIP features of 1,280 float32, seven estimates of 384, captions, and 384
 # lines of up to 40 bytes in submission.csv, twice while it is replaced.
@@ -55,6 +54,8 @@ def only_run(folder: Path) -> Iterator[None]:
 
     The lock is the folder's own (flock), so nothing is left behind by a kill. Raises UserError when it is taken.
     """
+    from kernel.store import cannot_write  # needs numpy, and versions are told where that is not installed either
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -131,18 +132,13 @@ def check_versions(image_record: Path = IMAGE_RECORD) -> list[str]:
     Reads the packages' metadata and imports none of them. Returns warnings, one line each. Raises UserError for a
     version outside the declared range, naming every such package.
     """
-    # transformers requires packaging, so it is wherever a run can be
-    from packaging.specifiers import SpecifierSet
-    from packaging.version import InvalidVersion, Version
-
     found = {name: installed(name) for name in DECLARED}
     outside, warnings = [], []
     for name, version in found.items():
-        try:
-            # previews count as the versions they come before; older releases of packaging refuse them unless told so
-            if version is None or not SpecifierSet(DECLARED[name]).contains(Version(version), prereleases=True):
-                outside.append(f"{name} {version or 'is not installed'} (expected {DECLARED[name]})")
-        except InvalidVersion:
+        fits = None if version is None else within_range(version, DECLARED[name])
+        if version is None or fits is False:
+            outside.append(f"{name} {version or 'is not installed'} (expected {DECLARED[name]})")
+        elif fits is None:
             warnings.append(f"{name}: its version {version!r} cannot be compared with {DECLARED[name]}")
     if outside:
         raise UserError(
@@ -153,6 +149,19 @@ def check_versions(image_record: Path = IMAGE_RECORD) -> list[str]:
     if image is not None:
         warnings += differences(found, image, image_record)
     return warnings
+
+
+def within_range(version: str, declared: str) -> bool | None:
+    """Whether a version lies in a range of DECLARED; None where it is no version that can be compared."""
+    # transformers requires packaging, so it is wherever a run can be
+    from packaging.specifiers import SpecifierSet
+    from packaging.version import InvalidVersion, Version
+
+    try:
+        # previews count as the versions they come before; older releases of packaging refuse them unless told so
+        return SpecifierSet(declared).contains(Version(version), prereleases=True)
+    except InvalidVersion:
+        return None
 
 
 def installed(name: str) -> str | None:

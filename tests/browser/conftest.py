@@ -1,13 +1,14 @@
 """Debian's Chromium, headless, driven by Playwright, which brings no browser of its own here."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from kernel.doctor import browser as installed_browser
+
+CHROMIUM = installed_browser()
 
 
 @contextmanager
