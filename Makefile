@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots format lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -83,6 +83,10 @@ screenshots: demo  ## README's pictures of the demo's report
 
 plan: $(VENV)/.stamp  ## memory and time of a run on Kaggle's GPUs, estimated
 	$(KERNEL) plan
+
+format: $(VENV)/.stamp  ## formats every file and mends what ruff can mend by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
 
 lint: $(VENV)/.stamp  ## ruff and mypy
 	$(BIN)/ruff check .
