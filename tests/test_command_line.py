@@ -13,7 +13,7 @@ def test_help_imports_no_model_library():
         "import sys; from kernel.__main__ import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'open_clip', 'sentence_transformers', 'pandas', 'numpy'}\n"
+        "heavy = {'torch', 'transformers', 'open_clip', 'sentence_transformers', 'ray', 'pandas', 'numpy'}\n"
         "heavy &= set(sys.modules)\n"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
