@@ -51,7 +51,11 @@ def as_module(command: str, **others: str) -> list[str]:
     """The words behind `python`: of a make target those of the last line that make would run."""
     if command.startswith("make "):
         lines = subprocess.run(
-            [*shlex.split(command), "--dry-run"], cwd=ROOT, check=True, capture_output=True, text=True
+            [*shlex.split(command), "--dry-run", "--no-print-directory"],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout.splitlines()
         command = lines[-1].strip()
     words = shlex.split(command)
@@ -120,6 +124,7 @@ def test_a_command_for_the_reader_s_own_files(own_folder, command, monkeypatch, 
     if words[0] in ("run", "fit"):  # into a folder of its own, so that all of it is done
         shutil.rmtree("RUN-own", ignore_errors=True)
         words = ["RUN-own" if word == "RUN" else word for word in words]
+    Path(way.leaves or "nothing").unlink(missing_ok=True)
     assert run_here(words) == way.code, capsys.readouterr().err[-2000:]
     assert not way.leaves or Path(way.leaves).is_file()
 
@@ -181,6 +186,7 @@ def test_a_command_of_the_way_to_kaggle(project, kaggle, command, monkeypatch, w
         assert len(kaggle.calls("SaveKernel")) == 1
         return
     words = [*as_module(command)[2:], *way.more.replace("WEIGHTS", str(weights_folder)).split()]
+    Path(way.leaves or "nothing").unlink(missing_ok=True)
     assert run_here(words) == 0, capsys.readouterr().err[-2000:]
     assert not way.leaves or Path(way.leaves).is_file()
 

@@ -54,7 +54,7 @@ WAYS = {
     KERNEL + "describe IMAGES --mode negative --top 8": reader(),
     KERNEL + BANK: reader("build/prompt_bank/bank.json"),
     KERNEL + "fit PAIRS --bank BANK --out RUN": reader(
-        "BANK/fusion.json", after=("bank build/prompts.parquet --exclude PAIRS/prompts.csv --out BANK",)
+        "BANK/fusion.json", after=("bank build/prompts.parquet --exclude PAIRS/prompts.csv --near 1.0 --out BANK",)
     ),
     KERNEL + "publish prompts --list": reader(),
     "python -m kernel --help": reader(),
@@ -71,7 +71,7 @@ WAYS = {
     "make submit": Way("project", after=(PUSH,), leaves="submissions.jsonl"),
     "make dataset": Way("project", leaves="build/dataset/manifest.json"),
     "make notebooks": Way("project", leaves="notebooks/prepare.ipynb"),
-    "make wheels": Way("project", leaves="wheels/requirements.txt"),
+    "make wheels": Way("project"),
     "make rehearse": Way(
         "project", " --this-python --images 8 --variant visible --layout new --weights WEIGHTS",
         leaves="build/rehearsal/rehearsal.json", slow=True,
