@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots format lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -88,10 +88,14 @@ format: $(VENV)/.stamp  ## formats every file and mends what ruff can mend by it
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lint: $(VENV)/.stamp  ## ruff and mypy
+docs: $(VENV)/.stamp  ## the tables of docs/ that a command makes: settings, commands, plan, speed; seconds
+	$(BIN)/python -m tests.bench.docs
+
+lint: $(VENV)/.stamp  ## ruff, mypy, and that no page of docs/ is stale
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.bench.docs --check
 
 notebooks: $(VENV)/.stamp  ## the .ipynb of every source in notebooks/
 	$(KERNEL) publish notebooks

@@ -217,8 +217,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/ablation"))
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
+    parser.add_argument("--scored", type=int, default=SCORED, metavar="N", help="pictures (default %(default)s)")
+    parser.add_argument("--fitted", type=int, default=FITTED, metavar="N", help="pictures (default %(default)s)")
+    parser.add_argument(
+        "--bank-prompts", type=int, default=BANK_PROMPTS, metavar="N", help="drawn (default %(default)s)"
+    )
+    parser.add_argument("--bank-least", type=int, default=BANK_LEAST, metavar="N", help="left (default %(default)s)")
     options = parser.parse_args()
-    content = ablation(options.out, options.weights, SCORED, FITTED, BANK_PROMPTS, BANK_LEAST)
+    sizes = (options.scored, options.fitted, options.bank_prompts, options.bank_least)
+    content = ablation(options.out, options.weights, *sizes)
     for split in content["splits"]:
         print(f"\nsplit {split['seed']}, {split['n']} pictures\n\n{table(split)}")
         for other in ("baseline", "shrunk_baseline"):

@@ -28,7 +28,8 @@ def whole_run(images: int, scratch: Path) -> Callable[[], object]:
     from kernel.miniature.endurance import draw_pictures
     from kernel.pipeline import run
 
-    pictures = draw_pictures(Path(f"build/endurance/images-{max(IMAGES)}"), max(IMAGES))
+    number = max(IMAGES) if images in IMAGES else images
+    pictures = draw_pictures(Path(f"build/endurance/images-{number}"), number)
     paths = Paths(pictures, DEFAULT_WEIGHTS, scratch / "run")
     return lambda: run(RECIPES[DEFAULT_RECIPE], paths, "cpu", images)
 
@@ -74,9 +75,9 @@ CURVES: dict[str, tuple[Callable[[int, Path], Callable[[], object]], tuple[int, 
 }
 
 
-def measure(curve: str, size: int) -> dict[str, float]:
+def measure(curve: str, size: int, out: Path) -> dict[str, float]:
     make, _, _ = CURVES[curve]
-    with tempfile.TemporaryDirectory(dir=OUT) as scratch:
+    with tempfile.TemporaryDirectory(dir=out) as scratch:
         work = make(size, Path(scratch))
         begun = time.perf_counter()
         work()
@@ -121,21 +122,26 @@ def chart(found: dict[str, list[dict[str, float]]], path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--point", nargs=2, metavar=("CURVE", "SIZE"), help="one point, in this process")
+    parser.add_argument("--out", type=Path, default=OUT, help="default %(default)s")
+    parser.add_argument(
+        "--small", action="store_true", help="two points a curve, a tenth of the smallest: that it works"
+    )
     options = parser.parse_args()
-    OUT.mkdir(parents=True, exist_ok=True)
+    options.out.mkdir(parents=True, exist_ok=True)
     if options.point:
-        print(json.dumps(measure(options.point[0], int(options.point[1]))))
+        print(json.dumps(measure(options.point[0], int(options.point[1]), options.out)))
         return
     found: dict[str, Any] = {}
     for curve, (_, sizes, _) in CURVES.items():
-        for size in sizes:
-            command = [sys.executable, "-m", "tests.bench.curves", "--point", curve, str(size)]
+        for size in [size // 10 for size in sizes[:2]] if options.small else sizes:
+            point_of = ["--out", str(options.out), "--point", curve, str(size)]
+            command = [sys.executable, "-m", "tests.bench.curves", *point_of]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             point = json.loads(done.stdout.splitlines()[-1])
             found.setdefault(curve, []).append(point)
             print(f"{curve} {size:,}: {point['seconds']:.2f} s, {point['peak_bytes'] / 1e9:.2f} GB")
-    (OUT / "curves.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    chart(found, OUT / "curves.svg")
+    (options.out / "curves.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    chart(found, options.out / "curves.svg")
 
 
 if __name__ == "__main__":

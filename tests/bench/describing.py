@@ -111,10 +111,12 @@ def contend(material: Material, who: str, mode: str, images: int, top: int | Non
     return json.loads(done.stdout)
 
 
-def beside(material: Material, rounds: int = ROUNDS) -> dict[str, dict[str, Any]]:
+def beside(
+    material: Material, rounds: int = ROUNDS, numbers: dict[str, dict[str, int]] = IMAGES
+) -> dict[str, dict[str, Any]]:
     """By mode the median seconds an image of each, in turns, and on how many pictures both said the same."""
     found = {}
-    for mode, images in IMAGES.items():
+    for mode, images in numbers.items():
         results: dict[str, list[dict[str, Any]]] = {who: [] for who in WHOS}
         for turn in range(rounds):
             for who in WHOS:

@@ -58,12 +58,15 @@ def main() -> int:
     parser.add_argument("--best", type=int, default=4, help="pictures in mode best, minutes each by the original")
     parser.add_argument("--top", type=int, help="rounds of mode best at most, 32 when left out")
     parser.add_argument("--true-shape", action="store_true", help="random ViT-B-32 and BLIP-base instead of miniatures")
+    parser.add_argument("--out", type=Path, default=OUT, help="default %(default)s")
+    parser.add_argument("--small", action="store_true", help="tiny models or few words: that it works")
     options = parser.parse_args()
     count = max(options.images, options.best)
     if options.true_shape:
-        material = prepare(OUT, DEFAULT_WEIGHTS, count)
+        material = prepare(options.out, DEFAULT_WEIGHTS, count, options.small)
     else:
-        material = prepare_miniature(OUT / "miniature", DEFAULT_WEIGHTS, count)
+        every = 40 if options.small else 1
+        material = prepare_miniature(options.out / "miniature", DEFAULT_WEIGHTS, count, every)
     numbers = {"classic": options.images, "fast": options.images, "best": options.best}
     found = {
         mode: compare(material, mode, images, options.top if mode == "best" else None)

@@ -97,14 +97,14 @@ def submissions(rounds: int = SUBMISSION_ROUNDS, images: int = ROWS) -> dict[str
     return seconds
 
 
-def decoding(rounds: int = ROUNDS, pictures: Path | None = None) -> dict[str, list[float]]:
+def decoding(rounds: int, pictures: Path) -> dict[str, list[float]]:
     """Seconds a picture of 512 px from its file to CLIP's pixels: by threads ahead as the line does, and one by one."""
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image
 
     from kernel.images import decoded_batches, list_images
 
-    files = list_images(pictures or PICTURES)
+    files = list_images(pictures)
     preprocess = image_transform_v2(PreprocessCfg(size=224), is_train=False)
 
     def ours() -> None:
@@ -123,7 +123,14 @@ def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-PARTS = {"rank": ranking, "submission": submissions, "decode": decoding}
+def measured(pictures: Path, small: bool = False) -> dict[str, dict[str, float]]:
+    """Median seconds of every way of every part; `small`: few of everything, that it works."""
+    if small:
+        taken = {"rank": ranking(1, 5_000, 4), "submission": submissions(1, 20), "decode": decoding(1, pictures)}
+    else:
+        taken = {"rank": ranking(), "submission": submissions(), "decode": decoding(ROUNDS, pictures)}
+    return {name: medians(seconds) for name, seconds in taken.items()}
+
 
 if __name__ == "__main__":
-    print(json.dumps({name: medians(part()) for name, part in PARTS.items()}))
+    print(json.dumps(measured(PICTURES)))

@@ -1,5 +1,6 @@
 """README's pictures of the demo's report: `python -m tests.browser.screenshots` after `make demo`."""
 
+import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,15 @@ def pictures_of(browser: Any, report: Path, folder: Path) -> list[Path]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--report", type=Path, default=REPORT, help="default %(default)s")
+    parser.add_argument("--out", type=Path, default=PICTURES, metavar="DIR", help="default %(default)s")
+    options = parser.parse_args()
     if CHROMIUM is None:
         sys.exit("no Chromium is installed: 'make browser' installs one, where it may")
-    PICTURES.mkdir(exist_ok=True)
+    options.out.mkdir(exist_ok=True)
     with opened_browser() as browser:
-        for path in pictures_of(browser, REPORT, PICTURES):
+        for path in pictures_of(browser, options.report, options.out):
             print(path)
 
 
