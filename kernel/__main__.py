@@ -209,10 +209,12 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def check_command(options: argparse.Namespace) -> int:
-    from kernel.images import list_images
+    from kernel.images import left_out_note, list_images
     from kernel.submission import check_submission
 
     images = list_images(options.images)
+    for note in left_out_note(options.images):
+        print(note, file=sys.stderr)
     check_submission(options.submission, [image.id for image in images])
     print(f"{options.submission}: valid for {len(images)} images")
     return 0
@@ -289,8 +291,11 @@ def explain_command(options: argparse.Namespace) -> int:
 
 def constant_command(options: argparse.Namespace) -> int:
     from kernel.constant import write_constant
+    from kernel.images import left_out_note
 
     count = write_constant(options.images, options.weights, options.out)
+    for note in left_out_note(options.images):
+        print(note, file=sys.stderr)
     print(f"{options.out}: the constant answer for {count} images")
     return 0
 

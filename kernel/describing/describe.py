@@ -15,7 +15,7 @@ from kernel.describing.request import Request
 from kernel.describing.terms import chosen_banks
 from kernel.devices import Device, find_devices
 from kernel.errors import UserError
-from kernel.images import SUFFIXES, ImageFile
+from kernel.images import BadImage, ImageFile, decode, image_paths, left_out_note
 from kernel.inventory import captioners_named
 from kernel.job import Job
 from kernel.preflight import check_versions
@@ -47,6 +47,8 @@ def describe(
     for warning in check_versions():
         print(f"warning: {warning}", file=sys.stderr)
     paths = list(dict.fromkeys(path for pattern in images for path in found(str(pattern))))
+    if not any(path.is_file() for path in paths):
+        return without_models(paths, request.mode, tell)
     files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
     weights = open_weights(weights_folder)
     recipe = recipe_of(request.mode, captioner)
@@ -61,6 +63,17 @@ def describe(
             line.captions(captioners)
         line.descriptions(banks)
     return line.records
+
+
+def without_models(paths: list[Path], mode: str, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """The records of paths of which none is a file: each with its reason."""
+    records = []
+    for path in paths:
+        found = decode(path)
+        assert isinstance(found, BadImage)
+        records.append({"image": str(path), "mode": mode, "error": found.reason})
+        tell(records[-1])
+    return records
 
 
 def recipe_of(mode: str, captioner: str) -> Recipe:
@@ -156,9 +169,9 @@ def found(pattern: str) -> list[Path]:
     """A folder's images, the files that a pattern means, or the path itself, whether it is there or not."""
     path = Path(pattern)
     if path.is_dir():
-        inside = sorted(own for own in path.iterdir() if own.suffix.lower() in SUFFIXES and own.name[0] != ".")
-        if not inside:
-            raise UserError(f"{path}: no images found; expected files ending in {', '.join(sorted(SUFFIXES))}")
+        inside = image_paths(path)
+        for note in left_out_note(path):
+            print(note, file=sys.stderr)
         return inside
     if has_magic(pattern) and not path.exists():
         matching = [Path(name) for name in sorted(glob(pattern, recursive=True))]
