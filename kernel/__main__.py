@@ -1,11 +1,11 @@
 """The command line: `python -m kernel COMMAND --help`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, progress and notes to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, progress and notes to stderr. A closed pipe on
+stdout ends a command quietly, with exit code 1.
 Heavy modules are imported inside the commands that need them, so that help answers at once.
 """
 
 import argparse
-import json
 import signal
 import sys
 from dataclasses import asdict
@@ -24,6 +24,7 @@ from kernel.describing.command import add_describe
 from kernel.errors import UserError
 from kernel.offline import refuse_network
 from kernel.options import Parser, add_weights, positive
+from kernel.output import json_text, printing
 from kernel.publish.commands import add_publish
 
 
@@ -200,7 +201,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
     result = evaluate(options.submission, options.prompts, options.weights, options.device)
     if options.json:
-        print(json.dumps(asdict(result)))
+        print(json_text(asdict(result)))
     else:
         low, high = result.ci95
         print(f"mean cosine {result.mean:.4f} over {result.n} images, 95 % interval {low:.4f} to {high:.4f}")
@@ -248,7 +249,7 @@ def plan_command(options: argparse.Namespace) -> int:
     )
     if options.picture:
         write_picture(options.picture, estimated)
-    print(json.dumps(estimated.as_json()) if options.json else plan_table(estimated))
+    print(json_text(estimated.as_json()) if options.json else plan_table(estimated))
     return 0
 
 
@@ -285,7 +286,7 @@ def explain_command(options: argparse.Namespace) -> int:
 
     recipe = recipe_named(options.recipe, options.settings)
     explanation = explain(options.image, recipe, options.weights, options.bank, options.device)
-    print(json.dumps(asdict(explanation), ensure_ascii=False) if options.json else text_of(explanation))
+    print(json_text(asdict(explanation)) if options.json else text_of(explanation))
     return 0
 
 
@@ -316,4 +317,4 @@ def demo_command(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(printing(main))

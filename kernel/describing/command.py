@@ -1,7 +1,6 @@
 """`python -m kernel describe`: its options, and what it prints."""
 
 import argparse
-import json
 import sys
 from glob import has_magic
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 
 from kernel.config import DEFAULT_FEATURES
 from kernel.options import add_weights, positive
+from kernel.output import json_text
 
 
 def add_describe(commands: Any) -> None:
@@ -54,7 +54,7 @@ class Printer:
         if "error" in record:
             print(f"{record['image']}: {record['error']}", file=sys.stderr)
         if self.as_json:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
+            print(json_text(record), flush=True)
         elif not self.single:
             print(f"{record['image']}\t{record.get('prompt', '')}", flush=True)
         elif "prompt" in record:
