@@ -54,6 +54,7 @@ def test_run_check_evaluate_report(image_folder, drawn, tmp_path, weights_folder
     assert main(["run", str(image_folder), *weights, "--out", str(out), *settings]) == 0
     captured = capsys.readouterr()
     assert captured.out.strip() == f"{out / 'submission.csv'}: 6 images, 0 of them bad (fallback row)"
+    assert "\r" not in captured.err and "" not in captured.err.splitlines(), "bars where no terminal shows them"
     assert captured.err.count("1 left out, by the suffix no image: 1 .txt") == 1
     assert json.loads((out / "run.json").read_text())["left_out"] == {".txt": 1}
 

@@ -19,6 +19,7 @@ from kernel.images import BadImage, ImageFile, decode, image_paths, left_out_not
 from kernel.inventory import captioners_named
 from kernel.job import Job
 from kernel.preflight import check_versions
+from kernel.progress import progress_bar
 from kernel.stages import WORDS, Item
 from kernel.store import RunFolder
 from kernel.word_banks import Phrases, features_file
@@ -151,10 +152,8 @@ class Line:
 
     def work(self, stage: str, title: str, items: Sequence[Item], then: Callable[[], None] = lambda: None) -> Outcome:
         """The items on the devices, with a progress bar over their images; `then` follows every step of it."""
-        from tqdm.auto import tqdm
-
         images = self.job.folder.images_of(item for item in items if isinstance(item, int))
-        bar = tqdm(total=images, desc=title, unit="image", file=sys.stderr, disable=not images)
+        bar = progress_bar(total=images, desc=title, unit="image", disable=not images)
 
         def progress(number: int) -> None:
             bar.update(number)
