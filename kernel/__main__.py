@@ -1,11 +1,11 @@
 """The command line: `python -m kernel COMMAND --help`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, progress and notes to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, progress and notes to stderr. A closed pipe on
+stdout ends a command quietly, with exit code 1.
 Heavy modules are imported inside the commands that need them, so that help answers at once.
 """
 
 import argparse
-import json
 import signal
 import sys
 from dataclasses import asdict
@@ -25,6 +25,7 @@ from kernel.doctor import add_doctor
 from kernel.errors import UserError
 from kernel.offline import refuse_network
 from kernel.options import Parser, add_weights, positive
+from kernel.output import json_text, printing
 from kernel.publish.commands import add_publish
 
 
@@ -202,7 +203,7 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
     result = evaluate(options.submission, options.prompts, options.weights, options.device)
     if options.json:
-        print(json.dumps(asdict(result)))
+        print(json_text(asdict(result)))
     else:
         low, high = result.ci95
         print(f"mean cosine {result.mean:.4f} over {result.n} images, 95 % interval {low:.4f} to {high:.4f}")
@@ -211,10 +212,12 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def check_command(options: argparse.Namespace) -> int:
-    from kernel.images import list_images
+    from kernel.images import left_out_note, list_images
     from kernel.submission import check_submission
 
     images = list_images(options.images)
+    for note in left_out_note(options.images):
+        print(note, file=sys.stderr)
     check_submission(options.submission, [image.id for image in images])
     print(f"{options.submission}: valid for {len(images)} images")
     return 0
@@ -248,7 +251,7 @@ def plan_command(options: argparse.Namespace) -> int:
     )
     if options.picture:
         write_picture(options.picture, estimated)
-    print(json.dumps(estimated.as_json()) if options.json else plan_table(estimated))
+    print(json_text(estimated.as_json()) if options.json else plan_table(estimated))
     return 0
 
 
@@ -285,14 +288,17 @@ def explain_command(options: argparse.Namespace) -> int:
 
     recipe = recipe_named(options.recipe, options.settings)
     explanation = explain(options.image, recipe, options.weights, options.bank, options.device)
-    print(json.dumps(asdict(explanation), ensure_ascii=False) if options.json else text_of(explanation))
+    print(json_text(asdict(explanation)) if options.json else text_of(explanation))
     return 0
 
 
 def constant_command(options: argparse.Namespace) -> int:
     from kernel.constant import write_constant
+    from kernel.images import left_out_note
 
     count = write_constant(options.images, options.weights, options.out)
+    for note in left_out_note(options.images):
+        print(note, file=sys.stderr)
     print(f"{options.out}: the constant answer for {count} images")
     return 0
 
@@ -313,4 +319,4 @@ def demo_command(options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(printing(main))

@@ -22,6 +22,7 @@ from kernel.config import EMBEDDING_DIMENSIONS, BankSettings
 from kernel.devices import Device, find_device
 from kernel.errors import UserError
 from kernel.near_duplicates import NearDuplicates, drop_scored
+from kernel.progress import progress_bar
 from kernel.prompt_bank import RECORD, PromptBank, read_record, write_bank
 from kernel.prompt_files import Reason, clean, clean_prompts, count_prompts, read_prompts_from
 from kernel.sentences import SentenceEncoder
@@ -247,6 +248,4 @@ def read_rows(path: Path) -> np.ndarray:
 
 
 def progress(pending: list[int], shards: int, stage: str) -> Iterator[int]:
-    from tqdm.auto import tqdm
-
-    yield from tqdm(pending, initial=shards - len(pending), total=shards, desc=stage, unit="shard", file=sys.stderr)
+    yield from progress_bar(pending, initial=shards - len(pending), total=shards, desc=stage, unit="shard")

@@ -26,6 +26,26 @@ CHOICES = {
     "neighbour_weighting": ("published", "softmax"),
 }
 
+# The most that a setting may be: far beyond what helps an answer, and near enough that a slip of the keyboard is told
+# at once instead of planned, decoded or allocated for hours.
+LARGEST = {
+    "num_beams": 100,  # the published decks use 3 to 8; time and memory grow with each
+    "captions_per_image": 1000,
+    "max_length": 512,  # the positions that BLIP's text model has; BLIP-2's captions end at a fraction of them
+    "neighbours": 10_000,  # weights fall with rank: what lies behind counts for nothing
+    "clip_batch": 65_536,  # what does not fit in memory is halved on the way
+    "caption_batch": 65_536,
+    "text_batch": 65_536,
+    "shard_images": 1_000_000,  # of one shard everything is held in memory, and a kill loses all of it
+}
+LARGEST_FRACTIONS = {
+    "caption_temperature": 100.0,  # cosines lie within -1 to 1: at 100 every caption counts alike
+    "neighbour_temperature": 100.0,
+    "sampling_top_p": 1.0,  # a probability
+}
+LARGEST_SEED = 2**32 - 1  # what numpy's and torch's generators both take
+MOST_MODIFIERS = 1000  # CLIP's text tower reads 77 tokens, so no model reads more phrases than these
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -71,20 +91,18 @@ class Recipe:
     shard_images: int = 256
 
     def __post_init__(self) -> None:
-        counts = ("num_beams", "captions_per_image", "max_length", "neighbours")
-        for name in (*counts, "clip_batch", "caption_batch", "text_batch", "shard_images"):
-            if getattr(self, name) < 1:
-                raise UserError(f"recipe setting {name} is {getattr(self, name)}; expected 1 or more")
+        for name, most in LARGEST.items():
+            if not 1 <= getattr(self, name) <= most:
+                raise UserError(f"recipe setting {name} is {getattr(self, name):,}; expected 1 to {most:,}")
         for name, valid in CHOICES.items():
             if getattr(self, name) not in valid:
                 raise UserError(f"recipe setting {name} is {getattr(self, name)!r}; expected one of {', '.join(valid)}")
-        for name in ("caption_temperature", "neighbour_temperature", "sampling_top_p"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"recipe setting {name} is {getattr(self, name)}; expected more than 0")
-        if self.sampling_top_p > 1:
-            raise UserError(f"recipe setting sampling_top_p is {self.sampling_top_p}; expected at most 1")
-        if self.seed < 0:
-            raise UserError(f"recipe setting seed is {self.seed}; expected 0 or more")
+        for name, largest in LARGEST_FRACTIONS.items():
+            value = getattr(self, name)
+            if not 0 < value <= largest:
+                raise UserError(f"recipe setting {name} is {value}; expected more than 0, at most {largest}")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise UserError(f"recipe setting seed is {self.seed:,}; expected 0 to {LARGEST_SEED:,}")
         if not 0 <= self.min_length <= self.max_length:
             raise UserError(
                 f"recipe setting min_length is {self.min_length}; expected 0 to max_length={self.max_length}"
@@ -96,15 +114,15 @@ class Recipe:
                 "caption_decoding=sampling"
             )
         for bank, count in self.modifiers.items():
-            if count < 0:
-                raise UserError(f"recipe setting modifiers.{bank} is {count}; expected 0 or more")
+            if not 0 <= count <= MOST_MODIFIERS:
+                raise UserError(f"recipe setting modifiers.{bank} is {count:,}; expected 0 to {MOST_MODIFIERS:,}")
         for name, share in self.estimates.items():
             if name not in ESTIMATES:
                 raise UserError(
                     f"unknown estimate {name!r}{did_you_mean(name, ESTIMATES)}. Valid: {', '.join(ESTIMATES)}"
                 )
-            if share < 0:
-                raise UserError(f"recipe setting estimates.{name} is {share}; expected 0 or more")
+            if not 0 <= share <= 1:
+                raise UserError(f"recipe setting estimates.{name} is {share}; expected 0 to 1")
         total = sum(self.estimates.values())
         if abs(total - 1) > 1e-6:
             raise UserError(

@@ -16,6 +16,7 @@ from kernel.errors import UserError
 from kernel.job import Job
 from kernel.preflight import check_versions, most_bytes, only_run, preflight
 from kernel.preparation import Prepared, prepare
+from kernel.progress import progress_bar
 from kernel.record import Pace, Record
 from kernel.stages import WORDS, Item
 from kernel.stages.answer import AnswerStage, fused_rows, shared
@@ -172,12 +173,10 @@ class Line:
         self, label: str, stage: str, items: Sequence[Item], ends: Ends, here: Any = None, title: str = ""
     ) -> Outcome:
         """The items on the devices, with a progress bar over all images; none for a stage that is made already."""
-        from tqdm.auto import tqdm
-
         images = self.folder.images_of(item for item in items if isinstance(item, int))
         pace = self.record.paces.setdefault(label, Pace(images, len(self.ready.devices)))
         total, done = (len(self.ids), len(self.ids) - images) if images else (len(self.ids) * len(items), 0)
-        bar = tqdm(total=total, initial=done, desc=title or label, unit="image", file=sys.stderr, disable=not items)
+        bar = progress_bar(total=total, initial=done, desc=title or label, unit="image", disable=not items)
 
         def progress(number: int) -> None:
             bar.update(number)

@@ -11,7 +11,7 @@ from kernel.checkpoints import Weights, file_sha256, open_weights
 from kernel.config import Paths, Recipe
 from kernel.constant import constant_row
 from kernel.devices import Device, find_devices
-from kernel.images import ImageFile, list_images
+from kernel.images import ImageFile, left_out_note, list_images
 from kernel.inventory import captioners_named, opened_bank, with_fitted_shares, word_lists
 from kernel.planning import plan_run
 from kernel.prompt_bank import RECORD, REGRESSION, PromptBank
@@ -86,7 +86,7 @@ def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -
     shipped = all(features_file(own, weights.sha256("clip"), [shipped_features(weights)]) for own in words)
     plan = plan_run(recipe, weights, bank, devices, len(images), shipped)
     return Prepared(plan.recipe, shares_from, images, weights, captioners, words, bank, devices, encoder, fallback,
-                    plan.stages, plan.notes)  # fmt: skip
+                    plan.stages, [*plan.notes, *left_out_note(paths.images)])  # fmt: skip
 
 
 def settings(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:

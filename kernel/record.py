@@ -14,6 +14,7 @@ from kernel import __version__
 from kernel.config import Paths
 from kernel.deadline import Deadline
 from kernel.durations import duration
+from kernel.images import left_out
 from kernel.memory import PeakMemory
 from kernel.preparation import Prepared
 from kernel.store import RunFolder
@@ -40,6 +41,7 @@ class Record:
             "captioner": ready.captioners[0],
             "shards": folder.borders,
             "images": str(paths.images),
+            "left_out": left_out(paths.images),
             "weights": str(paths.weights),
             "bank": {"folder": str(bank.folder), "excluded": bank.record["excluded"]} if bank else None,
             "shares_from": ready.shares_from,

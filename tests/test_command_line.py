@@ -50,8 +50,13 @@ def test_an_unknown_device_is_refused(image_folder, tmp_path, weights_folder, ca
 def test_run_check_evaluate_report(image_folder, drawn, tmp_path, weights_folder, capsys):
     weights, out = ["--weights", str(weights_folder)], tmp_path / "run"
     settings = ["--set", "num_beams=1", "--set", "captions_per_image=1", "--set", "separator=, "]
+    (image_folder / "notes.txt").touch()
     assert main(["run", str(image_folder), *weights, "--out", str(out), *settings]) == 0
-    assert capsys.readouterr().out.strip() == f"{out / 'submission.csv'}: 6 images, 0 of them bad (fallback row)"
+    captured = capsys.readouterr()
+    assert captured.out.strip() == f"{out / 'submission.csv'}: 6 images, 0 of them bad (fallback row)"
+    assert "\r" not in captured.err and "" not in captured.err.splitlines(), "bars where no terminal shows them"
+    assert captured.err.count("1 left out, by the suffix no image: 1 .txt") == 1
+    assert json.loads((out / "run.json").read_text())["left_out"] == {".txt": 1}
 
     assert main(["check", str(out / "submission.csv"), str(image_folder)]) == 0
     assert "valid for 6 images" in capsys.readouterr().out

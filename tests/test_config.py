@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.config import DEFAULT_RECIPE, RECIPES, Recipe, recipe_named
+from kernel.config import DEFAULT_RECIPE, LARGEST, RECIPES, Recipe, recipe_named
 from kernel.errors import UserError, did_you_mean
 
 COUNTS = ["num_beams", "captions_per_image", "max_length", "clip_batch", "caption_batch", "text_batch", "shard_images"]
@@ -84,7 +84,7 @@ def test_settings_leave_the_preset_as_it_was():
 
 
 @settings(deadline=None)
-@given(value=st.integers(min_value=5, max_value=10**9), text=st.text())
+@given(value=st.integers(min_value=5, max_value=LARGEST["num_beams"]), text=st.text())
 def test_any_valid_number_and_any_text_come_through_unchanged(value, text):
     recipe = recipe_named("baseline", [f"num_beams={value}", f"separator=x{text}"])
     assert (recipe.num_beams, recipe.separator) == (value, f"x{text}")
@@ -155,12 +155,34 @@ def test_a_value_of_the_wrong_type_is_refused_with_an_example(setting, expected)
 @pytest.mark.parametrize("name", COUNTS)
 @pytest.mark.parametrize("value", [0, -1])
 def test_a_count_below_one_is_refused(name, value):
-    with pytest.raises(UserError, match=f"recipe setting {name} is {value}; expected 1 or more"):
+    with pytest.raises(UserError, match=f"recipe setting {name} is {value}; expected 1 to {LARGEST[name]:,}"):
         recipe_named("baseline", [f"{name}={value}"])
 
 
+@pytest.mark.parametrize("name", LARGEST)
+def test_a_count_beyond_its_bound_is_refused_with_the_bound(name):
+    sampling = "caption_decoding=sampling"  # with beams, captions are bounded by these
+    assert getattr(recipe_named("baseline", [sampling, f"{name}={LARGEST[name]}"]), name) == LARGEST[name]
+    with pytest.raises(UserError, match=f"recipe setting {name} is .*; expected 1 to {LARGEST[name]:,}"):
+        recipe_named("baseline", [sampling, f"{name}={LARGEST[name] + 1}"])
+
+
+def test_every_number_of_a_recipe_has_a_bound():
+    for field in dataclasses.fields(Recipe):
+        if type(field.default) in (int, float):
+            with pytest.raises(UserError, match=f"recipe setting {field.name} is .*; expected "):
+                recipe_named("baseline", [f"{field.name}={10**11}"])
+
+
+@pytest.mark.parametrize("setting", ["modifiers.flavors=1001", "estimates.prompts=1e9", "caption_temperature=Infinity",
+                                     "neighbour_temperature=NaN", "estimates.prompts=NaN"])  # fmt: skip
+def test_a_part_or_fraction_beyond_its_bound_is_refused(setting):
+    with pytest.raises(UserError, match="; expected .*0"):
+        recipe_named("baseline", [setting])
+
+
 def test_a_negative_number_of_modifiers_is_refused():
-    with pytest.raises(UserError, match="modifiers.flavors is -1; expected 0 or more"):
+    with pytest.raises(UserError, match="modifiers.flavors is -1; expected 0 to 1,000"):
         recipe_named("baseline", ["modifiers.flavors=-1"])
 
 
@@ -189,8 +211,8 @@ def test_sampling_needs_no_beams():
         ("caption_temperature=0", "caption_temperature is 0.0; expected more than 0"),
         ("neighbour_temperature=-1", "neighbour_temperature is -1.0; expected more than 0"),
         ("sampling_top_p=0", "sampling_top_p is 0.0; expected more than 0"),
-        ("sampling_top_p=1.5", "sampling_top_p is 1.5; expected at most 1"),
-        ("seed=-1", "seed is -1; expected 0 or more"),
+        ("sampling_top_p=1.5", "sampling_top_p is 1.5; expected more than 0, at most 1.0"),
+        ("seed=-1", "seed is -1; expected 0 to 4,294,967,295"),
     ],
 )
 def test_a_setting_outside_its_choices_or_range_is_refused(setting, words):
@@ -220,8 +242,8 @@ def test_an_estimates_share_is_set_by_its_name():
     [
         (["estimates.prompts=0.5"], "sum to 0.5; expected shares that sum to 1"),
         (["estimates.heads=0"], r"unknown estimate 'heads' \(did you mean 'head'\?\). Valid: prompts, captions"),
-        (["estimates.prompts=1.5", "estimates.head=-0.5"], "estimates.head is -0.5; expected 0 or more"),
-        (["neighbours=0"], "neighbours is 0; expected 1 or more"),
+        (["estimates.prompts=1.5", "estimates.head=-0.5"], "estimates.prompts is 1.5; expected 0 to 1"),
+        (["neighbours=0"], "neighbours is 0; expected 1 to 10,000"),
     ],
 )
 def test_shares_that_make_no_sense_are_refused(settings, words):

@@ -1,5 +1,8 @@
 import os
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import warnings
@@ -13,7 +16,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kernel.errors import UserError
-from kernel.images import BadImage, ImageFile, decode, decoded_batches, list_images
+from kernel.images import (
+    FORMATS,
+    BadImage,
+    ImageFile,
+    decode,
+    decoded_batches,
+    formats,
+    left_out,
+    left_out_note,
+    list_images,
+)
+from kernel.submission import write_submission
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -269,14 +283,14 @@ def test_an_image_over_the_limit_is_bad_while_another_thread_finishes(tmp_path, 
     really_open = Image.open
     small_is_inside, large_is_inside, small_is_done = (threading.Event() for _ in range(3))
 
-    def open_in_turns(path):
+    def open_in_turns(path, **options):
         if path.name == "small.png":
             small_is_inside.set()
             assert large_is_inside.wait(60)
         else:
             large_is_inside.set()
             assert small_is_done.wait(60)
-        return really_open(path)
+        return really_open(path, **options)
 
     monkeypatch.setattr(Image, "open", open_in_turns)
     found = []
@@ -294,9 +308,10 @@ def test_an_image_over_the_limit_is_bad_while_another_thread_finishes(tmp_path, 
 
 
 def test_a_reason_is_one_line(tmp_path, monkeypatch):
-    def fail(path):
+    def fail(path, **options):
         raise ValueError("first\nsecond")
 
+    touched(tmp_path, "a.png")
     monkeypatch.setattr(Image, "open", fail)
     assert reason(tmp_path / "a.png") == "ValueError: first second"
 
@@ -421,3 +436,113 @@ def test_one_batch_is_read_ahead_and_never_more():
 
     read_at_each_batch = [len(taken) for _ in decoded_batches(files(), 2)]
     assert read_at_each_batch == [4, 6, 8, 9, 9]
+
+
+# formats
+
+
+def save_all(folder: Path, suffixes: list[str]) -> None:
+    for suffix in suffixes:
+        Image.new("RGB", (16, 16), (90, 90, 90)).save(folder / f"a{suffix}", format=FORMATS[suffix])
+
+
+@pytest.mark.parametrize("suffix", sorted(set(FORMATS) - {".heic", ".heif"}))
+def test_every_suffix_is_listed_and_decoded(tmp_path, suffix):
+    if suffix not in formats():
+        pytest.skip(f"Pillow here has no decoder for {suffix}")
+    save_all(tmp_path, [suffix])
+    ([file],) = [list_images(tmp_path)]
+    assert pixels(file.path)[8][8] == pytest.approx((90, 90, 90), abs=3)
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".heif"])
+def test_heif_is_listed_and_decoded_where_its_plugin_is_there(tmp_path, suffix):
+    pytest.importorskip("pillow_heif")
+    formats()
+    save_all(tmp_path, [suffix])
+    ([file],) = [list_images(tmp_path)]
+    assert pixels(file.path)[8][8] == pytest.approx((90, 90, 90), abs=3)
+
+
+def test_a_suffix_without_its_decoder_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr("kernel.images.features.check", lambda feature: feature != "avif")
+    formats.cache_clear()
+    try:
+        folder = touched(tmp_path, "a.avif", "b.png", "c.jp2")
+        assert [image.id for image in list_images(folder)] == ["b", "c"]
+        assert left_out(folder) == {".avif": 1}
+    finally:
+        formats.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["a.eps", "a.png"])
+def test_postscript_never_reaches_ghostscript(tmp_path, monkeypatch, name):
+    Image.new("RGB", (8, 8), RED).save(tmp_path / name, format="EPS")
+    program = tmp_path / "programs" / "gs"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(program.parent), prepend=os.pathsep)
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)  # it keeps what it found
+    assert reason(tmp_path / name).startswith("UnidentifiedImageError: ")
+    assert not (tmp_path / "started").exists()
+
+
+# what is no file
+
+
+def test_a_named_pipe_is_bad_and_waits_for_nobody(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    found: list[str] = []
+    waiting = threading.Thread(target=lambda: found.append(reason(tmp_path / "a.png")), daemon=True)
+    waiting.start()
+    waiting.join(20)
+    assert found == ["a named pipe, not a file"]
+
+
+def test_a_socket_is_bad(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a socket's path may be 107 bytes long
+    with socket.socket(socket.AF_UNIX) as own:
+        own.bind("a.png")
+        assert reason(tmp_path / "a.png") == "a socket, not a file"
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_link_to_a_device_is_bad(tmp_path, device):
+    (tmp_path / "a.png").symlink_to(device)
+    assert reason(tmp_path / "a.png") == "a device, not a file"
+
+
+# left out
+
+
+def test_files_that_are_no_images_by_their_suffix_are_counted_by_it(tmp_path):
+    touched(tmp_path, "a.png", "b.PSD", "c.psd", "d.psd", "prompts.csv", "README", ".hidden", ".DS_Store")
+    touched(tmp_path / "folder.psd", "e.psd")
+    assert left_out(tmp_path) == {".psd": 3, ".csv": 1, "": 1}
+    (note,) = left_out_note(tmp_path)
+    counts = "5 left out, by the suffix no image: 3 .psd, 1 .csv, 1 without suffix"
+    assert note.startswith(f"{tmp_path}: {counts}; expected files ending in ") and ".jpg, " in note
+
+
+def test_of_images_alone_there_is_nothing_to_say(tmp_path):
+    assert left_out_note(touched(tmp_path, "a.png", "b.JPG")) == []
+
+
+def test_ids_do_not_depend_on_the_locale(tmp_path):
+    """A C locale reads names as ASCII, whose other bytes Python keeps as surrogates."""
+    touched(tmp_path, "größe 猫.png")
+    code = "import sys; from pathlib import Path; from kernel.images import list_images\n"
+    code += "print(ascii([image.id for image in list_images(Path(sys.argv[1]))]))"
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([sys.executable, "-c", code, tmp_path], env=environment, capture_output=True, text=True)
+    assert done.stdout.strip() == ascii(["größe 猫"]), done.stderr
+
+
+def test_check_says_what_it_left_out(tmp_path, capsys):
+    from kernel.__main__ import main
+
+    images = touched(tmp_path / "images", "a.png", "b.psd")
+    write_submission(tmp_path / "submission.csv", ["a"], np.ones((1, 384), dtype=np.float32))
+    assert main(["check", str(tmp_path / "submission.csv"), str(images)]) == 0
+    assert "1 left out, by the suffix no image: 1 .psd" in capsys.readouterr().err

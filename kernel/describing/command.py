@@ -1,13 +1,14 @@
 """`python -m kernel describe`: its options, and what it prints."""
 
 import argparse
-import json
 import sys
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
 from kernel.config import DEFAULT_FEATURES
 from kernel.options import add_weights, positive
+from kernel.output import json_text
 
 
 def add_describe(commands: Any) -> None:
@@ -42,20 +43,22 @@ def describe_command(options: argparse.Namespace) -> int:
 
 class Printer:
     """One line an image on stdout: a JSON object, or the image's name, a tab and the prompt; of a single file the
-    prompt alone. What cannot be described gets an empty prompt there and its reason on stderr."""
+    prompt alone. What cannot be described gets its reason on stderr, and an empty prompt on stdout where other images
+    have theirs."""
 
     def __init__(self, images: list[str], as_json: bool) -> None:
         self.as_json = as_json
-        self.single = len(images) == 1 and Path(images[0]).is_file()
+        self.single = len(images) == 1 and not Path(images[0]).is_dir() and not has_magic(images[0])
 
     def tell(self, record: dict[str, Any]) -> None:
         if "error" in record:
             print(f"{record['image']}: {record['error']}", file=sys.stderr)
         if self.as_json:
-            print(json.dumps(record, ensure_ascii=False), flush=True)
-        else:
-            name = "" if self.single else f"{record['image']}\t"
-            print(f"{name}{record.get('prompt', '')}", flush=True)
+            print(json_text(record), flush=True)
+        elif not self.single:
+            print(f"{record['image']}\t{record.get('prompt', '')}", flush=True)
+        elif "prompt" in record:
+            print(record["prompt"], flush=True)
 
 
 def own_words(given: list[str]) -> dict[str, str]:

@@ -15,10 +15,11 @@ from kernel.describing.request import Request
 from kernel.describing.terms import chosen_banks
 from kernel.devices import Device, find_devices
 from kernel.errors import UserError
-from kernel.images import SUFFIXES, ImageFile
+from kernel.images import BadImage, ImageFile, decode, image_paths, left_out_note
 from kernel.inventory import captioners_named
 from kernel.job import Job
 from kernel.preflight import check_versions
+from kernel.progress import progress_bar
 from kernel.stages import WORDS, Item
 from kernel.store import RunFolder
 from kernel.word_banks import Phrases, features_file
@@ -47,6 +48,8 @@ def describe(
     for warning in check_versions():
         print(f"warning: {warning}", file=sys.stderr)
     paths = list(dict.fromkeys(path for pattern in images for path in found(str(pattern))))
+    if not any(path.is_file() for path in paths):
+        return without_models(paths, request.mode, tell)
     files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
     weights = open_weights(weights_folder)
     recipe = recipe_of(request.mode, captioner)
@@ -61,6 +64,17 @@ def describe(
             line.captions(captioners)
         line.descriptions(banks)
     return line.records
+
+
+def without_models(paths: list[Path], mode: str, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
+    """The records of paths of which none is a file: each with its reason."""
+    records = []
+    for path in paths:
+        found = decode(path)
+        assert isinstance(found, BadImage)
+        records.append({"image": str(path), "mode": mode, "error": found.reason})
+        tell(records[-1])
+    return records
 
 
 def recipe_of(mode: str, captioner: str) -> Recipe:
@@ -138,10 +152,8 @@ class Line:
 
     def work(self, stage: str, title: str, items: Sequence[Item], then: Callable[[], None] = lambda: None) -> Outcome:
         """The items on the devices, with a progress bar over their images; `then` follows every step of it."""
-        from tqdm.auto import tqdm
-
         images = self.job.folder.images_of(item for item in items if isinstance(item, int))
-        bar = tqdm(total=images, desc=title, unit="image", file=sys.stderr, disable=not images)
+        bar = progress_bar(total=images, desc=title, unit="image", disable=not images)
 
         def progress(number: int) -> None:
             bar.update(number)
@@ -156,9 +168,9 @@ def found(pattern: str) -> list[Path]:
     """A folder's images, the files that a pattern means, or the path itself, whether it is there or not."""
     path = Path(pattern)
     if path.is_dir():
-        inside = sorted(own for own in path.iterdir() if own.suffix.lower() in SUFFIXES and own.name[0] != ".")
-        if not inside:
-            raise UserError(f"{path}: no images found; expected files ending in {', '.join(sorted(SUFFIXES))}")
+        inside = image_paths(path)
+        for note in left_out_note(path):
+            print(note, file=sys.stderr)
         return inside
     if has_magic(pattern) and not path.exists():
         matching = [Path(name) for name in sorted(glob(pattern, recursive=True))]

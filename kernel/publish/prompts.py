@@ -14,6 +14,7 @@ from typing import Any
 
 from kernel.checkpoints import file_sha256
 from kernel.errors import UserError
+from kernel.progress import progress_bar
 from kernel.prompt_bank import write_prompts
 from kernel.prompt_files import parquet_rows, parquet_text_columns, readable
 from kernel.publish.hub import bytes_to_come, fetch
@@ -140,12 +141,10 @@ def read_into(sample: Sample, source: PromptSource, path: Path, settings: Prompt
 
 def source_rows(source: PromptSource, path: Path) -> Iterator[tuple[str, float | None]]:
     """(prompt as it stands there, NSFW score or None) row by row; memory is that of one row group's columns."""
-    from tqdm.auto import tqdm
-
     with readable(path):
         total = check_columns(source, path)
         rows = parquet_rows(path, source.columns)
-        for text, *scores in tqdm(rows, total=total, desc=source.name, unit="row", unit_scale=True, file=sys.stderr):
+        for text, *scores in progress_bar(rows, total=total, desc=source.name, unit="row", unit_scale=True):
             text = text or ""
             yield source.noise.sub(" ", text) if source.noise else text, scores[0] if scores else None
 

@@ -18,6 +18,7 @@ from kernel.evaluation import pairwise_cosine
 from kernel.fusion import unit_rows
 from kernel.near_duplicates import NearDuplicates, drop_scored
 from kernel.neighbours import nearest, neighbour_estimate
+from kernel.progress import progress_bar
 from kernel.prompt_files import clean_prompts, read_prompts_from
 from kernel.sentences import SentenceEncoder
 from kernel.text_side.simulation import (
@@ -63,11 +64,9 @@ class EachTextOnce(SentenceEncoder):
         self.known: dict[str, np.ndarray] = {}
 
     def encode(self, prompts: list[str], batch: int = BATCH) -> np.ndarray:
-        from tqdm.auto import tqdm
-
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.known]
         parts = range(0, len(new), PROGRESS)
-        for start in tqdm(parts, desc=f"{len(new):,} texts", unit="part", leave=False, disable=len(parts) < 2):
+        for start in progress_bar(parts, desc=f"{len(new):,} texts", unit="part", leave=False, disable=len(parts) < 2):
             part = new[start : start + PROGRESS]
             self.known.update(zip(part, super().encode(part, batch), strict=True))
         return np.stack([self.known[prompt] for prompt in prompts])

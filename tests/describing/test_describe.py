@@ -1,6 +1,7 @@
 """The command and the call, on the miniature models."""
 
 import json
+import os
 
 import pytest
 
@@ -10,7 +11,7 @@ from kernel.captions import Captioner
 from kernel.clip import ClipEncoder
 from kernel.config import Recipe
 from kernel.describing.command import own_words
-from kernel.describing.describe import CAPTIONS
+from kernel.describing.describe import CAPTIONS, found
 from kernel.errors import UserError
 from kernel.stages.captions import CaptionsStage
 from kernel.word_banks import read_phrases
@@ -67,6 +68,29 @@ def test_a_bad_image_and_a_missing_one_become_records_and_exit_1_when_the_others
     assert "UnidentifiedImageError" in bad[0]["error"] and "FileNotFoundError" in bad[1]["error"]
     assert f"images/c.png: {bad[0]['error']}" in captured.err
     assert all(record["prompt"] for record in records if record not in bad)
+
+
+def test_a_file_that_is_not_there_is_told_before_anything_is_opened(here, capsys):
+    assert main(["describe", "nowhere.png", "--weights", "no weights either"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and captured.err == "nowhere.png: FileNotFoundError: No such file or directory\n"
+
+
+def test_of_several_files_that_are_not_there_each_is_a_record(here):
+    os.mkfifo(here / "pipe.png")
+    records = kernel.describe(["nowhere.png", "pipe.png"], weights="no weights either")
+    assert records == [
+        {"image": "nowhere.png", "mode": "fast", "error": "FileNotFoundError: No such file or directory"},
+        {"image": "pipe.png", "mode": "fast", "error": "a named pipe, not a file"},
+    ]
+
+
+def test_files_of_a_folder_that_are_no_images_are_told_once(here, image_folder, capsys):
+    for name in ("a.psd", "b.psd"):
+        (image_folder / name).touch()
+    assert [path.name for path in found("images")] == [f"{name}.png" for name in "abcdef"]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("images: 2 left out, by the suffix no image: 2 .psd")
 
 
 def test_lines_on_stdout_are_names_and_prompts_and_of_one_file_the_prompt_alone(here, image_folder, capsys):
