@@ -53,6 +53,7 @@ def watched_run(
         warnings += preflight(paths.run, len(ready.images), phrases, deadline)
         warnings += ready.warnings
         folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
+        folder.drop_captions_of_others({name: ready.weights.sha256(name) for name in ready.captioners})
         record = Record(ready, paths, folder, warnings)
         told = [f"warning: {warning}" for warning in warnings]
         print(said, record.forecast(deadline), *told, sep="\n", file=sys.stderr)
@@ -72,6 +73,7 @@ class Line:
         self.submission = job.folder.folder / "submission.csv"
         self.ids = [image.id for image in ready.images]
         self.problems: list[str] = []
+        self.given_up: list[str] = []  # captioners
 
     def run(self) -> dict[str, Any]:
         if not self.submission.is_file():
@@ -80,18 +82,17 @@ class Line:
         if not self.folder.made("clip"):
             return self.record.write(self.problems)
         self.modifiers()
-        own = shared(self.recipe)
-        weighed = self.recipe.caption_weighting == "clip"
-        if self.recipe.needs_captions and (self.pending("captions") or (weighed and self.pending("cosines"))):
+        of_texts = [name for name in shared(self.recipe) if name not in OF_BANK]
+        # what the bank says does not change with captions, so it is made once, and no time is kept for it later
+        self.estimates([name for name in shared(self.recipe) if name in OF_BANK], "estimates of the bank")
+        if self.recipe.needs_captions and self.captions_are_wanted():
             start = time.perf_counter()
-            self.answer(own, ["the run ended before captions were made"], "estimates before captions")
+            self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
-            ends = self.ends((self.recipe.captions_per_image + 1) * (time.perf_counter() - start))
-            self.captions(ends)
-            if weighed:
-                self.cosines(ends)
-            own = [name for name in own if name not in OF_BANK]  # what the bank says does not change with captions
-        return self.answer(own, self.problems)
+            reserve = (self.recipe.captions_per_image + 1) * (time.perf_counter() - start)
+            self.captions(self.ends(reserve))
+            self.better_captions(reserve)
+        return self.answer(of_texts, self.problems)
 
     def clip(self) -> None:
         """Features of images, and of the words that the weights folder brings none for."""
@@ -129,26 +130,76 @@ class Line:
                     modifiers[image].extend(words.phrases[index] for index in row)
         self.folder.write_modifiers(modifiers)
 
+    def captions_are_wanted(self) -> bool:
+        weighed = self.recipe.caption_weighting == "clip"
+        better = any(self.lesser(name) for name in self.ready.captioners)
+        return bool(self.pending("captions") or (weighed and self.pending("cosines")) or better)
+
     def captions(self, ends: Ends) -> None:
-        """Captions by the first captioner that can be used; nothing here may end a run."""
+        """Captions by the first captioner that can be used, then their weights; nothing here may end a run."""
         for name in self.ready.captioners:
             outcome = self.work("captions", f"captions {name}", self.pending("captions"), ends)
             if outcome.out_of_time:
                 self.problems.append("the time was over before every image had captions")
             if outcome.out_of_time or not outcome.left:
+                break
+            self.give_up(name, outcome)
+        else:
+            self.problems.append("no captioner is left, so images without captions go without")
+        self.cosines(ends)
+
+    def better_captions(self, reserve: float) -> None:
+        """Captions that a stand-in made, anew by a better captioner, each tried once a run; where it fails, they stand.
+
+        Comes after all that is missing, and leaves time to weigh them.
+        """
+        if self.folder.unmade_images("captions"):
+            return
+        seconds = self.record.planned_seconds("caption cosines")
+        for name in self.ready.captioners:
+            shards = [] if name in self.given_up else self.lesser(name)
+            outcome = self.work("better captions", f"captions {name}", shards, self.ends(reserve + seconds))
+            if outcome.out_of_time:
+                self.problems.append(f"the time was over before {name} had captioned what a stand-in had")
+            elif outcome.left:
+                self.give_up(name, outcome)
+            if len(outcome.left) < len(shards):
+                self.cosines(self.ends(reserve))
+            if outcome.out_of_time:
                 return
-            self.problems.append(f"captioner {name} was given up ({'; '.join(outcome.reasons)})")
-        self.problems.append("no captioner is left, so images without captions go without")
+
+    def lesser(self, better: str) -> list[int]:
+        """The shards with images that a captioner captioned which only stands in for this one."""
+        lesser = self.ready.captioners[self.ready.captioners.index(better) + 1 :]
+        return [
+            shard
+            for shard, content in (self.folder.caption_shards() if lesser else {}).items()
+            if content.could_be_better([file.id for file in self.folder.shard_files(shard)], lesser)
+        ]
+
+    def give_up(self, captioner: str, outcome: Outcome) -> None:
+        self.given_up.append(captioner)
+        self.problems.append(f"captioner {captioner} was given up ({'; '.join(outcome.reasons)})")
 
     def cosines(self, ends: Ends) -> None:
+        if self.recipe.caption_weighting != "clip":
+            return
         captioned = set(self.folder.made("captions")) & set(self.folder.made("clip"))
-        outcome = self.work("caption cosines", "cosines", sorted(captioned & set(self.pending("cosines"))), ends)
+        shards = sorted(captioned & set(self.pending("cosines")))
+        outcome = self.work("caption cosines", "cosines", shards, ends)
         if outcome.left:
             why = "; ".join(outcome.reasons) or "the time was over"
             self.problems.append(f"not every caption was weighed, the others count alike ({why})")
 
     def answer(self, names: list[str], problems: list[str], title: str = "estimates") -> dict[str, Any]:
         """The submission of all that the folder holds by now, these estimates made anew, and the record beside it."""
+        self.estimates(names, title)
+        with self.record.timed("estimates"):
+            rows = fused_rows(self.folder, self.recipe, self.ready.fallback)
+        self.write(rows)
+        return self.record.write(problems)
+
+    def estimates(self, names: list[str], title: str) -> None:
         here = partial(AnswerStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
         outcome = self.work("estimates", "answer", names, Ends(), here, title)
         if outcome.left and any(device.is_gpu for device in self.ready.devices):
@@ -159,10 +210,6 @@ class Line:
                 f"{self.folder.folder}: estimates {', '.join(map(str, outcome.left))} cannot be made "
                 f"({'; '.join(outcome.reasons)}); the last submission.csv stands. Run again to go on there"
             )
-        with self.record.timed("estimates"):
-            rows = fused_rows(self.folder, self.recipe, self.ready.fallback)
-        self.write(rows)
-        return self.record.write(problems)
 
     def write(self, rows: np.ndarray) -> None:
         with self.record.timed("submission"):

@@ -8,6 +8,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from kernel.caption_shard import CaptionShard
 from kernel.captions import inspect_captioner
 from kernel.checkpoints import Weights, open_weights
 from kernel.config import Recipe
@@ -101,7 +102,8 @@ class Line:
             assert isinstance(shard, int)
             ids = [file.id for file in self.job.folder.shard_files(shard)]
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
-            self.job.folder.write_captions(shard, [[] for _ in ids], {}, failed, 0, [])
+            nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
+            self.job.folder.write_captions(shard, nothing)
 
     def descriptions(self, banks: list[Phrases]) -> None:
         """Raises UserError when CLIP cannot be used."""

@@ -19,7 +19,7 @@ class CosinesStage:
             raise OutOfTime
         folder = self.job.folder
         image_features, _, _ = folder.read_clip_shard(item)
-        captions = folder.read_caption_shard(item)["captions"]
+        captions = folder.read_caption_shard(item).captions
         texts = list(dict.fromkeys(text for said in captions for text in said))
         rows = dict(zip(texts, self.clip.encode_texts(texts, self.job.recipe.text_batch), strict=True)) if texts else {}
         cosines = [

@@ -60,5 +60,5 @@ class DescribeStage:
             return {}, {}
         said = self.job.folder.read_caption_shard(shard)
         ids = [file.id for file in self.job.folder.shard_files(shard)]
-        captions = {image: own[0] for image, own in zip(ids, said["captions"], strict=True) if own}
-        return captions, {**said["bad"], **said["failed"]}
+        captions = {image: own[0] for image, own in zip(ids, said.captions, strict=True) if own}
+        return captions, said.bad | said.failed
