@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -27,7 +28,9 @@ FIRST_BATCHES = 3
 class Record:
     """Gathers seconds and memory by stage while a run goes on."""
 
-    def __init__(self, ready: Prepared, paths: Paths, folder: RunFolder, warnings: list[str]) -> None:
+    def __init__(
+        self, ready: Prepared, paths: Paths, folder: RunFolder, warnings: list[str], library_warnings: Counter[str]
+    ) -> None:
         self.folder = folder
         self.recipe = ready.recipe
         self.asked = ready.captioners[0]
@@ -35,6 +38,7 @@ class Record:
         self.seconds: dict[str, float] = {}
         self.memory: dict[str, dict[str, int | None]] = {}
         self.paces: dict[str, Pace] = {}
+        self.library_warnings = library_warnings
         bank = ready.bank
         self.planned = ready.planned
         self.static: dict[str, Any] = {
@@ -106,6 +110,7 @@ class Record:
             "bad_images": short.bad,
             "caption_failures": short.failed,
             "problems": [*short.problems(self.asked), *problems],
+            "library_warnings": dict(self.library_warnings),
             "seconds": self.seconds,
             "images_per_second": {stage: counts["images"] / spent for stage, spent in self.seconds.items() if spent},
             "memory": self.memory,

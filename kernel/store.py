@@ -48,8 +48,9 @@ class RunFolder:
         """The shards of a stage that are there."""
         return [shard for shard in range(len(self.borders)) if self.shard_path(stage, shard).is_file()]
 
-    def images_of(self, shards: Iterable[int]) -> int:
-        return sum(stop - start for start, stop in (self.borders[shard] for shard in shards))
+    def sizes(self, shards: Iterable[int]) -> dict[int, int]:
+        """Of each shard how many images it holds."""
+        return {shard: self.borders[shard][1] - self.borders[shard][0] for shard in shards}
 
     def write_shard(self, stage: str, shard: int, data: bytes, whole: bool = True) -> None:
         """The seal first: ended between the two, the shard is missing or does not fit its seal, so it is made again.

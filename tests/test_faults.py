@@ -301,7 +301,7 @@ def test_without_any_captioner_that_works_the_answer_has_no_captions(where, undi
 class Scripted(Deadline):
     """A deadline far away; what CLIP gets of it too, and that of captions says these seconds left one after the other.
 
-    Each stage asks for two: when it begins nothing more, and when it is ended as hanging.
+    Each stage (words, CLIP, captions) asks for two: when it begins nothing more, and when it is ended as hanging.
     """
 
     def __init__(self, *seconds: float) -> None:
@@ -315,7 +315,7 @@ class Scripted(Deadline):
     def earlier(self, seconds: float) -> Deadline:
         own = Deadline()
         self.asked.append(own)
-        if len(self.asked) > 2:
+        if len(self.asked) > 4:
             object.__setattr__(own, "left", lambda: next(self.script))
         return own
 
@@ -357,7 +357,7 @@ def test_without_time_for_every_image_clip_gives_what_it_has_seen(where, undistu
 
         def earlier(self, seconds):
             own = super().earlier(seconds)
-            object.__setattr__(own, "left", lambda: next(self.script) if len(self.asked) <= 2 else 1e6)
+            object.__setattr__(own, "left", lambda: next(self.script) if len(self.asked) in (3, 4) else 1e6)
             return own
 
     monkeypatch.setattr("kernel.deadline.Effort.took", lambda self, *more: setattr(self, "image_seconds", 1.0))

@@ -90,7 +90,7 @@ def test_run_json_says_what_ran(finished):
     assert written["shards"] == [[0, 2], [2, 4], [4, 6]]
     assert written["counts"] == {"images": 6, **dict.fromkeys(SHORTFALL, 0)}
     assert written["problems"] == []
-    assert set(written["seconds"]) == {"clip", "modifiers", "captions", "estimates", "submission"}
+    assert set(written["seconds"]) == {"words", "clip", "modifiers", "captions", "estimates", "submission"}
     assert written["versions"]["transformers"] and written["memory"]["captions"]["host"] > 2**20
     assert written["images"] == str(where.images) and written["weights"] == str(where.weights)
 
@@ -124,9 +124,10 @@ def test_time_kept_for_the_last_answer_is_of_what_is_made_again(image_folder, tm
 def test_every_stage_has_one_bar_with_images_a_second_and_time_left(image_folder, tmp_path, weights_folder, capfd):
     run(FAST, paths(tmp_path, weights_folder))
     whole = re.findall(
-        r"(?:^|[\r\n])([a-z][a-z0-9 ]*): +100%\|.*?\| 6/6 \[\d\d:\d\d<\d\d:\d\d, .*?image/?s?", capfd.readouterr().err
+        r"(?:^|[\r\n])([a-z][a-z0-9 ]*): +100%\|.*?\| (?:6/6|28/28) \[\d\d:\d\d<\d\d:\d\d, .*?(?:image|phrase)/?s?",
+        capfd.readouterr().err,
     )
-    assert list(dict.fromkeys(whole)) == ["clip", "estimates before captions", "captions", "estimates"]
+    assert list(dict.fromkeys(whole)) == ["words", "clip", "estimates before captions", "captions", "estimates"]
     run(FAST, paths(tmp_path, weights_folder))  # what is made already has no bar
     err = capfd.readouterr().err
     assert "estimates:" in err and "clip:" not in err and "captions:" not in err

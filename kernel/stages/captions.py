@@ -17,8 +17,7 @@ from kernel.deadline import Effort, OutOfTime
 from kernel.devices import Device
 from kernel.images import ImageFile
 from kernel.job import Job
-from kernel.stages import Item
-from kernel.stages.batches import BatchSize, Encoded, Progress, Share, encode_files
+from kernel.stages.batches import BatchSize, Encoded, Share, encode_files
 
 
 class Said(NamedTuple):
@@ -35,14 +34,13 @@ class CaptionsStage:
         self.size = BatchSize(job.recipe.caption_batch)
         self.effort = Effort(most_effort(job.recipe), 0)
 
-    def make(self, item: Item, share: Share, progress: Progress) -> None:
+    def make(self, item: int, share: Share) -> Iterator[int]:
         """Captions of a shard; of one that is there already, by a lesser captioner, only the whole in its place."""
-        assert isinstance(item, int)
         folder, recipe = self.job.folder, self.job.recipe
         self.effort.images, self.effort.ends = share.images, share.ends
         encode = partial(batch_captions, self.captioner, recipe, batch_seeds(recipe.seed, item), self.effort)
         files = folder.shard_files(item)
-        made = encode_files(files, self.size, encode, progress)
+        made = yield from encode_files(files, self.size, encode)
         stands = folder.has_shard("captions", item)
         if not made.unmade or (len(made.unmade) < len(files) and not stands):
             content, ids = self.content(files, made), [file.id for file in files]
