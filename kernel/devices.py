@@ -20,12 +20,16 @@ CODE = Path(__file__).parent.parent
 class Device:
     """Where models run: half precision on a GPU, float32 on a CPU (whose half arithmetic is emulated).
 
-    `title` is what the driver calls it, `memory` its bytes; a CPU's are the host's, where these are known.
+    `title` is what the driver calls it, or its name where nobody asked the driver, `memory` its bytes; a CPU's are the
+    host's, where these are known.
     """
 
     name: str
-    title: str = "cpu"
+    title: str = ""
     memory: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.name)
 
     @property
     def dtype(self) -> "torch.dtype":

@@ -60,13 +60,8 @@ def said_of(name: str, captions: Said, phrases: list[str], recipe: Recipe) -> Sa
     return Said(compose(captions.texts, phrases, recipe), captions.weights)
 
 
-def text_estimate(
-    said: list[Said], encoder: SentenceEncoder, batch: int, progress: Callable[[int], None] = lambda images: None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Weighted means of the texts' vectors: (n, 384), and (n,) bool, False for an image without a text.
-
-    `progress` is told how many images more are done.
-    """
+def text_estimate(said: list[Said], encoder: SentenceEncoder, batch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted means of the texts' vectors: (n, 384), and (n,) bool, False for an image without a text."""
     usable = np.array([bool(own.texts) for own in said], dtype=bool)
     rows = np.zeros((len(said), EMBEDDING_DIMENSIONS), dtype=np.float32)
     for start in range(0, len(said), IMAGES):
@@ -76,7 +71,6 @@ def text_estimate(
             weights = np.array([weight for own in part for weight in own.weights])
             counts = [len(own.texts) for own in part]
             rows[start : start + IMAGES][usable[start : start + IMAGES]] = group_means(vectors, counts, weights)
-        progress(len(said[start : start + IMAGES]))
     return rows, usable
 
 

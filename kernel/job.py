@@ -9,24 +9,27 @@ from kernel.checkpoints import Weights
 from kernel.config import Recipe
 from kernel.images import ImageFile
 from kernel.store import RunFolder
-from kernel.word_banks import shipped_features
+from kernel.word_banks import Phrases, shipped_features
 
 
 @dataclass(frozen=True)
 class Job:
     """A run that was prepared: its recipe, its checked weights, its open run folder, the prompt bank that was given,
-    and the row (384,) of images of which nothing is known."""
+    and the row (384,) of images of which nothing is known; of the stage `words` the lists to be encoded, and the folder
+    for their features where that is not the run's own."""
 
     recipe: Recipe
     weights: Weights
     folder: RunFolder
     bank: Path | None
     fallback: list[float]
+    words: tuple[Phrases, ...] = ()
+    features: Path | None = None
 
     @property
     def features_folders(self) -> tuple[Path, Path]:
-        """Where features of word lists lie: those that the weights folder brings, those that this run computes."""
-        return shipped_features(self.weights), self.folder.folder / "features"
+        """Where features of word lists lie: those that the weights folder brings, those that are computed."""
+        return shipped_features(self.weights), self.features or self.folder.folder / "features"
 
     def as_json(self) -> str:
         """Numbers keep every bit: a float32 is a float64 too, and JSON writes these exactly."""
@@ -40,6 +43,8 @@ class Job:
                 "identity": folder.identity,
                 "bank": str(self.bank) if self.bank else None,
                 "fallback": self.fallback,
+                "words": [asdict(own) for own in self.words],
+                "features": str(self.features) if self.features else None,
             }
         )
 
@@ -55,4 +60,6 @@ class Job:
             RunFolder(Path(content["folder"]), images, recipe.shard_images, content["identity"]),
             Path(content["bank"]) if content["bank"] else None,
             content["fallback"],
+            tuple(Phrases(**own) for own in content["words"]),
+            Path(content["features"]) if content["features"] else None,
         )

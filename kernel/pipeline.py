@@ -1,9 +1,11 @@
 """The line from images to submission.csv, stage by stage: every image through CLIP, then every image through the
 captioner, and so on, with one model resident on a device at a time."""
 
-import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,15 +16,18 @@ from kernel.deadline import NEVER, Deadline, Watchdog
 from kernel.devices import Device
 from kernel.errors import UserError
 from kernel.job import Job
+from kernel.library_warnings import counted_warnings
 from kernel.preflight import check_versions, most_bytes, only_run, preflight
 from kernel.preparation import Prepared, prepare
 from kernel.progress import progress_bar
 from kernel.record import Pace, Record
-from kernel.stages import WORDS, Item
+from kernel.stages import Stage
 from kernel.stages.answer import AnswerStage, fused_rows, shared
+from kernel.stderr import STDERR
 from kernel.store import cannot_write, open_run
 from kernel.submission import write_submission
 from kernel.word_banks import features_file, rank, read_features
+from kernel.word_parts import join_parts, parts_of
 from kernel.workers import Ends, Outcome, work
 
 
@@ -41,22 +46,30 @@ def run(
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     """
     with Watchdog(deadline):
-        return watched_run(recipe, paths, device_name, limit, deadline)
+        warnings = check_versions()  # before anything of these libraries is imported
+        with counted_warnings() as library_warnings:
+            return watched_run(recipe, paths, device_name, limit, deadline, warnings, library_warnings)
 
 
 def watched_run(
-    recipe: Recipe, paths: Paths, device_name: str, limit: int | None, deadline: Deadline
+    recipe: Recipe,
+    paths: Paths,
+    device_name: str,
+    limit: int | None,
+    deadline: Deadline,
+    warnings: list[str],
+    library_warnings: Counter[str],
 ) -> dict[str, Any]:
-    warnings = check_versions()
     ready = prepare(recipe, paths, device_name, limit)
     with only_run(paths.run):
         phrases = sum(len(own.phrases) for own in ready.words)
         warnings += preflight(paths.run, len(ready.images), phrases, deadline)
         warnings += ready.warnings
         folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
-        record = Record(ready, paths, folder, warnings)
+        folder.drop_captions_of_others({name: ready.weights.sha256(name) for name in ready.captioners})
+        record = Record(ready, paths, folder, warnings, library_warnings)
         told = [f"warning: {warning}" for warning in warnings]
-        print(said, record.forecast(deadline), *told, sep="\n", file=sys.stderr)
+        print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
         job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
         try:
             return Line(ready, job, record, deadline).run()
@@ -73,42 +86,60 @@ class Line:
         self.submission = job.folder.folder / "submission.csv"
         self.ids = [image.id for image in ready.images]
         self.problems: list[str] = []
+        self.given_up: list[str] = []  # captioners
 
     def run(self) -> dict[str, Any]:
         if not self.submission.is_file():
             self.write(np.broadcast_to(self.ready.fallback, (len(self.ids), len(self.ready.fallback))))
+        self.words()
         self.clip()
         if not self.folder.made("clip"):
             return self.record.write(self.problems)
         self.modifiers()
-        own = shared(self.recipe)
-        weighed = self.recipe.caption_weighting == "clip"
-        if self.recipe.needs_captions and (self.pending("captions") or (weighed and self.pending("cosines"))):
+        of_texts = [name for name in shared(self.recipe) if name not in OF_BANK]
+        # what the bank says does not change with captions, so it is made once, and no time is kept for it later
+        self.estimates([name for name in shared(self.recipe) if name in OF_BANK], "estimates of the bank")
+        if self.recipe.needs_captions and self.captions_are_wanted():
             start = time.perf_counter()
-            self.answer(own, ["the run ended before captions were made"], "estimates before captions")
+            self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
-            ends = self.ends((self.recipe.captions_per_image + 1) * (time.perf_counter() - start))
-            self.captions(ends)
-            if weighed:
-                self.cosines(ends)
-            own = [name for name in own if name not in OF_BANK]  # what the bank says does not change with captions
-        return self.answer(own, self.problems)
+            reserve = (self.recipe.captions_per_image + 1) * (time.perf_counter() - start)
+            self.captions(self.ends(reserve))
+            self.better_captions(reserve)
+        return self.answer(of_texts, self.problems)
+
+    def words(self) -> None:
+        """Features of the words that no folder holds any of: before images, which without words say nothing."""
+        sha256, folders = self.ready.weights.sha256("clip"), self.job.features_folders
+        unknown = tuple(own for own in self.ready.words if features_file(own, sha256, folders) is None)
+        if not unknown:
+            return
+        parts = parts_of(unknown, sha256, folders[-1])
+        sizes = {item: len(part.phrases) for item, part in enumerate(parts)}
+        missing = {item: size for item, size in sizes.items() if not parts[item].path.is_file()}
+        # images must not be left without time: what is planned for what follows counts up to two thirds of what is left
+        planned = sum(self.record.planned_seconds(stage) for stage in ("clip", "estimates", "submission"))
+        ends = self.ends(min(planned, 2 / 3 * max(self.deadline.left(), 0)))
+        job = replace(self.job, words=unknown)
+        outcome = self.work("words", "words", missing, ends, total=sum(sizes.values()), unit="phrase", job=job)
+        left = [words.name for words in unknown if not join_parts(words, sha256, folders[-1])]
+        if left:
+            why = "; ".join(outcome.reasons) or "the time was over"
+            self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
     def clip(self) -> None:
-        """Features of images, and of the words that the weights folder brings none for."""
-        ready, sha256 = self.ready, self.ready.weights.sha256("clip")
-        unknown = [own for own in ready.words if features_file(own, sha256, self.job.features_folders) is None]
-        shards = self.pending("clip")
+        """Features of images."""
         # an estimate must not take CLIP its time: what is planned for the answer counts up to a third of what is left
         planned = sum(self.record.planned_seconds(stage) for stage in ("estimates", "submission"))
         after = min(planned, max(self.deadline.left(), 0) / 3)
-        outcome = self.work("clip", "clip", [*([WORDS] if unknown else []), *shards], self.ends(after))
+        shards = self.pending("clip")
+        outcome = self.work("clip", "clip", shards, self.ends(after))
         if outcome.out_of_time:
             self.problems.append("the time was over before CLIP had seen every image")
         elif outcome.left and not self.folder.made("clip"):
             raise UserError(
                 f"CLIP cannot be used on {self.record.static['device']} ({'; '.join(outcome.reasons)}): "
-                f"{self.folder.images_of(shards)} images have no features, and the last submission.csv stands. Run "
+                f"{sum(shards.values())} images have no features, and the last submission.csv stands. Run "
                 "again to go on there, or with --device cpu"
             )
         elif outcome.left:
@@ -130,67 +161,132 @@ class Line:
                     modifiers[image].extend(words.phrases[index] for index in row)
         self.folder.write_modifiers(modifiers)
 
+    def captions_are_wanted(self) -> bool:
+        weighed = self.recipe.caption_weighting == "clip"
+        better = any(self.lesser(name) for name in self.ready.captioners)
+        return bool(self.pending("captions") or (weighed and self.pending("cosines")) or better)
+
     def captions(self, ends: Ends) -> None:
-        """Captions by the first captioner that can be used; nothing here may end a run."""
+        """Captions by the first captioner that can be used, then their weights; nothing here may end a run."""
         for name in self.ready.captioners:
             outcome = self.work("captions", f"captions {name}", self.pending("captions"), ends)
             if outcome.out_of_time:
                 self.problems.append("the time was over before every image had captions")
             if outcome.out_of_time or not outcome.left:
+                break
+            self.give_up(name, outcome)
+        else:
+            self.problems.append("no captioner is left, so images without captions go without")
+        self.cosines(ends)
+
+    def better_captions(self, reserve: float) -> None:
+        """Captions that a stand-in made, anew by a better captioner, each tried once a run; where it fails, they stand.
+
+        Comes after all that is missing, and leaves time to weigh them.
+        """
+        if self.folder.unmade_images("captions"):
+            return
+        seconds = self.record.planned_seconds("caption cosines")
+        for name in self.ready.captioners:
+            shards = {} if name in self.given_up else self.folder.sizes(self.lesser(name))
+            if not shards:
+                continue
+            outcome = self.work("better captions", f"captions {name}", shards, self.ends(reserve + seconds))
+            if outcome.out_of_time:
+                self.problems.append(f"the time was over before {name} had captioned what a stand-in had")
+            elif outcome.left:
+                self.give_up(name, outcome)
+            if len(outcome.left) < len(shards):
+                self.cosines(self.ends(reserve))
+            if outcome.out_of_time:
                 return
-            self.problems.append(f"captioner {name} was given up ({'; '.join(outcome.reasons)})")
-        self.problems.append("no captioner is left, so images without captions go without")
+
+    def lesser(self, better: str) -> list[int]:
+        """The shards with images that a captioner captioned which only stands in for this one."""
+        lesser = self.ready.captioners[self.ready.captioners.index(better) + 1 :]
+        return [
+            shard
+            for shard, content in (self.folder.caption_shards() if lesser else {}).items()
+            if content.could_be_better([file.id for file in self.folder.shard_files(shard)], lesser)
+        ]
+
+    def give_up(self, captioner: str, outcome: Outcome) -> None:
+        self.given_up.append(captioner)
+        self.problems.append(f"captioner {captioner} was given up ({'; '.join(outcome.reasons)})")
 
     def cosines(self, ends: Ends) -> None:
+        if self.recipe.caption_weighting != "clip":
+            return
         captioned = set(self.folder.made("captions")) & set(self.folder.made("clip"))
-        outcome = self.work("caption cosines", "cosines", sorted(captioned & set(self.pending("cosines"))), ends)
+        shards = {shard: size for shard, size in self.pending("cosines").items() if shard in captioned}
+        outcome = self.work("caption cosines", "cosines", shards, ends)
         if outcome.left:
             why = "; ".join(outcome.reasons) or "the time was over"
             self.problems.append(f"not every caption was weighed, the others count alike ({why})")
 
     def answer(self, names: list[str], problems: list[str], title: str = "estimates") -> dict[str, Any]:
         """The submission of all that the folder holds by now, these estimates made anew, and the record beside it."""
-        here = partial(AnswerStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
-        outcome = self.work("estimates", "answer", names, Ends(), here, title)
-        if outcome.left and any(device.is_gpu for device in self.ready.devices):
-            print(f"estimates go on without a GPU ({'; '.join(outcome.reasons)})", file=sys.stderr)
-            outcome = work(self.job, [Device("cpu")], "answer", outcome.left, Ends(), lambda images: None, here)
-        if outcome.left:
-            raise UserError(
-                f"{self.folder.folder}: estimates {', '.join(map(str, outcome.left))} cannot be made "
-                f"({'; '.join(outcome.reasons)}); the last submission.csv stands. Run again to go on there"
-            )
+        self.estimates(names, title)
         with self.record.timed("estimates"):
             rows = fused_rows(self.folder, self.recipe, self.ready.fallback)
         self.write(rows)
         return self.record.write(problems)
+
+    def estimates(self, names: list[str], title: str) -> None:
+        here = partial(AnswerStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
+        every = shared(self.recipe)
+        items = {every.index(name): len(self.ids) for name in names}
+        outcome = self.work("estimates", "answer", items, Ends(), here, title, sum(items.values()))
+        if outcome.left and any(device.is_gpu for device in self.ready.devices):
+            print(f"estimates go on without a GPU ({'; '.join(outcome.reasons)})", file=STDERR)
+            again = work(
+                self.job, [Device("cpu")], "answer", {item: items[item] for item in outcome.left}, Ends(), here
+            )
+            for _ in again:
+                pass
+            outcome = again.outcome
+        if outcome.left:
+            raise UserError(
+                f"{self.folder.folder}: estimates {', '.join(every[item] for item in outcome.left)} cannot be made "
+                f"({'; '.join(outcome.reasons)}); the last submission.csv stands. Run again to go on there"
+            )
 
     def write(self, rows: np.ndarray) -> None:
         with self.record.timed("submission"):
             write_submission(self.submission, self.ids, rows)
 
     def work(
-        self, label: str, stage: str, items: Sequence[Item], ends: Ends, here: Any = None, title: str = ""
+        self,
+        label: str,
+        stage: str,
+        items: dict[int, int],
+        ends: Ends,
+        here: Callable[[], Stage] | None = None,
+        title: str = "",
+        total: int | None = None,
+        unit: str = "image",
+        job: Job | None = None,
     ) -> Outcome:
-        """The items on the devices, with a progress bar over all images; none for a stage that is made already."""
-        images = self.folder.images_of(item for item in items if isinstance(item, int))
-        pace = self.record.paces.setdefault(label, Pace(images, len(self.ready.devices)))
-        total, done = (len(self.ids), len(self.ids) - images) if images else (len(self.ids) * len(items), 0)
-        bar = progress_bar(total=total, initial=done, desc=title or label, unit="image", disable=not items)
-
-        def progress(number: int) -> None:
-            bar.update(number)
-            if pace.batch(number):
-                bar.write(self.record.corrected(label), file=sys.stderr)
-
+        """The items, {number: its images}, on the devices, with a progress bar over all; none where all are made."""
+        pending, total = sum(items.values()), len(self.ids) if total is None else total
+        # an estimate is made at once, so its first batches say nothing of its time
+        pace = self.record.paces.setdefault(label, Pace(0 if here else pending, len(self.ready.devices)))
+        bar = progress_bar(total=total, initial=total - pending, desc=title or label, unit=unit, disable=not items)
         with self.record.timed(label), bar:
-            outcome = work(self.job, self.ready.devices, stage, items, ends, progress, here)
+            with closing(work(job or self.job, self.ready.devices, stage, items, ends, here)) as working:
+                for number in working:
+                    bar.update(number)
+                    if pace.batch(number):
+                        bar.write(self.record.corrected(label), file=STDERR)
+        outcome = working.outcome
+        self.record.library_warnings.update(outcome.library_warnings)
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome
 
-    def pending(self, stage: str) -> list[int]:
+    def pending(self, stage: str) -> dict[int, int]:
+        """The shards that are not made, and their images."""
         made = set(self.folder.made(stage))
-        return [shard for shard in range(len(self.folder.borders)) if shard not in made]
+        return self.folder.sizes(shard for shard in range(len(self.folder.borders)) if shard not in made)
 
     def ends(self, reserve: float) -> Ends:
         """Nothing is begun for which `reserve` seconds would not be left, and nothing is waited for into its last

@@ -5,6 +5,7 @@ import math
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -17,6 +18,7 @@ from kernel.durations import duration
 from kernel.images import left_out
 from kernel.memory import PeakMemory
 from kernel.preparation import Prepared
+from kernel.shortfall import Shortfall
 from kernel.store import RunFolder
 
 REPORTED_VERSIONS = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pandas", "pillow")
@@ -27,25 +29,28 @@ FIRST_BATCHES = 3
 class Record:
     """Gathers seconds and memory by stage while a run goes on."""
 
-    def __init__(self, ready: Prepared, paths: Paths, folder: RunFolder, warnings: list[str]) -> None:
+    def __init__(
+        self, ready: Prepared, paths: Paths, folder: RunFolder, warnings: list[str], library_warnings: Counter[str]
+    ) -> None:
         self.folder = folder
         self.recipe = ready.recipe
+        self.asked = ready.captioners[0]
+        self.weights = ready.weights
         self.seconds: dict[str, float] = {}
         self.memory: dict[str, dict[str, int | None]] = {}
         self.paces: dict[str, Pace] = {}
+        self.library_warnings = library_warnings
         bank = ready.bank
         self.planned = ready.planned
         self.static: dict[str, Any] = {
             "identity": folder.identity,
             "recipe": asdict(ready.recipe),
-            "captioner": ready.captioners[0],
             "shards": folder.borders,
-            "images": str(paths.images),
             "left_out": left_out(paths.images),
-            "weights": str(paths.weights),
-            "bank": {"folder": str(bank.folder), "excluded": bank.record["excluded"]} if bank else None,
+            "images": str(paths.images.absolute()),
+            "weights": str(paths.weights.absolute()),
+            "bank": {"folder": str(bank.folder.absolute()), "excluded": bank.record["excluded"]} if bank else None,
             "shares_from": ready.shares_from,
-            "models": {name: ready.weights.models[name]["source"] for name in ready.models},
             "versions": versions(),
             "docker_image": os.environ.get("KAGGLE_DOCKER_IMAGE"),
             "device": ", ".join(device.name for device in ready.devices),
@@ -94,14 +99,20 @@ class Record:
         return f"{stage}: planned (an estimate) {duration(planned)}, by its first batches {duration(found)}"
 
     def write(self, problems: list[str]) -> dict[str, Any]:
-        """Writes run.json as things stand, and returns its content."""
-        bad, failed, counts = shortfall(self.folder, self.recipe.needs_captions)
+        """Writes run.json as things stand, and returns its content; `problems` tell why, the shards what."""
+        short = Shortfall.of(self.folder, self.recipe, self.asked)
+        counts = short.counts
         content = {
             **self.static,
+            "captioners": dict(short.captioners),
+            "models": {
+                name: self.weights.models[name]["source"] for name in ("clip", *sorted(short.captioners), "sentences")
+            },
             "counts": counts,
-            "bad_images": bad,
-            "caption_failures": failed,
-            "problems": problems,
+            "bad_images": short.bad,
+            "caption_failures": short.failed,
+            "problems": [*short.problems(self.asked), *problems],
+            "library_warnings": dict(self.library_warnings),
             "seconds": self.seconds,
             "images_per_second": {stage: counts["images"] / spent for stage, spent in self.seconds.items() if spent},
             "memory": self.memory,
@@ -144,29 +155,6 @@ class Pace:
         an_image = (now - begun) / (done - self.seen[0][1])
         self.seconds = round(now + (self.images - done) * an_image, 3)
         return True
-
-
-def shortfall(folder: RunFolder, needs_captions: bool) -> tuple[dict[str, str], dict[str, str], dict[str, int]]:
-    """{id: reason} of the bad images, and of those on which the captioner failed; and how many rows are less than
-    asked, for which reason."""
-    _, bad = folder.read_clip()
-    failed: dict[str, str] = {}
-    reduced = 0
-    without_features, without_captions = folder.unmade_images("clip"), set[str]()
-    if needs_captions:
-        bad |= folder.read_captions()[1]
-        failed, reduced = folder.read_caption_shortfall()
-        without_captions = folder.unmade_images("captions")
-    counts = {
-        "images": len(folder.images),
-        "bad_images": len(bad),
-        "no_features": len(without_features),
-        "caption_failures": len(failed),
-        "fewer_captions": reduced,
-        "no_captions": len(without_captions),
-        "degraded_rows": len(without_features | without_captions | set(bad) | set(failed)) + reduced,
-    }
-    return bad, failed, counts
 
 
 def versions() -> dict[str, str]:

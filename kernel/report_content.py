@@ -243,7 +243,7 @@ def summary(run: Finished) -> dict[str, Any]:
     facts = {
         "bad images": counts["bad_images"],
         "degraded rows": counts["degraded_rows"],
-        "captioner": record["captioner"],
+        "captioners": ", ".join(f"{name} ({count})" for name, count in record["captioners"].items()) or "none",
         "shares": record["shares_from"],
     }
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())

@@ -8,16 +8,17 @@ its name and its contents: a shard that was cut or altered, or comes from elsewh
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from kernel.caption_shard import CaptionShard
 from kernel.errors import UserError
 from kernel.images import ImageFile
 
-FORMAT = 2  # of shards: those of another are made again
+FORMAT = 3  # of shards: those of another are made again
 STAGES = ("clip", "captions", "cosines", "estimates")
 NEAREST = "nearest.safetensors"
 SHARDS = {"clip": ".safetensors", "captions": ".json", "cosines": ".json", "descriptions": ".json"}
@@ -47,8 +48,9 @@ class RunFolder:
         """The shards of a stage that are there."""
         return [shard for shard in range(len(self.borders)) if self.shard_path(stage, shard).is_file()]
 
-    def images_of(self, shards: Iterable[int]) -> int:
-        return sum(stop - start for start, stop in (self.borders[shard] for shard in shards))
+    def sizes(self, shards: Iterable[int]) -> dict[int, int]:
+        """Of each shard how many images it holds."""
+        return {shard: self.borders[shard][1] - self.borders[shard][0] for shard in shards}
 
     def write_shard(self, stage: str, shard: int, data: bytes, whole: bool = True) -> None:
         """The seal first: ended between the two, the shard is missing or does not fit its seal, so it is made again.
@@ -121,50 +123,36 @@ class RunFolder:
             elif stage == "clip":
                 unmade |= set(self.read_clip_shard(shard)[2])
             else:
-                unmade |= set(self.read_caption_shard(shard)["unmade"])
+                unmade |= set(self.read_caption_shard(shard).unmade)
         return unmade
 
-    def write_captions(
-        self,
-        shard: int,
-        captions: list[list[str]],
-        bad: dict[str, str],
-        failed: dict[str, str],
-        reduced: int,
-        unmade: list[str],
-    ) -> None:
-        """Captions, {id: reason} of bad images and of those that the captioner failed on, how many images were
-        captioned with less effort than the recipe asks, and the ids of those that were not come to."""
-        content = {"captions": captions, "bad": bad, "failed": failed, "reduced": reduced, "unmade": unmade}
+    def write_captions(self, shard: int, content: CaptionShard) -> None:
         self.shard_path("cosines", shard).unlink(missing_ok=True)  # of other captions
-        self.write_shard("captions", shard, json_bytes(content), whole=not unmade)
+        self.write_shard("captions", shard, json_bytes(content.as_json()), whole=not content.unmade)
 
-    def read_caption_shard(self, shard: int) -> dict[str, Any]:
-        """What `write_captions` wrote: `captions`, `bad`, `failed`, `reduced`, `unmade`."""
-        return json.loads(self.shard_path("captions", shard).read_text(encoding="utf-8"))
+    def read_caption_shard(self, shard: int) -> CaptionShard:
+        """What `write_captions` wrote."""
+        return CaptionShard(**json.loads(self.shard_path("captions", shard).read_text(encoding="utf-8")))
+
+    def caption_shards(self) -> dict[int, CaptionShard]:
+        """Those that are there."""
+        return {shard: self.read_caption_shard(shard) for shard in self.made("captions")}
 
     def read_captions(self) -> tuple[list[list[str]], dict[str, str]]:
         """The captions of each image in order, none where its shard was not made, and {id: reason} of bad images."""
-        captions: list[list[str]] = []
+        captions: list[list[str]] = [[] for _ in self.images]
         bad: dict[str, str] = {}
-        for (start, stop), content in zip(self.borders, self.caption_shards(), strict=True):
-            captions.extend(content["captions"] if content else [[] for _ in range(start, stop)])
-            bad.update(content["bad"] if content else {})
+        for shard, content in self.caption_shards().items():
+            start, stop = self.borders[shard]
+            captions[start:stop] = content.captions
+            bad |= content.bad
         return captions, bad
 
-    def read_caption_shortfall(self) -> tuple[dict[str, str], int]:
-        """{id: reason} of images that the captioner failed on, and how many got less effort than the recipe asks."""
-        failed: dict[str, str] = {}
-        reduced = 0
-        for content in self.caption_shards():
-            failed.update(content["failed"] if content else {})
-            reduced += content["reduced"] if content else 0
-        return failed, reduced
-
-    def caption_shards(self) -> Iterator[dict[str, Any] | None]:
-        made = set(self.made("captions"))
-        for shard in range(len(self.borders)):
-            yield self.read_caption_shard(shard) if shard in made else None
+    def drop_captions_of_others(self, known: dict[str, str]) -> None:
+        """Removes captions of captioners other than these, {name: sha256}, so that they are made again."""
+        for shard, content in self.caption_shards().items():
+            if not content.is_by(known):
+                self.shard_path("captions", shard).unlink()
 
     def write_descriptions(self, shard: int, content: dict[str, dict[str, Any]]) -> None:
         """By image what `describe` found, or its `error`."""

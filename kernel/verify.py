@@ -116,8 +116,8 @@ def applies(run: Path) -> str | None:
     Raises UserError when there is no finished run or its submission.csv cannot be read.
     """
     content = finished_run(run)
-    captioner = content["captioner"]
-    for name, real in (("clip", REAL_CLIP), (captioner, REAL_CAPTIONER)):
+    captioners = dict.fromkeys(content["captioners"], REAL_CAPTIONER)
+    for name, real in {"clip": REAL_CLIP, **captioners}.items():
         source = content["models"][name]
         if source != real:
             return f"its {name} is {source}, the deck's was {real}. Make the real weights with 'publish weights'"

@@ -11,15 +11,18 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from typing import Any, TextIO
 
-from kernel.deadline import Deadline, OutOfTime
+from kernel.deadline import Deadline
 from kernel.devices import Device
 from kernel.job import Job
+from kernel.library_warnings import counted_warnings
 from kernel.memory import PeakMemory
 from kernel.offline import refuse_network
 from kernel.stages.batches import Share
-from kernel.stages.load import load_stage, reason_of
+from kernel.stages.load import load_stage
+from kernel.stages.steps import reason_of, steps
 
 Orders = queue.SimpleQueue[dict[str, Any]]
 
@@ -33,34 +36,37 @@ def main() -> int:
     orders: Orders = queue.SimpleQueue()
     threading.Thread(target=read_orders, args=(sys.stdin, orders), daemon=True).start()
     first = orders.get()
-    job, device = Job.from_json(first["job"]), Device(first["device"])
-    with PeakMemory(device.name) as memory:
-        serve(first["stage"], job, device, orders, answers)
+    job, device = Job.from_json(first["job"]), Device(**first["device"])
+    with PeakMemory(device.name) as memory, counted_warnings() as counted:
+        serve(first["stage"], job, device, orders, answers, counted)
     answer(answers, host=memory.host, device=memory.device)
     return 0
 
 
-def serve(name: str, job: Job, device: Device, orders: Orders, answers: TextIO) -> None:
-    """Loads when told to, then makes items until an order has none."""
+def serve(name: str, job: Job, device: Device, orders: Orders, answers: TextIO, counted: Counter[str]) -> None:
+    """Loads when told to, then makes items until an order has none; each answer but progress carries what libraries
+    warned of since the last."""
     import torch  # noqa: F401 - takes seconds, and several workers may do it at once; loading comes one after the other
 
     orders.get()
     try:
         stage = load_stage(name, job, device)
     except Exception as error:
-        return answer(answers, given_up=reason_of(error))
-    answer(answers, loaded=True)
+        return answer(answers, given_up=reason_of(error), library_warnings=taken(counted))
+    answer(answers, loaded=True, library_warnings=taken(counted))
     while "item" in (order := orders.get()):
         ends = Deadline() if order["seconds"] is None else Deadline(time.monotonic() + order["seconds"])
-        try:
-            stage.make(order["item"], Share(order["images"], ends), lambda images: answer(answers, progress=images))
-            answer(answers, made=order["item"])
-        except OutOfTime:
-            answer(answers, out_of_time=True)
-        except OSError as error:
-            return answer(answers, disk=[error.errno, error.strerror or str(error)])
-        except Exception as error:
-            return answer(answers, given_up=reason_of(error))
+        for step in steps(stage, order["item"], Share(order["images"], ends)):
+            answer(answers, **step, **({} if "progress" in step else {"library_warnings": taken(counted)}))
+        if "disk" in step or "given_up" in step:
+            return
+
+
+def taken(counted: Counter[str]) -> dict[str, int]:
+    """What was counted since this was asked last."""
+    found = dict(counted)
+    counted.clear()
+    return found
 
 
 def read_orders(lines: TextIO, orders: Orders) -> None:

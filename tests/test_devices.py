@@ -18,6 +18,10 @@ def test_half_precision_on_a_gpu_full_on_a_cpu():
     assert Device("cpu").dtype == torch.float32
 
 
+def test_a_device_that_nobody_asked_the_driver_about_goes_by_its_name():
+    assert (Device("cpu").title, Device("cuda:1").title) == ("cpu", "cuda:1")
+
+
 def test_a_gpu_whose_first_operation_fails_is_refused_with_the_cure(monkeypatch):
     """What a P100 does under a torch without its kernels: available, then dead at the first operation."""
 

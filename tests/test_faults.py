@@ -18,6 +18,7 @@ from kernel.deadline import Deadline
 from kernel.errors import UserError
 from kernel.pipeline import run
 from kernel.stages.batches import BatchSize, CannotBeUsed, Failed, encoded
+from kernel.store import RunFolder
 from kernel.submission import check_submission, read_submission
 from tests.conftest import ROOT
 
@@ -95,18 +96,116 @@ def test_a_captioner_out_of_memory_captions_in_smaller_batches(where, undisturbe
     assert "out of memory: 1 images at a time from here on" in capfd.readouterr().err
 
 
-def test_a_captioner_without_memory_for_one_image_is_followed_by_the_smaller_one(where, undisturbed, monkeypatch):
-    def captions(self, images, *more):
-        if hasattr(self.model, "qformer"):
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return REAL(self, images, *more)
+class Blip2:
+    """In place of both captioners: BLIP-2 has no memory once it has done so many batches; `stop` ends the process in
+    place of the n-th batch of BLIP, as a kill does."""
 
-    monkeypatch.setattr(Captioner, "captions", captions)
+    def __init__(self, monkeypatch, good: int = 0, stop: int | None = None, fails_on: int | None = None) -> None:
+        self.good, self.stop, self.fails_on, self.asked = good, stop, fails_on, {"blip2": 0, "blip": 0}
+        monkeypatch.setattr(Captioner, "captions", lambda captioner, *more: self.captions(captioner, *more))
+
+    def captions(self, captioner, images, *more):
+        name = "blip2" if hasattr(captioner.model, "qformer") else "blip"
+        self.asked[name] += 1
+        if name == "blip2" and self.asked[name] > self.good:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        if name == "blip2" and self.fails_on in (self.asked[name], self.asked[name] - 1):
+            raise ValueError("odd picture")
+        if name == "blip" and self.asked[name] == self.stop:
+            raise KeyboardInterrupt
+        return REAL(captioner, images, *more)
+
+
+GIVEN_UP = "captioner blip2 was given up (CannotBeUsed: one image alone does not fit into memory: "
+
+
+def test_a_captioner_without_memory_for_one_image_is_followed_by_the_smaller_one(where, undisturbed, monkeypatch):
+    Blip2(monkeypatch)
     content = run(RECIPE, where, "cpu")
-    (problem,) = content["problems"]
-    assert problem.startswith("captioner blip2 was given up (CannotBeUsed: one image alone does not fit into memory")
-    assert counts(content) == {}
+    what, why = content["problems"]
+    assert what == "6 of 6 images were captioned by a stand-in for blip2 (6 by blip)"
+    assert why.startswith(GIVEN_UP)
+    assert counts(content) == {"fallback_captions": 6, "degraded_rows": 6}
+    assert content["captioners"] == {"blip": 6} and set(content["models"]) == {"clip", "blip", "sentences"}
     assert changed(where, undisturbed)  # of some pictures both say the same
+
+
+@pytest.fixture
+def killed(where, monkeypatch) -> Paths:
+    """A run whose BLIP-2 failed after the first of three shards, and that was killed before BLIP's last."""
+    Blip2(monkeypatch, good=1, stop=2)
+    with pytest.raises(KeyboardInterrupt):
+        run(RECIPE, where, "cpu")
+    return where
+
+
+def captions_in(where: Paths) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((where.run / "captions").glob("*.json"))]
+
+
+def test_a_run_that_goes_on_says_who_captioned_and_keeps_what_the_better_one_cannot_better(killed, monkeypatch):
+    before = captions_in(killed)
+    for _ in range(2):
+        asked = Blip2(monkeypatch).asked
+        content = run(RECIPE, killed, "cpu")
+        assert asked["blip2"] == 2  # a batch, and an image alone, of one shard: nothing is tried without end
+        assert content["captioners"] == {"blip2": 2, "blip": 4}
+        assert set(content["models"]) == {"clip", "blip2", "blip", "sentences"}
+        assert counts(content) == {"fallback_captions": 4, "degraded_rows": 4}
+        assert content["problems"][0] == "4 of 6 images were captioned by a stand-in for blip2 (4 by blip)"
+        assert content["problems"][1].startswith(GIVEN_UP) and len(content["problems"]) == 2
+    assert captions_in(killed)[:2] == before
+
+
+def test_a_run_that_goes_on_first_makes_what_is_missing_then_what_a_stand_in_made(killed, undisturbed, monkeypatch):
+    made = []
+    write = RunFolder.write_captions
+    monkeypatch.setattr(
+        RunFolder, "write_captions", lambda self, shard, *more: (made.append(shard), write(self, shard, *more))
+    )
+    monkeypatch.setattr(Captioner, "captions", REAL)
+    content = run(RECIPE, killed, "cpu")
+    assert made == [2, 1]
+    assert content["captioners"] == {"blip2": 6} and counts(content) == {} and content["problems"] == []
+    assert changed(killed, undisturbed) == []
+
+
+def test_an_image_on_which_the_better_captioner_fails_keeps_what_the_stand_in_said(where, monkeypatch):
+    Blip2(monkeypatch)
+    run(RECIPE, where, "cpu")
+    before = RunFolder(where.run, [None] * 6, 2).read_captions()[0]
+    Blip2(monkeypatch, good=100, fails_on=2)  # the second shard whole, then its first image alone
+    content = run(RECIPE, where, "cpu")
+    assert content["captioners"] == {"blip2": 5, "blip": 1} and content["caption_failures"] == {}
+    assert counts(content) == {"fallback_captions": 1, "degraded_rows": 1}
+    assert RunFolder(where.run, [None] * 6, 2).read_captions()[0][2] == before[2]
+    asked = Blip2(monkeypatch, good=100).asked
+    assert run(RECIPE, where, "cpu")["captioners"] == {"blip2": 5, "blip": 1}
+    assert asked == {"blip2": 0, "blip": 0}  # it has failed on that image
+
+
+def test_time_that_is_over_while_captions_are_bettered_takes_none_away(where, monkeypatch):
+    whole = replace(RECIPE, shard_images=6)
+    Blip2(monkeypatch)
+    run(whole, where, "cpu")
+    before = captions_in(where)
+    monkeypatch.setattr(Captioner, "captions", REAL)
+    monkeypatch.setattr("kernel.deadline.Effort.took", lambda self, *more: setattr(self, "image_seconds", 100.0))
+    content = run(whole, where, "cpu", deadline=Scripted(1e6, 1e6, 0))
+    assert captions_in(where) == before
+    assert content["problems"][1:] == ["the time was over before blip2 had captioned what a stand-in had"]
+    assert counts(content) == {"fallback_captions": 6, "degraded_rows": 6}
+
+
+def test_captions_of_a_captioner_whose_weights_changed_are_made_again(where, undisturbed, monkeypatch):
+    Blip2(monkeypatch)
+    run(RECIPE, where, "cpu")
+    monkeypatch.setattr(Captioner, "captions", REAL)
+    folder = RunFolder(where.run, [None] * 6, 2)
+    folder.drop_captions_of_others({"blip2": "1", "blip": folder.read_caption_shard(0).sha256["blip"]})
+    assert folder.made("captions") == [0, 1, 2]
+    folder.drop_captions_of_others({"blip2": "1", "blip": "2"})
+    assert folder.made("captions") == []
 
 
 def test_clip_out_of_memory_encodes_in_smaller_batches(where, undisturbed, monkeypatch):
@@ -187,7 +286,8 @@ def test_without_any_captioner_that_works_the_answer_has_no_captions(where, undi
 
     monkeypatch.setattr(Captioner, "captions", captions)
     content = run(RECIPE, where, "cpu")
-    assert [problem.split(" ")[1] for problem in content["problems"]] == ["blip2", "blip", "captioner"]
+    assert content["problems"][0] == "6 of 6 images have no captions"
+    assert [problem.split(" ")[1] for problem in content["problems"][1:]] == ["blip2", "blip", "captioner"]
     assert counts(content) == {"no_captions": 6, "degraded_rows": 6}
     assert changed(where, undisturbed) == IDS
     monkeypatch.undo()
@@ -201,7 +301,7 @@ def test_without_any_captioner_that_works_the_answer_has_no_captions(where, undi
 class Scripted(Deadline):
     """A deadline far away; what CLIP gets of it too, and that of captions says these seconds left one after the other.
 
-    Each stage asks for two: when it begins nothing more, and when it is ended as hanging.
+    Each stage (words, CLIP, captions) asks for two: when it begins nothing more, and when it is ended as hanging.
     """
 
     def __init__(self, *seconds: float) -> None:
@@ -215,7 +315,7 @@ class Scripted(Deadline):
     def earlier(self, seconds: float) -> Deadline:
         own = Deadline()
         self.asked.append(own)
-        if len(self.asked) > 2:
+        if len(self.asked) > 4:
             object.__setattr__(own, "left", lambda: next(self.script))
         return own
 
@@ -232,7 +332,11 @@ def test_too_little_time_means_fewer_beams_then_fewer_images(where, undisturbed,
     content = run(RECIPE, where, "cpu", deadline=Scripted(1e6, 350, 0))
     assert asked == [2, 1]
     assert counts(content) == {"fewer_captions": 2, "no_captions": 2, "degraded_rows": 4}
-    assert content["problems"] == ["the time was over before every image had captions"]
+    assert content["problems"] == [
+        "2 of 6 images have no captions",
+        "2 of 6 images were captioned with less effort than asked",
+        "the time was over before every image had captions",
+    ]
     assert changed(where, undisturbed) == ["c", "d", "e", "f"]
 
 
@@ -253,12 +357,15 @@ def test_without_time_for_every_image_clip_gives_what_it_has_seen(where, undistu
 
         def earlier(self, seconds):
             own = super().earlier(seconds)
-            object.__setattr__(own, "left", lambda: next(self.script) if len(self.asked) <= 2 else 1e6)
+            object.__setattr__(own, "left", lambda: next(self.script) if len(self.asked) in (3, 4) else 1e6)
             return own
 
     monkeypatch.setattr("kernel.deadline.Effort.took", lambda self, *more: setattr(self, "image_seconds", 1.0))
     content = run(replace(RECIPE, clip_batch=1), where, "cpu", deadline=Short(1e6, 1e6, 1e6, 0))
-    assert content["problems"] == ["the time was over before CLIP had seen every image"]
+    assert content["problems"] == [
+        "3 of 6 images have no CLIP features",
+        "the time was over before CLIP had seen every image",
+    ]
     assert counts(content) == {"no_features": 3, "degraded_rows": 3}
     assert set(changed(where, undisturbed)) <= {"d", "e", "f"}  # captions alone say much of theirs
     assert json.loads((where.run / "clip" / "modifiers.json").read_text())[3:] == [[], [], []]
@@ -302,7 +409,10 @@ def test_a_captioner_that_hangs_does_not_hold_the_run(where, undisturbed):
     assert "the last submission.csv stands" in errors
     assert changed(where, undisturbed) == IDS
     content = json.loads((where.run / "run.json").read_text())
-    assert content["problems"] == ["the run ended before captions were made"]
+    assert content["problems"] == [
+        "6 of 6 images have no captions",
+        "the run ended before its captions were done",
+    ]
 
 
 def test_sigterm_leaves_a_valid_submission_and_exit_code_1(where, undisturbed):

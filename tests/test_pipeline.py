@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from PIL import Image
 from kernel.checkpoints import write_manifest
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
+from kernel.estimates import bank_estimate
 from kernel.fusion import unit_rows
-from kernel.pipeline import run
+from kernel.pipeline import Line, run
 from kernel.prompts import compose
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, images_sha256
@@ -28,7 +30,8 @@ from tests.conftest import ROOT
 FAST = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2)
 
 
-SHORTFALL = ("bad_images", "no_features", "caption_failures", "fewer_captions", "no_captions", "degraded_rows")
+SHORTFALL = ("bad_images", "no_features", "caption_failures", "fallback_captions", "fewer_captions", "no_captions",
+             "degraded_rows")  # fmt: skip
 
 
 def paths(tmp_path, weights_folder, name="run") -> Paths:
@@ -87,17 +90,44 @@ def test_run_json_says_what_ran(finished):
     assert written["shards"] == [[0, 2], [2, 4], [4, 6]]
     assert written["counts"] == {"images": 6, **dict.fromkeys(SHORTFALL, 0)}
     assert written["problems"] == []
-    assert set(written["seconds"]) == {"clip", "modifiers", "captions", "estimates", "submission"}
+    assert set(written["seconds"]) == {"words", "clip", "modifiers", "captions", "estimates", "submission"}
     assert written["versions"]["transformers"] and written["memory"]["captions"]["host"] > 2**20
     assert written["images"] == str(where.images) and written["weights"] == str(where.weights)
+
+
+def test_paths_in_run_json_mean_the_same_from_everywhere(image_folder, tmp_path, weights_folder, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").symlink_to(weights_folder)
+    recipe = replace(FAST, estimates={"neighbours": 1.0}, neighbours=5, modifiers={})
+    content = run(recipe, Paths(Path("images"), Path("weights"), Path("run")), limit=1)
+    assert content["images"] == str(tmp_path / "images") and content["weights"] == str(tmp_path / "weights")
+    assert content["bank"]["folder"] == str(tmp_path / "weights" / "prompt_bank")
+
+
+def test_time_kept_for_the_last_answer_is_of_what_is_made_again(image_folder, tmp_path, weights_folder, monkeypatch):
+    """The bank takes 1,000 seconds, once; texts take next to none, and these come again with the captions."""
+    clock = iter(range(1_000_000))
+    slept, kept = [0.0], []
+    monkeypatch.setattr(time, "perf_counter", lambda: slept[0] + next(clock) / 1e6)
+    really, ends = bank_estimate, Line.ends
+
+    def slow(*arguments):
+        slept[0] += 1000
+        return really(*arguments)
+
+    monkeypatch.setattr("kernel.stages.answer.bank_estimate", slow)
+    monkeypatch.setattr(Line, "ends", lambda self, reserve: (kept.append(reserve), ends(self, reserve))[1])
+    run(replace(FAST, estimates={"prompts": 0.5, "neighbours": 0.5}, neighbours=5), paths(tmp_path, weights_folder))
+    assert slept == [1000.0] and 0 < kept[-1] < 1
 
 
 def test_every_stage_has_one_bar_with_images_a_second_and_time_left(image_folder, tmp_path, weights_folder, capfd):
     run(FAST, paths(tmp_path, weights_folder))
     whole = re.findall(
-        r"(?:^|[\r\n])([a-z][a-z0-9 ]*): +100%\|.*?\| 6/6 \[\d\d:\d\d<\d\d:\d\d, .*?image/?s?", capfd.readouterr().err
+        r"(?:^|[\r\n])([a-z][a-z0-9 ]*): +100%\|.*?\| (?:6/6|28/28) \[\d\d:\d\d<\d\d:\d\d, .*?(?:image|phrase)/?s?",
+        capfd.readouterr().err,
     )
-    assert list(dict.fromkeys(whole)) == ["clip", "estimates before captions", "captions", "estimates"]
+    assert list(dict.fromkeys(whole)) == ["words", "clip", "estimates before captions", "captions", "estimates"]
     run(FAST, paths(tmp_path, weights_folder))  # what is made already has no bar
     err = capfd.readouterr().err
     assert "estimates:" in err and "clip:" not in err and "captions:" not in err
@@ -198,7 +228,7 @@ def test_rows_that_are_not_normalised_are_plain_means(image_folder, tmp_path, we
 
 def test_the_other_captioner_by_name(image_folder, tmp_path, weights_folder):
     content = run(replace(FAST, captioner="blip"), paths(tmp_path, weights_folder), limit=1)
-    assert content["captioner"] == "blip"
+    assert content["captioners"] == {"blip": 1} and content["problems"] == []
 
 
 def test_an_unknown_captioner_lists_the_folders_own(image_folder, tmp_path, weights_folder):

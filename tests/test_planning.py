@@ -32,7 +32,7 @@ def test_workers_on_one_cpu_share_its_memory():
 
 def test_a_run_is_planned_by_stage_with_the_weights_that_it_has(weights):
     planned = plan_run(BASELINE, weights, None, [Device("cpu", memory=24 * GB)], 1000, shipped=False)
-    assert list(planned.stages) == ["clip", "captions", "estimates", "submission"]
+    assert list(planned.stages) == ["words", "clip", "captions", "estimates", "submission"]
     assert planned.recipe == BASELINE and planned.notes == []
     clip = planned.stages["clip"]
     assert clip["seconds_estimated"] > 0 and 0.6 * GB < clip["bytes_estimated"] < 1.5 * GB

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernel.caption_shard import CaptionShard
 from kernel.errors import UserError
 from kernel.images import ImageFile
 from kernel.store import RunFolder, images_sha256, open_run, read_run, seal_path, write_json, write_whole
@@ -87,28 +88,33 @@ def test_bad_images_of_all_shards_come_back_with_their_reasons(tmp_path):
     assert run.read_clip()[1] == reasons
 
 
+def captioned(captions: list[list[str]], **more) -> CaptionShard:
+    return CaptionShard(captions, ["blip2" if own else None for own in captions], **more)
+
+
 def test_captions_of_all_shards_come_back_in_image_order(tmp_path):
     run = opened(tmp_path, shard_images=3)
     first, second = [["a fish", "größe 猫"], [], ['a "sign"']], [["x"], ["y", ""]]
-    run.write_captions(1, second, {"4": "gone"}, {}, 0, [])
-    run.write_captions(0, first, {"1": "ValueError: größe"}, {}, 0, [])
+    run.write_captions(1, captioned(second, bad={"4": "gone"}))
+    run.write_captions(0, captioned(first, bad={"1": "ValueError: größe"}))
     assert run.read_captions() == (first + second, {"1": "ValueError: größe", "4": "gone"})
 
 
 def test_a_shard_that_was_not_made_has_no_captions_and_is_counted(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(1, [["x"] for _ in run.shard_files(1)], {}, {"4": "ValueError"}, 1, [])
+    shard = captioned([["x"], ["x"]], failed={"4": "ValueError"}, reduced=["3"])
+    run.write_captions(1, shard)
     captions, _ = run.read_captions()
     assert captions == [[], [], ["x"], ["x"], []]
-    assert run.read_caption_shortfall() == ({"4": "ValueError"}, 1)
+    assert run.caption_shards() == {1: shard}
     assert run.unmade_images("captions") == {file.id for shard in (0, 2) for file in run.shard_files(shard)}
 
 
 def test_a_part_of_a_shard_is_read_but_made_again_by_the_next_run(tmp_path):
     run = opened(tmp_path)
     (first, second) = (file.id for file in run.shard_files(0))
-    run.write_captions(0, [["x"], ["y"]], {}, {}, 0, [])
-    run.write_captions(0, [["x"], []], {}, {}, 0, [second])
+    run.write_captions(0, captioned([["x"], ["y"]]))
+    run.write_captions(0, captioned([["x"], []], unmade=[second]))
     run.write_clip(0, np.eye(2, dtype=np.float32), {}, [first])
     assert run.read_captions()[0][:2] == [["x"], []]
     later = {file.id for shard in (1, 2) for file in run.shard_files(shard)}
@@ -134,7 +140,7 @@ def test_an_estimate_is_kept_bit_by_bit(tmp_path):
 
 def test_an_id_that_utf8_cannot_hold_does_not_stop_the_captions(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [[]], {"\udce9": "bad"}, {}, 0, [])
+    run.write_captions(0, captioned([[]], bad={"\udce9": "bad"}))
     assert json.loads(run.shard_path("captions", 0).read_text(encoding="utf-8"))["bad"] == {"?": "bad"}
 
 
@@ -164,7 +170,7 @@ def test_a_run_killed_while_it_wrote_its_first_record_is_a_new_run(tmp_path):
 
 def test_a_run_that_goes_on_keeps_what_was_written(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [["a"]], {}, {}, 0, [])
+    run.write_captions(0, captioned([["a"]]))
     run.write_run({"identity": IDENTITY, "counts": {"images": 5}})
     (tmp_path / "submission.csv").write_text("older")
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
@@ -186,7 +192,7 @@ def test_something_new_in_the_identity_is_a_change(tmp_path):
 
 def test_a_changed_run_removes_the_outputs_of_the_changed_stages_alone(tmp_path):
     run = opened(tmp_path)
-    run.write_captions(0, [["a"]], {}, {}, 0, [])
+    run.write_captions(0, captioned([["a"]]))
     run.write_clip(0, np.zeros((2, 3), dtype=np.float32), {}, [])
     run.write_estimate("prompts", np.zeros((5, 384), dtype=np.float32), np.ones(5, dtype=bool))
     (tmp_path / "submission.csv").write_text("older")
@@ -208,8 +214,8 @@ def test_a_changed_run_goes_on_the_next_time(tmp_path):
 @pytest.fixture
 def sealed(tmp_path) -> RunFolder:
     run = opened(tmp_path)
-    run.write_captions(0, [["a fish"], ["a cat"]], {}, {}, 0, [])
-    run.write_captions(1, [["a dog"], ["a hill"]], {}, {}, 0, [])
+    run.write_captions(0, captioned([["a fish"], ["a cat"]]))
+    run.write_captions(1, captioned([["a dog"], ["a hill"]]))
     assert run.has_shard("captions", 0) and run.has_shard("captions", 1)
     return run
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from kernel.caption_shard import CaptionShard
 from kernel.config import EMBEDDING_DIMENSIONS, Paths, Recipe
 from kernel.errors import UserError
 from kernel.images import ImageFile
@@ -45,14 +46,13 @@ def written(tmp_path):
         run.write_modifiers([said.get(name, ["a photo"] * 5) for name in ids])
         for shard in range(len(run.borders)):
             names = [file.id for file in run.shard_files(shard)]
-            run.write_captions(
-                shard, [captions if name == CAPTIONED else OTHER_CAPTIONS for name in names], {}, {}, 0, []
-            )
+            said_of = [captions if name == CAPTIONED else OTHER_CAPTIONS for name in names]
+            run.write_captions(shard, CaptionShard(said_of, ["blip2"] * len(names)))
         write_submission(folder / "submission.csv", ids, np.ones((len(ids), EMBEDDING_DIMENSIONS)))
         content = {
             "identity": {},
             "recipe": asdict(recipe),
-            "captioner": "blip2",
+            "captioners": {"blip2": len(ids)},
             "shards": run.borders,
             "images": "gone",
             "models": REAL,
@@ -231,8 +231,9 @@ def test_a_run_with_other_weights_is_refused_with_both_sources(written, model):
     assert f"its {model} is elsewhere/tiny, the deck's was {REAL[model]}" in refusal(run)
 
 
-def test_a_run_with_the_fallback_captioner_is_refused(written):
-    run = written(captioner="blip", models={**REAL, "blip": "Salesforce/blip-image-captioning-large"})
+@pytest.mark.parametrize("captioners", [{"blip": 7}, {"blip2": 5, "blip": 2}])
+def test_a_run_with_the_fallback_captioner_is_refused(written, captioners):
+    run = written(captioners=captioners, models={**REAL, "blip": "Salesforce/blip-image-captioning-large"})
     assert "its blip is Salesforce/blip-image-captioning-large, the deck's was" in refusal(run)
 
 

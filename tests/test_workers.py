@@ -7,19 +7,25 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from kernel.clip import ClipEncoder
 from kernel.config import RECIPES
 from kernel.deadline import Deadline
 from kernel.devices import Device
+from kernel.errors import UserError
 from kernel.images import list_images
 from kernel.job import Job
-from kernel.stages import WORDS
+from kernel.stages.load import load_stage
 from kernel.store import open_run
-from kernel.word_banks import features_file, read_phrases
+from kernel.word_banks import Phrases, features_file, read_features, read_phrases
+from kernel.word_parts import join_parts
 from kernel.workers import Ends, WorkerProcess, work
 from tests.conftest import ROOT
 
@@ -29,8 +35,6 @@ TWO = [Device("cpu"), Device("cpu")]
 @pytest.fixture
 def job(image_folder, weights, tmp_path) -> Job:
     """Six pictures in six shards."""
-    from dataclasses import replace
-
     recipe = replace(RECIPES["baseline"], shard_images=1, modifiers={"mediums": 1})
     identity = {stage: {"test": 1} for stage in ("clip", "captions", "cosines", "estimates")}
     folder, _ = open_run(tmp_path / "run", list_images(image_folder), 1, identity)
@@ -66,14 +70,15 @@ if "kernel.worker" in " ".join(sys.orig_argv):
     make = ClipStage.make
     def disturbed(self, item, *more):
         disturb(item)
-        return make(self, item, *more)
+        yield from make(self, item, *more)
     ClipStage.make = disturbed
 """
 
 
-def run(job: Job, items, ends: Ends = Ends()):  # noqa: B008 - frozen
-    seen: list[int] = []
-    return work(job, TWO, "clip", items, ends, seen.append), seen
+def run(job: Job, items, ends: Ends = Ends(), stage: str = "clip"):  # noqa: B008 - frozen
+    working = work(job, TWO, stage, dict.fromkeys(items, 1), ends)
+    seen = list(working)
+    return working.outcome, seen
 
 
 def expected(weights, cpu, image_folder) -> np.ndarray:
@@ -85,14 +90,81 @@ def expected(weights, cpu, image_folder) -> np.ndarray:
     return clip.encode_images([Image.open(path).convert("RGB") for path in sorted(image_folder.iterdir())])
 
 
-def test_two_workers_make_every_shard_and_the_words(job, weights, cpu, image_folder):
-    outcome, seen = run(job, [WORDS, *range(6)])
+def test_two_workers_make_every_shard(job, weights, cpu, image_folder):
+    outcome, seen = run(job, range(6))
     assert (outcome.left, outcome.reasons, outcome.out_of_time) == ([], [], False)
     assert sum(seen) == 6
     assert outcome.host_bytes > 100e6 and outcome.device_bytes is None
     np.testing.assert_allclose(job.folder.read_clip()[0], expected(weights, cpu, image_folder), atol=1e-5)
+
+
+def test_two_workers_share_the_parts_of_word_lists(job, weights, cpu, monkeypatch):
     mediums = read_phrases(weights.folder / "word_banks" / "mediums.txt")
-    assert features_file(mediums, weights.sha256("clip"), job.features_folders)
+    flavors = read_phrases(weights.folder / "word_banks" / "flavors.txt")
+    sha256, folder = weights.sha256("clip"), job.features_folders[-1]
+    outcome, seen = run(replace(job, words=(mediums, flavors)), range(2), stage="words")
+    assert (outcome.left, sum(seen)) == ([], len(mediums.phrases) + len(flavors.phrases))
+    for words in (mediums, flavors):
+        assert join_parts(words, sha256, folder)
+        found = read_features(words, features_file(words, sha256, [folder])).features
+        np.testing.assert_allclose(found, ClipEncoder.load(weights, cpu).encode_texts(words.phrases, 8), atol=1e-5)
+
+
+def test_who_reads_the_progress_fails_by_himself_and_ends_the_workers(job):
+    with closing(work(job, TWO, "clip", dict.fromkeys(range(6), 1), Ends())) as working:
+        with pytest.raises(BrokenPipeError):
+            for _ in working:
+                raise BrokenPipeError
+    while any(alive(own) for own in children(os.getpid())):
+        time.sleep(0.05)  # waits for an event, not for a time
+
+
+class Counting:
+    """A stage in this process."""
+
+    def __init__(self) -> None:
+        self.made: list[int] = []
+
+    def make(self, item, share):
+        yield share.images
+        self.made.append(item)
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), UnicodeEncodeError("ascii", "ö", 0, 1, "no"), RuntimeError("x")])
+def test_here_too_who_reads_the_progress_fails_by_himself(job, error):
+    stage = Counting()
+    working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), here=lambda: stage)
+    with pytest.raises(type(error)), closing(working):
+        for _ in working:
+            raise error
+    assert working.outcome.reasons == [] and stage.made == []
+
+
+def test_a_stage_that_somebody_else_holds_can_be_used_again(job):
+    stage = Counting()
+    for _ in range(2):
+        working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), here=lambda: stage)
+        assert list(working) == [5, 3] and working.outcome.left == []
+    assert stage.made == [0, 1, 0, 1]
+
+
+def test_a_stage_that_nobody_else_holds_is_gone_when_its_work_is_done(job):
+    held: list[weakref.ref] = []
+
+    def load():
+        stage = Counting()
+        held.append(weakref.ref(stage))
+        return stage
+
+    for _ in (working := work(job, [Device("cpu")], "clip", {0: 2}, Ends(), here=load)):
+        pass
+    assert held[0]() is None and working.outcome.left == []
+
+
+def test_an_unknown_stage_is_refused_with_the_valid_ones(job, cpu):
+    for name in ("clips", "captions", "answr"):
+        with pytest.raises(UserError, match="unknown stage .*Valid: words, clip, cosines, describe, answer, cap"):
+            load_stage(name, job, cpu)
 
 
 def test_what_a_killed_worker_had_in_hand_is_made_by_the_other(job, weights, cpu, image_folder, fault):
@@ -197,12 +269,16 @@ def test_a_gpus_worker_sees_no_other_gpu(job, monkeypatch, visible, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    worker = WorkerProcess(job, "clip", Device("cuda:1"), 2)
+    worker = WorkerProcess(job, "clip", Device("cuda:1", "Tesla T4", 15), 2)
     assert started[0]["CUDA_VISIBLE_DEVICES"] == expected
-    assert json.loads(worker.process.stdin.getvalue())["device"] == "cuda:0"
+    told = json.loads(worker.process.stdin.getvalue())["device"]
+    assert Device(**told) == Device("cuda:0", "Tesla T4", 15)
 
 
 def test_a_job_is_the_same_in_another_process(job):
+    words = (Phrases("mediums", ["a woodcut", "größe"], {"blank": 1}),)
+    job = replace(job, words=words, features=Path("features"))
     again = Job.from_json(job.as_json())
+    assert (again.words, again.features_folders) == (words, job.features_folders)
     assert (again.recipe, again.weights, again.bank, again.fallback) == (job.recipe, job.weights, None, job.fallback)
     assert vars(again.folder) == vars(job.folder)

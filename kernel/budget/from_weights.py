@@ -24,10 +24,10 @@ from kernel.errors import UserError
 from kernel.inventory import captioners_named
 from kernel.word_banks import read_phrases
 
-# the stages that run.json names, by those of a plan: CLIP also encodes the word lists, and the estimates are made of
-# prompts and neighbours
+# the stages that run.json names, by those of a plan: the estimates are made of prompts and neighbours
 MEASURED_AS = {
-    "clip": ("clip", "word banks"),
+    "words": ("word banks",),
+    "clip": ("clip",),
     "captions": ("captions",),
     "caption cosines": ("caption cosines",),
     "estimates": ("sentences", "neighbours"),

@@ -2,12 +2,15 @@
 
 import sys
 import tempfile
-import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextlib import closing
+from dataclasses import replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
+from kernel.caption_shard import CaptionShard
 from kernel.captions import inspect_captioner
 from kernel.checkpoints import Weights, open_weights
 from kernel.config import Recipe
@@ -18,11 +21,13 @@ from kernel.errors import UserError
 from kernel.images import BadImage, ImageFile, decode, image_paths, left_out_note
 from kernel.inventory import captioners_named
 from kernel.job import Job
+from kernel.library_warnings import counted_warnings
 from kernel.preflight import check_versions
 from kernel.progress import progress_bar
-from kernel.stages import WORDS, Item
+from kernel.stderr import STDERR
 from kernel.store import RunFolder
 from kernel.word_banks import Phrases, features_file
+from kernel.word_parts import join_parts, parts_of
 from kernel.workers import Ends, Outcome, work
 
 # clip-interrogator 0.6.0: one greedy caption of at most 32 tokens after the start token
@@ -46,7 +51,7 @@ def describe(
     for anything about weights, banks or devices, and when a model cannot be used at all.
     """
     for warning in check_versions():
-        print(f"warning: {warning}", file=sys.stderr)
+        print(f"warning: {warning}", file=STDERR)
     paths = list(dict.fromkeys(path for pattern in images for path in found(str(pattern))))
     if not any(path.is_file() for path in paths):
         return without_models(paths, request.mode, tell)
@@ -58,11 +63,13 @@ def describe(
     devices = find_devices(device)
     if captioners:
         inspect_captioner(weights, captioners[0])
-    with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as scratch, counted_warnings() as counted:
         line = Line(job_in(Path(scratch), files, request, recipe, weights), request, devices, tell)
         if captioners:
             line.captions(captioners)
         line.descriptions(banks)
+    for text, count in (counted + line.library_warnings).items():
+        print(f"a library warned {count} times: {text}", file=STDERR)
     return line.records
 
 
@@ -99,34 +106,39 @@ class Line:
         self.job, self.request, self.devices, self.tell = job, request, devices, tell
         self.records: list[dict[str, Any]] = []
         self.told = 0  # shards
-        self.telling = threading.Lock()  # several workers' progress comes from a thread each
+        self.library_warnings: Counter[str] = Counter()
 
     def captions(self, captioners: list[str]) -> None:
         """By the first captioner that can be used; images on which every one fails say so in their records."""
-        left: list[Item] = list(range(len(self.job.folder.borders)))
+        left = list(range(len(self.job.folder.borders)))
         reasons: list[str] = []
         for name in captioners:
-            outcome = self.work(f"captions {name}", "captions", left)
+            outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left))
             if not outcome.left:
                 return
             left, reasons = outcome.left, [*reasons, f"{name}: {'; '.join(outcome.reasons)}"]
-            print(f"captioner {name} was given up ({'; '.join(outcome.reasons)})", file=sys.stderr)
+            print(f"captioner {name} was given up ({'; '.join(outcome.reasons)})", file=STDERR)
         for shard in left:
-            assert isinstance(shard, int)
             ids = [file.id for file in self.job.folder.shard_files(shard)]
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
-            self.job.folder.write_captions(shard, [[] for _ in ids], {}, failed, 0, [])
+            nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
+            self.job.folder.write_captions(shard, nothing)
 
     def descriptions(self, banks: list[Phrases]) -> None:
         """Raises UserError when CLIP cannot be used."""
         sha256, folders = self.job.weights.sha256("clip"), self.request.features_folders(self.job.weights)
-        unknown = [words for words in banks if features_file(words, sha256, folders) is None]
+        unknown = tuple(words for words in banks if features_file(words, sha256, folders) is None)
         if unknown:
             phrases = sum(len(words.phrases) for words in unknown)
             names = ", ".join(words.name for words in unknown)
-            print(f"encoding {phrases:,} phrases of {names}; kept in {folders[-1]} for the next time", file=sys.stderr)
-            self.check(self.work("describe", "phrases", [WORDS]))
-        self.check(self.work("describe", self.request.mode, list(range(len(self.job.folder.borders))), self.flush))
+            print(f"encoding {phrases:,} phrases of {names}; kept in {folders[-1]} for the next time", file=STDERR)
+            parts = parts_of(unknown, sha256, folders[-1])
+            sizes = {item: len(part.phrases) for item, part in enumerate(parts) if not part.path.is_file()}
+            self.check(self.work("words", "phrases", sizes, replace(self.job, words=unknown, features=folders[-1])))
+            for words in unknown:
+                join_parts(words, sha256, folders[-1])
+        shards = self.job.folder.sizes(range(len(self.job.folder.borders)))
+        self.check(self.work("describe", self.request.mode, shards))
         self.flush()
 
     def check(self, outcome: Outcome) -> None:
@@ -141,27 +153,25 @@ class Line:
     def flush(self) -> None:
         """Tells the records of shards that are made, up to the first that is not."""
         folder = self.job.folder
-        with self.telling:
-            while self.told < len(folder.borders) and folder.shard_path("descriptions", self.told).is_file():
-                content = folder.read_descriptions(self.told)
-                for file in folder.shard_files(self.told):
-                    record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
-                    self.records.append(record)
-                    self.tell(record)
-                self.told += 1
+        while self.told < len(folder.borders) and folder.shard_path("descriptions", self.told).is_file():
+            content = folder.read_descriptions(self.told)
+            for file in folder.shard_files(self.told):
+                record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
+                self.records.append(record)
+                self.tell(record)
+            self.told += 1
 
-    def work(self, stage: str, title: str, items: Sequence[Item], then: Callable[[], None] = lambda: None) -> Outcome:
-        """The items on the devices, with a progress bar over their images; `then` follows every step of it."""
-        images = self.job.folder.images_of(item for item in items if isinstance(item, int))
-        bar = progress_bar(total=images, desc=title, unit="image", disable=not images)
-
-        def progress(number: int) -> None:
-            bar.update(number)
-            with bar.external_write_mode(file=sys.stdout):
-                then()
-
-        with bar:
-            return work(self.job, self.devices, stage, items, Ends(), progress)
+    def work(self, stage: str, title: str, items: dict[int, int], job: Job | None = None) -> Outcome:
+        """The items on the devices, with a progress bar; records are told as soon as they are there."""
+        unit = "phrase" if stage == "words" else "image"
+        bar = progress_bar(total=sum(items.values()), desc=title, unit=unit, disable=not items)
+        with bar, closing(work(job or self.job, self.devices, stage, items, Ends())) as working:
+            for number in working:
+                bar.update(number)
+                with bar.external_write_mode(file=sys.stdout):
+                    self.flush()
+        self.library_warnings += working.outcome.library_warnings
+        return working.outcome
 
 
 def found(pattern: str) -> list[Path]:
@@ -170,7 +180,7 @@ def found(pattern: str) -> list[Path]:
     if path.is_dir():
         inside = image_paths(path)
         for note in left_out_note(path):
-            print(note, file=sys.stderr)
+            print(note, file=STDERR)
         return inside
     if has_magic(pattern) and not path.exists():
         matching = [Path(name) for name in sorted(glob(pattern, recursive=True))]

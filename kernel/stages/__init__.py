@@ -1,18 +1,19 @@
-"""The stages of a run: each reads what the one before wrote into the run folder, and writes its own shards.
+"""The stages of a run: each reads what the one before wrote into the run folder, and writes its own outputs.
 
-A stage is loaded on one device and then makes item after item: the numbers of shards, or WORDS, or an estimate's name.
+A stage is loaded on one device and then makes item after item, by their numbers: of shards, of parts of word lists, or
+of estimates among those with a share.
 """
 
+from collections.abc import Iterator
 from typing import Protocol
 
-from kernel.stages.batches import Progress, Share
-
-Item = int | str
-# an item that is no shard: the features of word lists that the weights folder brings none for
-WORDS = "words"
+from kernel.stages.batches import Share
 
 
 class Stage(Protocol):
-    """Raises OutOfTime when there is no time for the item, CannotBeUsed when the model cannot make it here."""
+    def make(self, item: int, share: Share) -> Iterator[int]:
+        """Writes the item's outputs; yields how many images, or phrases, more are done.
 
-    def make(self, item: Item, share: Share, progress: Progress) -> None: ...
+        Raises OutOfTime when there is no time for the item, CannotBeUsed when the model cannot make it here.
+        """
+        ...

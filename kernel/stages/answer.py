@@ -1,17 +1,18 @@
 """What the run folder holds by now to every estimate with a share; and these to one row an image."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from kernel.config import OF_BANK, Recipe
 from kernel.devices import Device
-from kernel.estimates import Said, bank_estimate, said_of, text_estimate, weighed_captions
+from kernel.estimates import IMAGES, Said, bank_estimate, said_of, text_estimate, weighed_captions
 from kernel.fusion import fuse
 from kernel.inventory import opened_bank
 from kernel.job import Job
 from kernel.prompt_bank import PromptBank
 from kernel.sentences import SentenceEncoder
-from kernel.stages import Item
-from kernel.stages.batches import Progress, Share
+from kernel.stages.batches import Share
 from kernel.store import RunFolder
 
 KEPT = 5  # nearest prompts of an image, for people to look at
@@ -26,10 +27,11 @@ class AnswerStage:
         encoder = SentenceEncoder.load(job.weights, device)
         return cls(job, device, encoder, opened_bank(job.recipe, job.bank, job.weights))
 
-    def make(self, item: Item, share: Share, progress: Progress) -> None:
-        """Writes the rows of the estimate of this name, (n, 384), the fallback where it says nothing of an image."""
-        assert isinstance(item, str)
+    def make(self, item: int, share: Share) -> Iterator[int]:
+        """Writes the rows of the estimate of this number among `shared`, (n, 384), the fallback where it says nothing
+        of an image."""
         folder, recipe = self.job.folder, self.job.recipe
+        name = shared(recipe)[item]
         fallback = np.array(self.job.fallback, dtype=np.float32)
         image_features, bad = folder.read_clip()
         said = [Said([], []) for _ in folder.images]
@@ -40,21 +42,25 @@ class AnswerStage:
             said = weighed_captions(captions, cosines, recipe)
         modifiers = folder.read_modifiers()
         good = np.array([image.id not in bad for image in folder.images])
-        if item in OF_BANK:
+        if name in OF_BANK:
             assert self.bank is not None  # checked before the first image
             rows, usable = bank_estimate(
-                item, image_features, self.bank, recipe, self.device,
+                name, image_features, self.bank, recipe, self.device,
                 lambda indices, cosines: folder.write_nearest(indices[:, :KEPT], cosines[:, :KEPT]),
             )  # fmt: skip
-            progress(len(folder.images))
+            yield len(folder.images)
         else:
             texts = [
-                said_of(item, captions, phrases, recipe) if is_good else Said([], [])
+                said_of(name, captions, phrases, recipe) if is_good else Said([], [])
                 for captions, phrases, is_good in zip(said, modifiers, good, strict=True)
             ]
-            rows, usable = text_estimate(texts, self.encoder, recipe.text_batch, progress)
+            blocks = []
+            for start in range(0, len(texts), IMAGES):
+                blocks.append(text_estimate(texts[start : start + IMAGES], self.encoder, recipe.text_batch))
+                yield len(blocks[-1][0])
+            rows, usable = (np.concatenate(own) for own in zip(*blocks, strict=True))
         usable &= good
-        folder.write_estimate(item, np.where(usable[:, None], rows, fallback), usable)
+        folder.write_estimate(name, np.where(usable[:, None], rows, fallback), usable)
 
 
 def shared(recipe: Recipe) -> list[str]:

@@ -1,8 +1,7 @@
 """Images through a model, batch by batch, whatever a single one of them or the device's memory does."""
 
 import gc
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +10,12 @@ from PIL.Image import Image
 from kernel.deadline import Deadline, OutOfTime
 from kernel.images import BadImage, ImageFile, decoded_batches
 from kernel.memory import return_freed_memory
-
-Progress = Callable[[int], None]
+from kernel.stderr import STDERR
 
 
 @dataclass(frozen=True)
 class Share:
-    """What a worker has before it: about so many images of this stage, and the time at which it must be done."""
+    """What a worker has before it: about so many images (or phrases) of this stage, and when it must be done."""
 
     images: int
     ends: Deadline
@@ -46,9 +44,9 @@ class Encoded:
 
 
 def encode_files(
-    files: list[ImageFile], size: BatchSize, encode: Callable[[list[Image]], Iterable[Any]], progress: Progress
-) -> Encoded:
-    """What `encode` makes of every file's image, until it raises OutOfTime.
+    files: list[ImageFile], size: BatchSize, encode: Callable[[list[Image]], Iterable[Any]]
+) -> Generator[int, None, Encoded]:
+    """What `encode` makes of every file's image, until it raises OutOfTime; yields how many more are done.
 
     Raises CannotBeUsed when one image alone does not fit into the device's memory, or `encode` fails on all of many.
     """
@@ -69,12 +67,21 @@ def encode_files(
             elif isinstance(result, Failed):
                 failed[file.id] = result.reason
             results.append(None if isinstance(result, BadImage | Failed) else result)
-        progress(len(decoded))
+        yield len(decoded)
     # of a single image that says nothing of the model
     if len(failed) > 1 and len(failed) + len(bad) == len(files):
         raise CannotBeUsed(next(iter(failed.values())))
     unmade = [file.id for file in files[len(results) :]]
     return Encoded([*results, *[None] * len(unmade)], bad, failed, unmade)
+
+
+def in_one(encoding: Generator[int, None, Encoded]) -> Encoded:
+    """What comes of it, for whom the steps do not count."""
+    while True:
+        try:
+            next(encoding)
+        except StopIteration as end:
+            return end.value
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ def encoded(images: list[Image], size: BatchSize, encode: Callable[[list[Image]]
         if no_memory:
             size.value = len(part) // 2
             release_memory()
-            print(f"out of memory: {size.value} images at a time from here on", file=sys.stderr)
+            print(f"out of memory: {size.value} images at a time from here on", file=STDERR)
         elif len(part) == 1:
             results.append(Failed(reason))
         else:
@@ -122,13 +129,8 @@ def first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
-def free(model: Any) -> None:
-    """Lets go of a stage's model before the next one loads."""
-    model.__dict__.clear()
-    release_memory()
-
-
 def release_memory() -> None:
+    """Gives back what nobody refers to any more: whoever held a model drops it first."""
     import torch
 
     gc.collect()

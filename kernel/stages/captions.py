@@ -5,57 +5,71 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Image
 
+from kernel.caption_shard import CaptionShard
 from kernel.captions import Captioner
 from kernel.config import Recipe
 from kernel.deadline import Effort, OutOfTime
 from kernel.devices import Device
+from kernel.images import ImageFile
 from kernel.job import Job
-from kernel.stages import Item
-from kernel.stages.batches import BatchSize, Progress, Share, encode_files
+from kernel.stages.batches import BatchSize, Encoded, Share, encode_files
+
+
+class Said(NamedTuple):
+    """An image's captions, and whether they were made with less effort than asked."""
+
+    captions: list[str]
+    reduced: bool
 
 
 class CaptionsStage:
-    def __init__(self, job: Job, device: Device, captioner: str) -> None:
-        self.job = job
-        self.captioner = Captioner.load(job.weights, captioner, device)
+    def __init__(self, job: Job, device: Device, name: str) -> None:
+        self.job, self.name = job, name
+        self.captioner = Captioner.load(job.weights, name, device)
         self.size = BatchSize(job.recipe.caption_batch)
         self.effort = Effort(most_effort(job.recipe), 0)
 
-    def make(self, item: Item, share: Share, progress: Progress) -> None:
-        assert isinstance(item, int)
+    def make(self, item: int, share: Share) -> Iterator[int]:
+        """Captions of a shard; of one that is there already, by a lesser captioner, only the whole in its place."""
         folder, recipe = self.job.folder, self.job.recipe
         self.effort.images, self.effort.ends = share.images, share.ends
-        reduced: list[int] = []
-        encode = partial(batch_captions, self.captioner, recipe, batch_seeds(recipe.seed, item), self.effort, reduced)
+        encode = partial(batch_captions, self.captioner, recipe, batch_seeds(recipe.seed, item), self.effort)
         files = folder.shard_files(item)
-        made = encode_files(files, self.size, encode, progress)
-        if len(made.unmade) < len(files):
-            captions = [[caption for caption in own or [] if caption] for own in made.results]
-            folder.write_captions(item, captions, made.bad, made.failed, sum(reduced), made.unmade)
+        made = yield from encode_files(files, self.size, encode)
+        stands = folder.has_shard("captions", item)
+        if not made.unmade or (len(made.unmade) < len(files) and not stands):
+            content, ids = self.content(files, made), [file.id for file in files]
+            folder.write_captions(item, content.over(folder.read_caption_shard(item), ids) if stands else content)
         if made.unmade:
             raise OutOfTime
 
+    def content(self, files: list[ImageFile], made: Encoded) -> CaptionShard:
+        said: list[Said | None] = made.results
+        return CaptionShard(
+            captions=[[caption for caption in own.captions if caption] if own else [] for own in said],
+            captioners=[self.name if own else None for own in said],
+            sha256={self.name: self.job.weights.sha256(self.name)},
+            bad=made.bad,
+            failed=made.failed,
+            reduced=[file.id for file, own in zip(files, said, strict=True) if own and own.reduced],
+            unmade=made.unmade,
+        )
+
 
 def batch_captions(
-    captioner: Captioner,
-    recipe: Recipe,
-    seeds: Iterator[int],
-    effort: Effort,
-    reduced: list[int],
-    images: list[Image],
-) -> list[list[str]]:
-    """Captions with as much effort as the time allows; notes in `reduced` how many images got less than asked."""
+    captioner: Captioner, recipe: Recipe, seeds: Iterator[int], effort: Effort, images: list[Image]
+) -> list[Said]:
+    """Captions with as much effort as the time allows."""
     given = effort.next(len(images))
     start = time.perf_counter()
     captions = captioner.captions(images, with_effort(recipe, given), next(seeds))
     effort.took(len(images), given, time.perf_counter() - start)
-    if given < effort.most:
-        reduced.append(len(images))
-    return captions
+    return [Said(own, given < effort.most) for own in captions]
 
 
 def most_effort(recipe: Recipe) -> int:

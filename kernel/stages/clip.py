@@ -1,6 +1,7 @@
-"""Images to CLIP features, shard by shard; word lists to features, where the weights folder brings none."""
+"""Images to CLIP features, shard by shard."""
 
 import time
+from collections.abc import Iterator
 from functools import partial
 
 import numpy as np
@@ -9,11 +10,8 @@ from PIL.Image import Image
 from kernel.clip import ClipEncoder
 from kernel.deadline import Effort, OutOfTime
 from kernel.devices import Device
-from kernel.inventory import word_lists
 from kernel.job import Job
-from kernel.stages import WORDS, Item
-from kernel.stages.batches import BatchSize, Progress, Share, encode_files
-from kernel.word_banks import encode_missing
+from kernel.stages.batches import BatchSize, Share, encode_files
 
 
 class ClipStage:
@@ -22,18 +20,12 @@ class ClipStage:
         self.clip = ClipEncoder.load(job.weights, device)
         self.size = BatchSize(job.recipe.clip_batch)
 
-    def make(self, item: Item, share: Share, progress: Progress) -> None:
+    def make(self, item: int, share: Share) -> Iterator[int]:
         folder = self.job.folder
-        if item == WORDS:
-            for words in word_lists(self.job.recipe, self.job.weights):
-                sha256, batch = self.job.weights.sha256("clip"), self.job.recipe.text_batch
-                encode_missing(words, self.clip, sha256, self.job.features_folders, batch)
-            return
-        assert isinstance(item, int)
         effort = Effort(1, share.images, share.ends)
         encode = partial(timed_features, self.clip, effort)
         files = folder.shard_files(item)
-        made = encode_files(files, self.size, encode, progress)
+        made = yield from encode_files(files, self.size, encode)
         if len(made.unmade) < len(files):
             width = self.clip.model.text_projection.shape[-1]
             rows = [np.zeros(width, dtype=np.float32) if row is None else row for row in made.results]

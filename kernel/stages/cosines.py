@@ -1,11 +1,12 @@
 """Captions to their cosines with their own image, by CLIP, shard by shard."""
 
+from collections.abc import Iterator
+
 from kernel.clip import ClipEncoder
 from kernel.deadline import OutOfTime
 from kernel.devices import Device
 from kernel.job import Job
-from kernel.stages import Item
-from kernel.stages.batches import Progress, Share
+from kernel.stages.batches import Share
 
 
 class CosinesStage:
@@ -13,13 +14,12 @@ class CosinesStage:
         self.job = job
         self.clip = ClipEncoder.load(job.weights, device)
 
-    def make(self, item: Item, share: Share, progress: Progress) -> None:
-        assert isinstance(item, int)
+    def make(self, item: int, share: Share) -> Iterator[int]:
         if share.ends.left() <= 0:
             raise OutOfTime
         folder = self.job.folder
         image_features, _, _ = folder.read_clip_shard(item)
-        captions = folder.read_caption_shard(item)["captions"]
+        captions = folder.read_caption_shard(item).captions
         texts = list(dict.fromkeys(text for said in captions for text in said))
         rows = dict(zip(texts, self.clip.encode_texts(texts, self.job.recipe.text_batch), strict=True)) if texts else {}
         cosines = [
@@ -27,4 +27,4 @@ class CosinesStage:
             for features, said in zip(image_features, captions, strict=True)
         ]
         folder.write_caption_cosines(item, cosines)
-        progress(len(captions))
+        yield len(captions)

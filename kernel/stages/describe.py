@@ -1,5 +1,7 @@
 """Images with their captions to prompts for people, shard by shard."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from kernel.clip import ClipEncoder
@@ -9,9 +11,7 @@ from kernel.describing.terms import TermTable, chosen_banks
 from kernel.describing.text_tower import TextTower
 from kernel.devices import Device
 from kernel.job import Job
-from kernel.stages import WORDS, Item
-from kernel.stages.batches import BatchSize, Progress, Share, encode_files
-from kernel.word_banks import encode_missing
+from kernel.stages.batches import BatchSize, Share, encode_files, in_one
 
 
 class DescribeStage:
@@ -31,18 +31,12 @@ class DescribeStage:
             self.describer = Describer(TermTable(self.banks, *self.features), tower)
         return self.describer
 
-    def make(self, item: Item, share: Share, progress: Progress) -> None:
-        """WORDS encodes the banks that no folder holds features of; a shard's number writes its descriptions."""
-        if item == WORDS:
-            for words in self.banks:
-                encode_missing(words, self.clip, *self.features, self.job.recipe.text_batch)
-            return
-        assert isinstance(item, int)
+    def make(self, item: int, share: Share) -> Iterator[int]:
         describer = self.load_terms()
         files = self.job.folder.shard_files(item)
         captions, failed = self.captions(item)
         wanted = [file for file in files if file.id not in failed]
-        made = encode_files(wanted, self.size, self.clip.encode_images, lambda images: None)
+        made = in_one(encode_files(wanted, self.size, self.clip.encode_images))
         rows = {file.id: row for file, row in zip(wanted, made.results, strict=True) if row is not None}
         content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
         if rows:
@@ -52,7 +46,7 @@ class DescribeStage:
                 caption = {"caption": text} if self.request.needs_captions else {}
                 content[image] = {**caption, **own.as_json()}
         self.job.folder.write_descriptions(item, content)
-        progress(len(files))
+        yield len(files)
 
     def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
         """By image the caption, and why there is none; nothing of either where the mode needs none."""
@@ -60,5 +54,5 @@ class DescribeStage:
             return {}, {}
         said = self.job.folder.read_caption_shard(shard)
         ids = [file.id for file in self.job.folder.shard_files(shard)]
-        captions = {image: own[0] for image, own in zip(ids, said["captions"], strict=True) if own}
-        return captions, {**said["bad"], **said["failed"]}
+        captions = {image: own[0] for image, own in zip(ids, said.captions, strict=True) if own}
+        return captions, said.bad | said.failed

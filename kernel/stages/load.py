@@ -1,41 +1,58 @@
-"""A stage by its name, with what it loads; and why one could not be used."""
-
-import sys
-import traceback
+"""A stage by its name, with what it loads."""
 
 from kernel.devices import Device
-from kernel.errors import UserError
+from kernel.errors import UserError, did_you_mean
 from kernel.job import Job
 from kernel.stages import Stage
-from kernel.stages.batches import CannotBeUsed, first_line
 
 
-def load_stage(name: str, job: Job, device: Device) -> Stage:
-    """`clip`, `cosines`, `describe`, `answer`, or `captions NAME` with the captioner of that name."""
-    kind, _, captioner = name.partition(" ")
-    if kind == "clip":
-        from kernel.stages.clip import ClipStage
+def words(job: Job, device: Device) -> Stage:
+    from kernel.stages.words import WordsStage
 
-        return ClipStage(job, device)
-    if kind == "captions":
-        from kernel.stages.captions import CaptionsStage
+    return WordsStage(job, device)
 
-        return CaptionsStage(job, device, captioner)
-    if kind == "cosines":
-        from kernel.stages.cosines import CosinesStage
 
-        return CosinesStage(job, device)
-    if kind == "describe":
-        from kernel.stages.describe import DescribeStage
+def clip(job: Job, device: Device) -> Stage:
+    from kernel.stages.clip import ClipStage
 
-        return DescribeStage(job, device)
+    return ClipStage(job, device)
+
+
+def captions(job: Job, device: Device, captioner: str) -> Stage:
+    from kernel.stages.captions import CaptionsStage
+
+    return CaptionsStage(job, device, captioner)
+
+
+def cosines(job: Job, device: Device) -> Stage:
+    from kernel.stages.cosines import CosinesStage
+
+    return CosinesStage(job, device)
+
+
+def describe(job: Job, device: Device) -> Stage:
+    from kernel.stages.describe import DescribeStage
+
+    return DescribeStage(job, device)
+
+
+def answer(job: Job, device: Device) -> Stage:
     from kernel.stages.answer import AnswerStage
 
     return AnswerStage.load(job, device)
 
 
-def reason_of(error: Exception) -> str:
-    """One line for the run's record; what nobody foresaw is told whole on stderr."""
-    if not isinstance(error, UserError | CannotBeUsed):
-        traceback.print_exception(error, file=sys.stderr)
-    return first_line(error)
+LOADERS = {"words": words, "clip": clip, "cosines": cosines, "describe": describe, "answer": answer}
+# by the captioner that follows the name
+CAPTIONS = "captions"
+
+
+def load_stage(name: str, job: Job, device: Device) -> Stage:
+    """One of LOADERS, or `captions NAME` with the captioner of that name. Raises UserError for any other."""
+    kind, _, captioner = name.partition(" ")
+    if kind == CAPTIONS and captioner:
+        return captions(job, device, captioner)
+    if name not in LOADERS:
+        valid = [*LOADERS, f"{CAPTIONS} NAME"]
+        raise UserError(f"unknown stage {name!r}{did_you_mean(name, valid)}. Valid: {', '.join(valid)}")
+    return LOADERS[name](job, device)
