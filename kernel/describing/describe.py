@@ -8,7 +8,6 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from kernel.captions import inspect_captioner
 from kernel.checkpoints import Weights, open_weights
 from kernel.config import Recipe
 from kernel.describing.request import Request
@@ -16,8 +15,8 @@ from kernel.describing.terms import chosen_banks
 from kernel.devices import Device, find_devices
 from kernel.errors import UserError
 from kernel.images import SUFFIXES, ImageFile
-from kernel.inventory import captioners_named
 from kernel.job import Job
+from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.preflight import check_versions
 from kernel.stages import WORDS, Item
 from kernel.store import RunFolder

@@ -9,11 +9,12 @@ from itertools import count
 import numpy as np
 from PIL.Image import Image
 
-from kernel.captions import Captioner
 from kernel.config import Recipe
 from kernel.deadline import Effort, OutOfTime
 from kernel.devices import Device
 from kernel.job import Job
+from kernel.models.captioners.captioner import Captioner
+from kernel.models.captioners.loading import load_captioner
 from kernel.stages import Item
 from kernel.stages.batches import BatchSize, Progress, Share, encode_files
 
@@ -21,7 +22,7 @@ from kernel.stages.batches import BatchSize, Progress, Share, encode_files
 class CaptionsStage:
     def __init__(self, job: Job, device: Device, captioner: str) -> None:
         self.job = job
-        self.captioner = Captioner.load(job.weights, captioner, device)
+        self.captioner = load_captioner(job.weights, captioner, device)
         self.size = BatchSize(job.recipe.caption_batch)
         self.effort = Effort(most_effort(job.recipe), 0)
 
