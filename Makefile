@@ -22,7 +22,8 @@ $(VENV)/.stamp: pyproject.toml
 	@touch $@
 
 # the manifest's and the bank's records are written by the modules that check them
-RECORDS := $(addprefix kernel/,checkpoints.py clip.py captions.py sentences.py build_bank.py prompt_bank.py text_head.py)
+RECORDS := $(addprefix kernel/,checkpoints.py clip.py sentences.py build_bank.py prompt_bank.py text_head.py) \
+           $(wildcard kernel/models/captioners/*.py)
 
 $(MINIATURE): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py)
 	$(BIN)/python -m kernel.miniature.assemble

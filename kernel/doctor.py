@@ -143,7 +143,8 @@ def size_of(folder: Path) -> str:
 def find_recipe(weights: "Weights") -> Iterator[Finding]:
     """The strongest recipe whose parts the weights folder has."""
     from kernel.config import RECIPES
-    from kernel.inventory import captioners_named, opened_bank, word_lists
+    from kernel.inventory import opened_bank, word_lists
+    from kernel.models.captioners.loading import captioners_named
     from kernel.prompt_bank import RECORD
 
     folder = weights.folder / "prompt_bank"

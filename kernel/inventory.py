@@ -1,4 +1,4 @@
-"""What a recipe asks of the folders given: captioner, word lists, prompt bank and fitted shares, or what is missing."""
+"""What a recipe asks of the folders given: word lists, prompt bank and fitted shares, or what is missing."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -8,19 +8,6 @@ from kernel.config import OF_BANK, RECIPES, Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.prompt_bank import RECORD, PromptBank
 from kernel.word_banks import Phrases, read_phrases
-
-
-def captioners_named(recipe: Recipe, weights: Weights) -> list[str]:
-    """The recipe's captioner, or the first of the weights folder, and those that stand in for it when it fails."""
-    name = recipe.captioner
-    if name == "auto" and weights.captioners:
-        name = weights.captioners[0]
-    if name not in weights.captioners:
-        raise UserError(
-            f"{weights.folder}: holds no captioner {name!r}{did_you_mean(name, weights.captioners)}; it has "
-            f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
-        )
-    return weights.captioners[weights.captioners.index(name) :]
 
 
 def opened_bank(recipe: Recipe, given: Path | None, weights: Weights) -> PromptBank | None:

@@ -6,7 +6,7 @@ import sys
 from typing import Any
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-# The loaders' own bars and advice are noise between ours; what they warn of is checked in captions.py.
+# The loaders' own bars and advice are noise between ours; what they warn of is checked in models/captioners/.
 QUIET = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
 CONNECTIONS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from kernel.captions import inspect_captioner
 from kernel.checkpoints import Weights, file_sha256, open_weights
 from kernel.config import Paths, Recipe
 from kernel.constant import constant_row
 from kernel.devices import Device, find_devices
 from kernel.images import ImageFile, left_out_note, list_images
-from kernel.inventory import captioners_named, opened_bank, with_fitted_shares, word_lists
+from kernel.inventory import opened_bank, with_fitted_shares, word_lists
+from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.planning import plan_run
 from kernel.prompt_bank import RECORD, REGRESSION, PromptBank
 from kernel.sentences import SentenceEncoder

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
-from kernel.captions import Captioner
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES, Paths
 from kernel.deadline import Deadline
 from kernel.errors import UserError
+from kernel.models.captioners.captioner import Captioner
 from kernel.pipeline import run
 from kernel.stages.batches import BatchSize, CannotBeUsed, Failed, encoded
 from kernel.store import RunFolder
@@ -374,7 +374,7 @@ def test_without_time_for_every_image_clip_gives_what_it_has_seen(where, undistu
 HANGS = """
 import sys, time
 import kernel.__main__
-from kernel.captions import Captioner
+from kernel.models.captioners.captioner import Captioner
 from kernel.deadline import Deadline
 from kernel.errors import UserError
 hanging = []

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from kernel import submission
-from kernel.captions import Captioner
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
+from kernel.models.captioners.captioner import Captioner
 from kernel.pipeline import run
 from kernel.preflight import check_disk, check_writable, only_run
 from kernel.submission import check_submission, read_submission

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)  # threads do not live through a fork
 import kernel.constant, kernel.pipeline, kernel.store
-from kernel.captions import Captioner
+from kernel.models.captioners.captioner import Captioner
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES, Paths
 from kernel.deadline import NEVER

@@ -15,13 +15,13 @@ from kernel.budget.counting import Work
 from kernel.budget.gpus import GB
 from kernel.budget.model_costs import Captioning, Clip, Weighed, captioner_costs, clip_costs, sentence_costs
 from kernel.budget.plan import Models, Plan
-from kernel.budget.published_models import Published
 from kernel.budget.stage_costs import ASSUMED
 from kernel.checkpoints import ADVICE, Weights
 from kernel.clip import CONFIG
 from kernel.config import Recipe
 from kernel.errors import UserError
-from kernel.inventory import captioners_named
+from kernel.models.captioners.captioner import Published
+from kernel.models.captioners.loading import captioners_named
 from kernel.word_banks import read_phrases
 
 # the stages that run.json names, by those of a plan: the estimates are made of prompts and neighbours

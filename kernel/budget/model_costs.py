@@ -5,13 +5,14 @@ with two for every multiply-add, attention included (ViT-g-14: 534.06 GFLOPs an 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from kernel.budget.counting import Work, count
-from kernel.budget.published_models import MINILM, Published
-from kernel.captions import BLIP2, FULL_PRECISION_PARTS
+from kernel.budget.published_models import MINILM
 from kernel.clip import meta_clip
+from kernel.models.captioners.captioner import CaptionerKind, Published
+from kernel.models.captioners.loading import kind_of
 
 
 @dataclass(frozen=True)
@@ -122,122 +123,41 @@ def sentence_costs(tokens: int, config: dict[str, Any] = MINILM) -> tuple[Weighe
 
 
 def captioner_costs(published: Published, half: bool) -> Captioning:
-    """A captioner with one image encoded and three tokens decoded, as kernel/captions.py would."""
-    import torch
-
-    model = meta_captioner(published, half)
-    side = model.config.vision_config.image_size
-    pixels = torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
+    """A captioner with one image encoded and three tokens decoded, as its kind's own model would."""
+    kind = kind_of(published.class_name, published.name)
+    model = kind.meta_model(published.config, half)
+    image = kind.one_image(model, half)
     seen: list[Any] = []
     steps: list[tuple[Work, int]] = []
     caches: list[Any] = [None]
-    encode = count(lambda: seen.append(encode_image(model, pixels)), half)
+    encode = count(lambda: seen.append(kind.encode_image(model, image)), half)
     for _ in range(3):
-        work = count(lambda: caches.append(decode_step(model, seen[0], caches[-1])), half)
+        work = count(lambda: caches.append(kind.decode_step(model, seen[0], caches[-1])), half)
         # the cache stays from step to step, so it is no activation
-        size = cache_size(caches[-1])
+        size = kind.cache_bytes(caches[-1])
         steps.append((Work(work.half_operations, work.single_operations, max(0, work.activation_bytes - size)), size))
     return Captioning(
-        published.name,
-        weigh(model, published.head_stored_twice),
-        encode,
-        (steps[0], steps[1], steps[2]),
-        model.config.text_config.vocab_size,
-        len(decoder_layers(model)),
-        0 if hasattr(model, "qformer") else seen[0].nbytes,
+        name=published.name,
+        weights=weigh_captioner(kind, model, published.head_stored_twice),
+        encode=encode,
+        steps=(steps[0], steps[1], steps[2]),
+        vocabulary=len(kind.output_head(model)),
+        layers=len(kind.decoder_layers(model)),
+        image_token_bytes=kind.image_token_bytes(seen[0]),
     )
 
 
-def meta_captioner(published: Published, half: bool) -> Any:
-    """The captioner without weights, its dtypes those that kernel/captions.py checks after loading."""
-    import torch
-    from transformers import Blip2Config, Blip2ForConditionalGeneration, BlipConfig, BlipForConditionalGeneration
-
-    from kernel.image_attention import look_once
-
-    is_blip2 = published.class_name == BLIP2
-    with torch.device("meta"):
-        if is_blip2:
-            model = Blip2ForConditionalGeneration(Blip2Config(**published.config))
-        else:
-            model = BlipForConditionalGeneration(BlipConfig(**published.config))
-            look_once(model)
-        if is_blip2 and published.config["text_config"].get("tie_word_embeddings") is False:
-            # transformers 5 ties T5's head to its embedding here; the file holds both, and the loaded model too
-            head = model.language_model.lm_head
-            head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
-    if half:
-        model.half()
-    if is_blip2:
-        for name, parameter in model.named_parameters():
-            if is_full_precision(name):
-                parameter.data = parameter.data.float()
-    return model.eval()
+def weigh_captioner(kind: CaptionerKind, model: Any, head_stored_twice: bool = False) -> Weighed:
+    """As `weigh`, with what a step of decoding reads."""
+    weighed, head = weigh(model), kind.output_head(model)
+    return replace(
+        weighed,
+        stored=weighed.parameters + (head.numel() if head_stored_twice else 0),
+        read_per_token=sum(parameter.nbytes for parameter in kind.decoder_layers(model).parameters()) + head.nbytes,
+    )
 
 
-def encode_image(model: Any, pixels: Any) -> Any:
-    """What decoding sees of one image: T5's encoder outputs, OPT's prefix, or BLIP's patches, (1, length, d)."""
-    import torch
-
-    patches = model.vision_model(pixel_values=pixels).last_hidden_state
-    if not hasattr(model, "qformer"):
-        return patches
-    queries = model.qformer(query_embeds=model.query_tokens, encoder_hidden_states=patches).last_hidden_state
-    soft_prompt = model.language_projection(queries.to(patches.dtype))
-    # `generate` puts one start token behind the image's slots
-    start = torch.zeros(1, 1, device="meta", dtype=torch.long)
-    prefix = torch.cat([soft_prompt, model.get_input_embeddings()(start)], dim=1)
-    if model.config.use_decoder_only_language_model:
-        return prefix
-    return model.language_model.encoder(inputs_embeds=prefix).last_hidden_state
-
-
-def decode_step(model: Any, seen: Any, cache: Any) -> Any:
-    """One token more of one row, as beam search asks for it; returns the cache. OPT reads the image at its first."""
-    import torch
-    from transformers.modeling_outputs import BaseModelOutput
-
-    token = torch.zeros(1, 1, device="meta", dtype=torch.long)
-    given: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
-    if not hasattr(model, "qformer"):
-        output = model.text_decoder(input_ids=token, encoder_hidden_states=seen, **given)
-    elif model.config.use_decoder_only_language_model:
-        new = {"inputs_embeds": seen} if cache is None else {"input_ids": token}
-        output = model.language_model(**new, **given, logits_to_keep=1)
-    else:
-        encoded = BaseModelOutput(last_hidden_state=seen)
-        output = model.language_model(decoder_input_ids=token, encoder_outputs=encoded, **given)
-    return output.past_key_values
-
-
-def cache_size(cache: Any) -> int:
-    """Bytes of a transformers cache: a row's keys and values of every layer, T5's attention to the image included."""
-    halves = [cache.self_attention_cache, cache.cross_attention_cache] if hasattr(cache, "is_updated") else [cache]
-    layers = [layer for half in halves for layer in half.layers if layer.keys is not None]
-    return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
-
-
-def decoder_layers(model: Any) -> Any:
-    if not hasattr(model, "qformer"):
-        return model.text_decoder.bert.encoder.layer
-    if model.config.use_decoder_only_language_model:
-        return model.language_model.model.decoder.layers
-    return model.language_model.decoder.block
-
-
-def output_head(model: Any) -> Any:
-    """The matrix from the decoder's last state to the scores of all tokens."""
-    if not hasattr(model, "qformer"):
-        return model.text_decoder.cls.predictions.decoder.weight
-    return model.language_model.lm_head.weight
-
-
-def is_full_precision(name: str) -> bool:
-    """Whether a parameter or module stays in float32 on a GPU, by its dotted name."""
-    return any(part in FULL_PRECISION_PARTS for part in name.split("."))
-
-
-def weigh(model: Any, head_stored_twice: bool = False) -> Weighed:
+def weigh(model: Any) -> Weighed:
     """Parameters and bytes of a model on any device."""
     import torch
 
@@ -249,9 +169,4 @@ def weigh(model: Any, head_stored_twice: bool = False) -> Weighed:
         by_dtype[name] = by_dtype.get(name, 0) + parameter.nbytes
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     blocks = [sum(parameter.nbytes for parameter in block.parameters()) for blocks in lists for block in blocks]
-    read = stored_again = 0
-    if hasattr(model, "text_decoder") or hasattr(model, "qformer"):
-        head = output_head(model)
-        read = sum(parameter.nbytes for parameter in decoder_layers(model).parameters()) + head.nbytes
-        stored_again = head.numel() if head_stored_twice else 0
-    return Weighed(parameters, parameters + stored_again, by_dtype, max(blocks, default=0), read)
+    return Weighed(parameters, parameters, by_dtype, largest_block=max(blocks, default=0))

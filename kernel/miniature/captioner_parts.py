@@ -71,7 +71,7 @@ def t5_tokenizer(more: Iterable[str] = ()) -> T5TokenizerFast:
     )
 
 
-def blip2_processor() -> Blip2Processor:
+def blip2_processor(scratch: Path) -> Blip2Processor:
     return Blip2Processor(image_processor(), t5_tokenizer(), num_query_tokens=QUERY_TOKENS)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from kernel.captions import Captioner
 from kernel.checkpoints import Weights, open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import DEFAULT_WEIGHTS, RECIPES
@@ -19,6 +18,7 @@ from kernel.devices import find_device
 from kernel.miniature.drawing import draw
 from kernel.miniature.grammar import Scene, scene_stream
 from kernel.miniature.pictures import HELD_OUT_SEED
+from kernel.models.captioners.loading import load_captioner
 from kernel.offline import refuse_network
 from kernel.word_banks import rank, read_phrases
 
@@ -49,7 +49,7 @@ def captioner_figures(
 ) -> dict[str, float]:
     """Shares of pictures whose best caption names the subject, and is exactly right."""
     recipe = RECIPES["baseline"]
-    captioner = Captioner.load(weights, name, find_device("auto"))
+    captioner = load_captioner(weights, name, find_device("auto"))
     captions = [
         own[0]
         for start in range(0, len(pictures), recipe.caption_batch)

@@ -10,8 +10,9 @@ import json
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -66,6 +67,20 @@ def blip_loss(model: Any, vision: torch.Tensor, ids: torch.Tensor) -> torch.Tens
     return F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
 
 
+class Trained(NamedTuple):
+    """A captioner that is trained here: its processor, made with a scratch folder, a model for it, and its loss."""
+
+    processor: Callable[[Path], Any]
+    model: Callable[[Any], Any]
+    loss: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+TRAINED = {
+    "blip2": Trained(blip2_processor, new_blip2, blip2_loss),
+    "blip": Trained(blip_processor, new_blip, blip_loss),
+}
+
+
 @torch.inference_mode()
 def evaluate(model: Any, processor: Any, pixels: np.ndarray, held: list[grammar.Scene]) -> dict[str, float]:
     """Shares of held-out pictures whose best caption names the subject, and is exactly right (greedy)."""
@@ -86,7 +101,7 @@ def evaluate(model: Any, processor: Any, pixels: np.ndarray, held: list[grammar.
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("blip2", "blip"))
+    parser.add_argument("name", choices=TRAINED)
     parser.add_argument("--clip", type=Path, default=CHECKPOINTS / "clip")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--pictures", type=int, default=24_000)
@@ -97,10 +112,10 @@ def main() -> None:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
 
+    own = TRAINED[options.name]
     with tempfile.TemporaryDirectory() as scratch:
-        processor = blip2_processor() if options.name == "blip2" else blip_processor(Path(scratch))
-    model = new_blip2(processor) if options.name == "blip2" else new_blip(processor)
-    loss_of = blip2_loss if options.name == "blip2" else blip_loss
+        processor = own.processor(Path(scratch))
+    model = own.model(processor)
     tower = vision_weights(load_file(options.clip / "open_clip_model.safetensors"))
     model.load_state_dict(tower, strict=False)
     for parameter in model.vision_model.parameters():
@@ -123,7 +138,7 @@ def main() -> None:
         if len(order) < options.batch:
             order = np.concatenate([order, rng.permutation(options.pictures)])
         batch, order = order[: options.batch], order[options.batch :]
-        loss = loss_of(model, vision[batch].float(), ids[batch])
+        loss = own.loss(model, vision[batch].float(), ids[batch])
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)

@@ -225,21 +225,3 @@ def shard_index(shards: list[Path]) -> dict[str, Any]:
         "metadata": {"total_size": sum(tensor.bytes for listed in tensors.values() for tensor in listed)},
         "weight_map": {tensor.name: shard for shard, listed in tensors.items() for tensor in listed},
     }
-
-
-def captioner_config(config: dict[str, Any]) -> dict[str, Any]:
-    """A captioner's config.json as it is loaded: T5's output scaling stated, no dtype claimed.
-
-    flan-T5 does not scale its decoder's outputs, and its head is a matrix of its own; the hub's files say
-    only the latter, and transformers 5.0 then scales. The dtypes are the file's, and the loader asks for its own.
-    """
-    stated = {key: without_dtype(value) for key, value in without_dtype(config).items()}
-    if stated.get("text_config", {}).get("model_type") == "t5":
-        stated["text_config"] |= {"scale_decoder_outputs": False, "tie_word_embeddings": False}
-    return stated
-
-
-def without_dtype(config: Any) -> Any:
-    if not isinstance(config, dict):
-        return config
-    return {key: value for key, value in config.items() if key not in ("dtype", "torch_dtype")}

@@ -13,6 +13,7 @@ from typing import Any
 
 from kernel.checkpoints import file_sha256
 from kernel.errors import UserError
+from kernel.models.captioners.loading import SHIPPED_KINDS
 from kernel.store import write_json
 
 PINS = Path(__file__).with_name("pins.json")
@@ -40,8 +41,7 @@ class FileChoice:
 CHOICES = {
     # the only pickle that is ever taken, for a repository that has nothing else
     "clip": FileChoice(("open_clip_config.json",), (), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),
-    "blip2": FileChoice(("config.json",), OF_CAPTIONERS),
-    "blip": FileChoice(("config.json",), OF_CAPTIONERS),
+    **{name: FileChoice(("config.json",), OF_CAPTIONERS) for name in SHIPPED_KINDS},
     "sentences": FileChoice(
         ("config.json", "modules.json", "1_Pooling/config.json"),
         ("config_sentence_transformers.json", "sentence_bert_config.json", *OF_TOKENIZERS),

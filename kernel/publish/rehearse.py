@@ -21,6 +21,7 @@ from kernel.checkpoints import MANIFEST, write_manifest
 from kernel.errors import UserError
 from kernel.images import list_images
 from kernel.inputs import COMPETITION
+from kernel.models.captioners.blip2 import BLIP2
 from kernel.notebook import RERUN, RUN_TYPE
 from kernel.publish.kaggle_image import read_image
 from kernel.publish.mounts import LAYOUTS, mount, snapshot, upload_and_unpack
@@ -163,14 +164,12 @@ def hub_like_weights(weights: Path, out: Path) -> Path:
 
     A captioner saved by a current transformers carries the output-scaling key, and would hide that it must be put in.
     """
-    from kernel.publish.weights import captioner_config
-
     shutil.rmtree(out, ignore_errors=True)
     shutil.copytree(weights, out)
     path = out / "captioners" / "blip2" / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["text_config"].pop("scale_decoder_outputs")
-    write_json(path, captioner_config(config))
+    write_json(path, BLIP2.stated(config))
     manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     write_manifest(out, manifest["models"], manifest["captioners"])
     return out

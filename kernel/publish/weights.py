@@ -13,28 +13,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel.captions import (
-    BLIP,
-    BLIP2,
-    FULL_PRECISION_PARTS,
-    captioner_tokenizer_record,
-    inspect_captioner,
-)
 from kernel.checkpoints import MANIFEST, Weights, file_sha256, open_weights, read_manifest, write_manifest
 from kernel.clip import clip_tokenizer_record
 from kernel.config import Recipe
 from kernel.errors import UserError
-from kernel.publish.convert import captioner_config, convert_pickle, convert_safetensors, shard_index
+from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
+from kernel.publish.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub import bytes_to_come, fetch, other_revision
 from kernel.publish.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.word_lists import write_word_lists
 from kernel.sentences import sentence_tokenizer_record
 from kernel.store import write_json
 
-CAPTIONERS = {"blip2": BLIP2, "blip": BLIP}
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 # result by download, for the check of free disk: halved, or with the parts that stay float32
-RESULT_SHARE = {"clip": 0.5, "blip2": 0.6, "blip": 0.5, "sentences": 1.0}
+RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()}}
 
 
 @dataclass(frozen=True)
@@ -108,10 +101,11 @@ def make_folder(
 def captioners_of(recipe: Recipe) -> list[str]:
     """In the order of fallback; a recipe that names one gets that one."""
     if recipe.captioner == "auto":
-        return list(CAPTIONERS)
-    if recipe.captioner not in CAPTIONERS:
+        return list(SHIPPED_KINDS)
+    if recipe.captioner not in SHIPPED_KINDS:
         raise UserError(
-            f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, {', '.join(CAPTIONERS)}"
+            f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
+            f"{', '.join(SHIPPED_KINDS)}"
         )
     return [recipe.captioner]
 
@@ -202,12 +196,13 @@ def make(item: Item, folder: Path, scratch: Path, pins: Path, record: dict[str, 
 def put(item: Item, source: Path, target: Path) -> str:
     """Writes `target`, halved where it holds weights that are run in half precision; returns its sha256."""
     model = item.repository.key
+    kind = SHIPPED_KINDS.get(model)
     if item.name.endswith(".bin"):
         return convert_pickle(source, target)
     if item.is_weights and model != "sentences":
-        return convert_safetensors(source, target, FULL_PRECISION_PARTS if model == "blip2" else ())
-    if item.name == "config.json" and model in CAPTIONERS:
-        write_json(target, captioner_config(json.loads(source.read_text(encoding="utf-8"))))
+        return convert_safetensors(source, target, kind.full_precision if kind else ())
+    if item.name == "config.json" and kind:
+        write_json(target, kind.stated(json.loads(source.read_text(encoding="utf-8"))))
         return file_sha256(target)
     sha256 = file_sha256(source)
     unfinished = target.with_name(f".{target.name}.tmp")
@@ -223,7 +218,8 @@ def manifest_models(
     repositories: dict[str, Repository], folder: Path, captioners: list[str], pins: Path
 ) -> dict[str, dict[str, Any]]:
     """The manifest's record of each model, made with its own tokenizer; captioners are checked as a run does."""
-    classes = {"clip": "CLIP", "sentences": "SentenceTransformer", **CAPTIONERS}
+    classes = {"clip": "CLIP", "sentences": "SentenceTransformer"}
+    classes |= {name: kind.class_name for name, kind in SHIPPED_KINDS.items()}
     models: dict[str, dict[str, Any]] = {}
     for model, repository in repositories.items():
         try:
@@ -251,12 +247,12 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
         import open_clip
 
         return clip_tokenizer_record(open_clip.get_tokenizer(f"local-dir:{folder}"))
-    from transformers import AutoTokenizer, Blip2Processor, BlipProcessor
-
     if model == "sentences":
+        from transformers import AutoTokenizer
+
         return sentence_tokenizer_record(AutoTokenizer.from_pretrained(folder, local_files_only=True))
-    processor_class = Blip2Processor if CAPTIONERS[model] == BLIP2 else BlipProcessor
-    return captioner_tokenizer_record(processor_class.from_pretrained(folder, local_files_only=True).tokenizer)
+    kind = SHIPPED_KINDS[model]
+    return kind.tokenizer_record(kind.read_processor(folder))
 
 
 def write_shard_indexes(folder: Path, items: Iterable[Item]) -> None:

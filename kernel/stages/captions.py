@@ -11,12 +11,13 @@ import numpy as np
 from PIL.Image import Image
 
 from kernel.caption_shard import CaptionShard
-from kernel.captions import Captioner
 from kernel.config import Recipe
 from kernel.deadline import Effort, OutOfTime
 from kernel.devices import Device
 from kernel.images import ImageFile
 from kernel.job import Job
+from kernel.models.captioners.captioner import Captioner
+from kernel.models.captioners.loading import load_captioner
 from kernel.stages.batches import BatchSize, Encoded, Share, encode_files
 
 
@@ -30,7 +31,7 @@ class Said(NamedTuple):
 class CaptionsStage:
     def __init__(self, job: Job, device: Device, name: str) -> None:
         self.job, self.name = job, name
-        self.captioner = Captioner.load(job.weights, name, device)
+        self.captioner = load_captioner(job.weights, name, device)
         self.size = BatchSize(job.recipe.caption_batch)
         self.effort = Effort(most_effort(job.recipe), 0)
 

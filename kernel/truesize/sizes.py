@@ -4,8 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from kernel.budget.published_models import CAPTIONERS, CLIP, SHIPPED, Published
-from kernel.captions import BLIP2
+from kernel.budget.published_models import CAPTIONERS, CLIP, SHIPPED
+from kernel.models.captioners.blip2 import BLIP2
+from kernel.models.captioners.captioner import Published
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def tiny_clip() -> dict[str, Any]:
 
 TINY_CAPTIONER = Published(
     "tiny-blip2",
-    BLIP2,
+    BLIP2.class_name,
     {
         "vision_config": {"hidden_size": 96, "intermediate_size": 192, "num_hidden_layers": 3, "num_attention_heads": 4,
                           "image_size": 56, "patch_size": 14},

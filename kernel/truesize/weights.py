@@ -14,16 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from kernel.budget.model_costs import meta_captioner
-from kernel.captions import BLIP2, FULL_PRECISION_PARTS, captioner_tokenizer_record
 from kernel.checkpoints import MANIFEST, open_weights, read_manifest, write_manifest
 from kernel.clip import CONFIG, WEIGHTS, clip_tokenizer_record, meta_clip
 from kernel.errors import UserError
+from kernel.models.captioners.blip2 import BLIP2
 from kernel.publish.convert import (
     BLOCK_BYTES,
     ITEM_BYTES,
     Tensor,
-    captioner_config,
     shard_index,
     target_dtype,
     write_tensors,
@@ -94,7 +92,8 @@ def clip_tensors(sizes: Sizes, stored: str) -> list[Tensor]:
 
 
 def captioner_tensors(sizes: Sizes, stored: str) -> list[Tensor]:
-    return tensors_of(meta_captioner(sizes.captioner, half=False).named_parameters(), stored, FULL_PRECISION_PARTS)
+    model = BLIP2.meta_model(sizes.captioner.config, half=False)
+    return tensors_of(model.named_parameters(), stored, BLIP2.full_precision)
 
 
 def tensors_of(parameters: Iterable[tuple[str, Any]], stored: str, full_precision: Iterable[str]) -> list[Tensor]:
@@ -134,11 +133,11 @@ def put_clip(folder: Path, sizes: Sizes, tensors: list[Tensor], miniature: Path)
 
 def put_captioner(folder: Path, sizes: Sizes, tensors: list[Tensor]) -> dict[str, Any]:
     folder.mkdir(parents=True)
-    model, processor = meta_captioner(sizes.captioner, half=False), processor_of(sizes)
+    model, processor = BLIP2.meta_model(sizes.captioner.config, half=False), processor_of(sizes)
     model.config.save_pretrained(folder)
     path = folder / "config.json"
     # some releases of transformers do not write that T5's head is a matrix of its own
-    write_json(path, captioner_config(json.loads(path.read_text(encoding="utf-8"))))
+    write_json(path, BLIP2.stated(json.loads(path.read_text(encoding="utf-8"))))
     model.generation_config.save_pretrained(folder)
     processor.save_pretrained(folder)
     shards = list(shards_of(tensors))
@@ -146,7 +145,7 @@ def put_captioner(folder: Path, sizes: Sizes, tensors: list[Tensor]) -> dict[str
     for path, shard in zip(paths, shards, strict=True):
         write_tensors(path, shard, random_blocks)
     write_json(folder / "model.safetensors.index.json", shard_index(paths))
-    return {"class": BLIP2, "tokenizer": captioner_tokenizer_record(processor.tokenizer)}
+    return {"class": BLIP2.class_name, "tokenizer": BLIP2.tokenizer_record(processor)}
 
 
 def shards_of(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
@@ -168,7 +167,7 @@ def processor_of(sizes: Sizes) -> Any:
     from kernel.miniature.captioner_parts import t5_tokenizer
     from kernel.miniature.train_clip import MEAN, STD
 
-    config = meta_captioner(sizes.captioner, half=False).config
+    config = BLIP2.meta_model(sizes.captioner.config, half=False).config
     side = config.vision_config.image_size
     missing = config.image_token_index - len(t5_tokenizer())
     images = BlipImageProcessor(size={"height": side, "width": side}, image_mean=MEAN, image_std=STD)

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kernel.budget.published_models import BLIP_TEXT
-from kernel.captions import BLIP, captioner_tokenizer_record
 from kernel.checkpoints import MANIFEST, Weights, open_weights, read_manifest, write_manifest
 from kernel.clip import CONFIG, ClipEncoder
 from kernel.devices import Device
 from kernel.miniature.drawing import draw
 from kernel.miniature.grammar import scene_stream
+from kernel.models.captioners.blip import BLIP, BLIP_TEXT
 from kernel.publish.word_lists import write_word_lists
 from kernel.truesize.sizes import SIZES, tiny_clip
 from kernel.truesize.weights import clip_tensors, put_clip
@@ -168,8 +167,9 @@ def put_random_blip(folder: Path, sentences: Path, small: bool) -> dict[str, Any
     )
     torch.manual_seed(SEED)
     BlipForConditionalGeneration(config).save_pretrained(folder)
-    BlipProcessor(BlipImageProcessor(size={"height": 384, "width": 384}), tokenizer).save_pretrained(folder)
-    return {"class": BLIP, "tokenizer": captioner_tokenizer_record(tokenizer)}
+    processor = BlipProcessor(BlipImageProcessor(size={"height": 384, "width": 384}), tokenizer)
+    processor.save_pretrained(folder)
+    return {"class": BLIP.class_name, "tokenizer": BLIP.tokenizer_record(processor)}
 
 
 def put_features(folder: Path, rows_of: Callable[[list[str]], np.ndarray]) -> None:

@@ -16,11 +16,12 @@ from unittest import mock
 import torch
 from PIL import Image
 
-from kernel.captions import Captioner
 from kernel.checkpoints import Weights, open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import DEFAULT_WEIGHTS
 from kernel.devices import Device
+from kernel.models.captioners.captioner import Captioner
+from kernel.models.captioners.loading import load_captioner
 from kernel.sentences import SentenceEncoder
 from tests.bench.__main__ import OUT
 from tests.bench.contenders.plain import load_blip
@@ -90,8 +91,8 @@ def seeing(weights: Weights, pictures: list[Image.Image]) -> Iterator[Tried]:
 
 
 def captioning(weights: Weights, pictures: list[Image.Image]) -> Iterator[Tried]:
-    ours = Captioner.load(weights, "blip", CPU)
-    theirs = Captioner(load_blip(weights.folder)[0], ours.processor, CPU)
+    ours = load_captioner(weights, "blip", CPU)
+    theirs = Captioner(ours.kind, load_blip(weights.folder)[0], ours.processor, CPU)
     deck, classic = JOBS["deck"].recipe, JOBS["classic"].recipe
     pixels = ours.processor(images=pictures, return_tensors="pt")["pixel_values"]
 

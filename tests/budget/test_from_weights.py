@@ -11,11 +11,13 @@ from kernel.budget.model_costs import sentence_costs, weigh
 from kernel.budget.plan import captioner_of, clip_of, plan
 from kernel.budget.published_models import CAPTIONERS, CLIP, MINILM
 from kernel.budget.stage_costs import ASSUMED
-from kernel.captions import BLIP, BLIP2, Captioner
 from kernel.checkpoints import Weights
 from kernel.clip import CONFIG, ClipEncoder
 from kernel.config import RECIPES
 from kernel.errors import UserError
+from kernel.models.captioners.blip import BLIP
+from kernel.models.captioners.blip2 import BLIP2
+from kernel.models.captioners.loading import load_captioner
 
 BASELINE = RECIPES["baseline"]
 MINILM_BYTES = 4 * 22_713_216
@@ -30,7 +32,7 @@ def in_float32(weights):
 def test_the_miniature_models_weigh_what_they_weigh_when_loaded(half, weights, cpu, half_on_cpu):
     models = models_of(weights, BASELINE, half)
     device = half_on_cpu if half else cpu
-    loaded = weigh(ClipEncoder.load(weights, device).model), weigh(Captioner.load(weights, "blip2", device).model)
+    loaded = weigh(ClipEncoder.load(weights, device).model), weigh(load_captioner(weights, "blip2", device).model)
     assert models.captioner is not None
     for counted, weighed in zip((models.clip.weights, models.captioner.weights), loaded, strict=True):
         assert counted.bytes_by_dtype == weighed.bytes_by_dtype
@@ -82,7 +84,8 @@ def published_folder(tmp_path, weights):
     from transformers import Blip2Config, BlipConfig
 
     models = {name: {"class": name, "source": name} for name in ("clip", "sentences")}
-    own = Weights(tmp_path, {**models, "blip2": {"class": BLIP2}, "blip": {"class": BLIP}}, ["blip2", "blip"])
+    models |= {kind.name: {"class": kind.class_name} for kind in (BLIP2, BLIP)}
+    own = Weights(tmp_path, models, ["blip2", "blip"])
     for name in own.models:
         own.model_folder(name).mkdir(parents=True)
     (tmp_path / "word_banks").mkdir()

@@ -12,23 +12,22 @@ from transformers import Blip2Config, Blip2ForConditionalGeneration
 from kernel.budget.counting import count
 from kernel.budget.model_costs import (
     Decoding,
-    cache_size,
     captioner_costs,
     clip_costs,
-    decoder_layers,
-    is_full_precision,
-    meta_captioner,
     weigh,
+    weigh_captioner,
 )
 from kernel.budget.plan import captioner_of, clip_of, sentences_of
-from kernel.budget.published_models import CAPTIONERS, PHRASES, Published
+from kernel.budget.published_models import CAPTIONERS, PHRASES
 from kernel.budget.stage_costs import captioning_bytes
-from kernel.captions import BLIP2, load_blip, load_blip2
 from kernel.clip import ClipEncoder
+from kernel.models.captioners.blip2 import BLIP2
+from kernel.models.captioners.captioner import Published
+from kernel.models.captioners.loading import KINDS, load_captioner
 
 TINY_OPT = Published(
     "tiny",
-    BLIP2,
+    BLIP2.class_name,
     {
         "vision_config": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
                           "image_size": 28},
@@ -44,7 +43,7 @@ TINY_OPT = Published(
 
 TINY_T5 = Published(
     "tiny",
-    BLIP2,
+    BLIP2.class_name,
     {
         **TINY_OPT.config,
         "text_config": {"model_type": "t5", "d_model": 64, "d_ff": 64, "d_kv": 16, "num_heads": 4, "num_layers": 2,
@@ -105,10 +104,11 @@ def test_vit_g_14_in_half_precision_keeps_its_embeddings_and_norms_in_float32():
 def test_a_captioner_has_its_published_parameters(name, parameters, stored):
     weights = captioner_of(name, half=True).weights
     assert (weights.parameters, weights.stored) == (parameters, stored)
+    assert CAPTIONERS[name].parameters == parameters
 
 
 def test_the_parts_of_blip2_flan_t5_xl_have_their_published_parameters():
-    model = meta_captioner(CAPTIONERS["blip2-flan-t5-xl"], half=True)
+    model = BLIP2.meta_model(CAPTIONERS["blip2-flan-t5-xl"].config, half=True)
 
     def size(module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -144,9 +144,9 @@ def test_minilm_has_its_published_parameters():
 @pytest.mark.parametrize("name", ["blip2", "blip"])
 @pytest.mark.parametrize("half", [True, False])
 def test_a_loaded_miniature_weighs_what_its_configuration_says(name, half, weights, cpu, half_on_cpu):
-    load = load_blip2 if name == "blip2" else load_blip
-    loaded = load(weights.model_folder(name), half_on_cpu if half else cpu)
-    assert weigh(loaded) == weigh(meta_captioner(miniature(weights, name), half))
+    loaded = load_captioner(weights, name, half_on_cpu if half else cpu)
+    model = loaded.kind.meta_model(miniature(weights, name).config, half)
+    assert weigh_captioner(loaded.kind, loaded.model) == weigh_captioner(loaded.kind, model)
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -219,11 +219,12 @@ def generated(model, decoding: Decoding, **lengths):
 @pytest.mark.parametrize("name", ["blip2", "blip"])
 def test_a_real_miniature_captioner_computes_and_caches_what_was_counted(name, decoding, weights, cpu):
     costs = captioner_costs(miniature(weights, name), half=False)
-    model = (load_blip2 if name == "blip2" else load_blip)(weights.model_folder(name), cpu).eval()
+    captioner = load_captioner(weights, name, cpu)
+    model = captioner.model
     length = decoding.steps + 1  # the first token is given
     operations, cache = generated(model, decoding, max_length=length, min_length=length)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
-    assert cache_size(cache) == costs.row_cache_bytes(decoding)
+    assert captioner.kind.cache_bytes(cache) == costs.row_cache_bytes(decoding)
     tokens = model.vision_model.embeddings.num_positions * model.config.vision_config.hidden_size
     assert costs.image_token_bytes == (4 * tokens if name == "blip" else 0)
 
@@ -234,11 +235,11 @@ def test_a_real_tiny_opt_captioner_computes_and_caches_what_was_counted(decoding
 
     costs = captioner_costs(TINY_OPT, half=False)
     model = Blip2ForConditionalGeneration(Blip2Config(**TINY_OPT.config)).eval()
-    assert weigh(model) == costs.weights
+    assert weigh_captioner(BLIP2, model) == costs.weights
     steps = decoding.steps
     operations, cache = generated(model, decoding, max_new_tokens=steps, min_new_tokens=steps)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
-    assert cache_size(cache) == costs.row_cache_bytes(decoding)
+    assert BLIP2.cache_bytes(cache) == costs.row_cache_bytes(decoding)
 
 
 def test_the_q_former_and_wo_of_a_captioner_in_half_precision_compute_in_float32():
@@ -251,17 +252,13 @@ def test_the_q_former_and_wo_of_a_captioner_in_half_precision_compute_in_float32
     assert costs.encode.single_operations == 33 * 24 * 2 * 5120 * 2048 + q_former
 
 
-def test_names_of_parts_that_stay_in_float32():
-    assert is_full_precision("language_model.encoder.block.0.layer.1.DenseReluDense.wo.weight")
-    assert is_full_precision("qformer.encoder.layer.0.attention.attention.query.bias")
-    assert not is_full_precision("language_model.shared.weight") and not is_full_precision("x.wonder.weight")
-
-
 @pytest.mark.parametrize(
     ("name", "layers"), [("blip-image-captioning-base", 12), ("blip2-opt-2.7b", 32), ("blip2-flan-t5-xl", 24)]
 )
 def test_the_decoders_blocks_are_found(name, layers):
-    assert len(decoder_layers(meta_captioner(CAPTIONERS[name], half=True))) == layers
+    published = CAPTIONERS[name]
+    kind = KINDS[published.class_name]
+    assert len(kind.decoder_layers(kind.meta_model(published.config, half=True))) == layers
 
 
 def test_a_step_reads_the_decoders_weights_and_the_head():

@@ -7,12 +7,12 @@ import pytest
 
 import kernel
 from kernel.__main__ import main
-from kernel.captions import Captioner
 from kernel.clip import ClipEncoder
 from kernel.config import Recipe
 from kernel.describing.command import own_words
 from kernel.describing.describe import CAPTIONS, found
 from kernel.errors import UserError
+from kernel.models.captioners.loading import load_captioner
 from kernel.stages.captions import CaptionsStage
 from kernel.word_banks import read_phrases
 
@@ -33,7 +33,7 @@ def test_every_record_holds_its_caption_its_parts_and_the_similarity_of_its_prom
     records = kernel.describe(image_folder, mode, top=4)
     assert [record["image"] for record in records] == [str(path) for path in sorted(image_folder.iterdir())]
     pictures = [picture for picture, _ in drawn[:6]]
-    said = Captioner.load(weights, "blip2", cpu).captions(pictures, Recipe(**CAPTIONS))
+    said = load_captioner(weights, "blip2", cpu).captions(pictures, Recipe(**CAPTIONS))
     clip = ClipEncoder.load(weights, cpu)
     features = clip.encode_images(pictures)
     for record, (caption,), row in zip(records, said, features, strict=True):
@@ -129,23 +129,21 @@ def test_top_bounds_the_terms(here, image_folder, weights):
 
 
 def test_a_captioner_that_fails_on_everything_hands_over_to_the_next(here, image_folder, monkeypatch, capsys):
-    really = Captioner.load.__func__
-
-    def load(cls, weights, name, device):
+    def load(weights, name, device):
         if name == "blip2":
             raise UserError("broken")
-        return really(cls, weights, name, device)
+        return load_captioner(weights, name, device)
 
-    monkeypatch.setattr(Captioner, "load", classmethod(load))
+    monkeypatch.setattr("kernel.stages.captions.load_captioner", load)
     assert all(record["caption"] for record in kernel.describe(image_folder))
     assert "captioner blip2 was given up" in capsys.readouterr().err
 
 
 def test_without_any_captioner_every_image_says_so(here, image_folder, monkeypatch):
-    def load(cls, *arguments):
+    def load(*arguments):
         raise UserError("broken")
 
-    monkeypatch.setattr(Captioner, "load", classmethod(load))
+    monkeypatch.setattr("kernel.stages.captions.load_captioner", load)
     records = kernel.describe(image_folder)
     assert len(records) == 6 and all("no captioner could be used (blip2: " in record["error"] for record in records)
 

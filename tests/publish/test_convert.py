@@ -1,5 +1,4 @@
 import hashlib
-import json
 import math
 import pickle
 import subprocess
@@ -11,11 +10,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from kernel.captions import FULL_PRECISION_PARTS
 from kernel.errors import UserError
+from kernel.models.captioners.blip2 import BLIP2
 from kernel.publish import convert
 from kernel.publish.convert import (
-    captioner_config,
     convert_pickle,
     convert_safetensors,
     read_header,
@@ -71,18 +69,18 @@ def test_bfloat16_becomes_what_torch_makes_of_it(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_part_kept_in_full_precision_keeps_every_value(tmp_path, dtype):
     values = random_values(30, 7).to(dtype)
-    found = converted(tmp_path, {WO: values}, FULL_PRECISION_PARTS)[WO]
+    found = converted(tmp_path, {WO: values}, BLIP2.full_precision)[WO]
     assert found.dtype == torch.float32 and torch.equal(found, values.float())
 
 
 @pytest.mark.parametrize("name", [WO, "qformer.layernorm.weight", "query_tokens"])
 def test_the_parts_that_the_loader_keeps_are_kept(tmp_path, name):
-    assert converted(tmp_path, {name: torch.ones(2)}, FULL_PRECISION_PARTS)[name].dtype == torch.float32
+    assert converted(tmp_path, {name: torch.ones(2)}, BLIP2.full_precision)[name].dtype == torch.float32
 
 
 @pytest.mark.parametrize("name", [VISION, "language_model.two.weight", "language_model.lm_head.weight", "my_qformer.w"])
 def test_a_part_whose_name_only_looks_alike_is_halved(tmp_path, name):
-    assert converted(tmp_path, {name: torch.ones(2)}, FULL_PRECISION_PARTS)[name].dtype == torch.float16
+    assert converted(tmp_path, {name: torch.ones(2)}, BLIP2.full_precision)[name].dtype == torch.float16
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.float16])
@@ -124,7 +122,7 @@ def test_a_dtype_that_is_not_foreseen_is_refused(tmp_path):
 def test_block_borders_change_nothing(tmp_path, monkeypatch, block_bytes):
     monkeypatch.setattr(convert, "BLOCK_BYTES", block_bytes)
     tensors = {"a": random_values(33), WO: random_values(5, 5), "n": torch.arange(7)}
-    found = converted(tmp_path, tensors, FULL_PRECISION_PARTS)
+    found = converted(tmp_path, tensors, BLIP2.full_precision)
     expected = {"a": tensors["a"].half(), WO: tensors[WO], "n": tensors["n"]}
     assert set(found) == set(expected) and all(torch.equal(found[name], expected[name]) for name in expected)
 
@@ -252,33 +250,7 @@ def test_a_pickle_that_is_no_flat_dictionary_of_tensors_is_refused(tmp_path, con
         from_pickle(tmp_path, content)
 
 
-# configurations and indexes
-
-HUB_CONFIG = {
-    "model_type": "blip-2",
-    "torch_dtype": "float32",
-    "text_config": {"model_type": "t5", "tie_word_embeddings": False, "torch_dtype": "float32", "d_model": 2048},
-}
-
-
-def test_t5s_output_scaling_is_stated_as_the_loader_demands():
-    stated = captioner_config(HUB_CONFIG)["text_config"]
-    assert (stated["scale_decoder_outputs"], stated["tie_word_embeddings"], stated["d_model"]) == (False, False, 2048)
-
-
-def test_a_captioners_configuration_claims_no_dtype():
-    assert "dtype" not in json.dumps(captioner_config({**HUB_CONFIG, "vision_config": {"dtype": "float32"}}))
-
-
-def test_the_configuration_given_is_not_changed():
-    before = json.dumps(HUB_CONFIG)
-    captioner_config(HUB_CONFIG)
-    assert json.dumps(HUB_CONFIG) == before
-
-
-@pytest.mark.parametrize("config", [{"model_type": "blip"}, {"text_config": {"model_type": "opt", "vocab_size": 3}}])
-def test_a_configuration_without_t5_stays_as_it_is(config):
-    assert captioner_config(config) == config
+# indexes
 
 
 def test_a_shard_index_says_where_each_tensor_is_and_how_large_all_are(tmp_path):

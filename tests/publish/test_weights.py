@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from kernel.captions import FULL_PRECISION_PARTS, Captioner
 from kernel.checkpoints import open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import Recipe, recipe_named
 from kernel.errors import UserError
+from kernel.models.captioners.blip2 import BLIP2
+from kernel.models.captioners.loading import load_captioner
 from kernel.publish import word_lists
 from kernel.publish.pins import read_pins
 from kernel.publish.weights import (
@@ -86,7 +87,7 @@ def test_clip_gives_the_features_of_the_checkpoint_it_was_made_of(made, weights,
 def test_a_captioner_says_what_the_checkpoint_it_was_made_of_says(made, weights, cpu, drawn, name):
     """Exactly, for the same reason; BLIP-2 was in two shards, and its configuration said nothing of scaling."""
     pictures = [picture for picture, _ in drawn[:2]]
-    found, expected = (Captioner.load(folder, name, cpu).captions(pictures, Recipe()) for folder in (made, weights))
+    found, expected = (load_captioner(folder, name, cpu).captions(pictures, Recipe()) for folder in (made, weights))
     assert found == expected
 
 
@@ -106,7 +107,7 @@ def test_minilms_files_are_the_published_ones_byte_for_byte(made):
 def test_blip2_is_halved_but_for_the_parts_that_overflow(made):
     folder = made.folder / "captioners" / "blip2"
     tensors = {name: tensor for shard in SHARDS for name, tensor in load_file(folder / shard).items()}
-    kept = {name for name in tensors if any(part in FULL_PRECISION_PARTS for part in name.split("."))}
+    kept = {name for name in tensors if any(part in BLIP2.full_precision for part in name.split("."))}
     assert {name for name, tensor in tensors.items() if tensor.dtype == torch.float32} == kept
     assert {tensors[name].dtype for name in set(tensors) - kept} == {torch.float16}
 

@@ -10,12 +10,12 @@ import pytest
 from safetensors.torch import load_file
 
 from kernel.budget.from_weights import models_of
-from kernel.captions import Captioner
 from kernel.checkpoints import MANIFEST, open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.memory import STATUS, PeakMemory
+from kernel.models.captioners.loading import load_captioner
 from kernel.publish.convert import Tensor, read_header
 from kernel.truesize import weights as made
 from kernel.truesize.sizes import SIZES, Sizes, tiny_clip
@@ -37,7 +37,7 @@ def test_the_folder_passes_the_manifest_s_checks_and_both_loaders(folder, cpu, d
     weights = open_weights(folder)
     pictures = [picture for picture, _ in drawn[:2]]
     assert np.isfinite(ClipEncoder.load(weights, cpu).encode_images(pictures)).all()
-    captioner = Captioner.load(weights, "blip2", cpu)
+    captioner = load_captioner(weights, "blip2", cpu)
     assert captioner.model.config.image_token_index == TINY.captioner.config["image_token_index"]
     assert len(list((folder / "captioners" / "blip2").glob("model-*.safetensors"))) > 1
 
@@ -54,7 +54,7 @@ def test_the_dtypes_are_those_asked_for(folder):
 
 
 def test_the_head_is_a_matrix_of_its_own(folder, cpu):
-    model = Captioner.load(open_weights(folder), "blip2", cpu).model.language_model
+    model = load_captioner(open_weights(folder), "blip2", cpu).model.language_model
     assert model.lm_head.weight.data_ptr() != model.shared.weight.data_ptr()
     config = json.loads((folder / "captioners" / "blip2" / "config.json").read_text())
     assert config["text_config"]["tie_word_embeddings"] is False
@@ -85,11 +85,11 @@ def test_a_model_is_in_memory_once_and_not_at_all_where_it_runs_as_it_is_stored(
     stored, copies, tmp_path, weights, weights_folder, cpu
 ):
     folder = open_weights(make_weights(tmp_path / "weights", WIDE, stored, weights_folder))
-    ClipEncoder.load(weights, cpu), Captioner.load(weights, "blip2", cpu)  # so that the libraries are there already
+    ClipEncoder.load(weights, cpu), load_captioner(weights, "blip2", cpu)  # so that the libraries are there already
     with PeakMemory() as clip:
         first = ClipEncoder.load(folder, cpu)
     with PeakMemory() as captioner:
-        second = Captioner.load(folder, "blip2", cpu)
+        second = load_captioner(folder, "blip2", cpu)
     for peak, model in ((clip, first.model), (captioner, second.model)):
         size = sum(parameter.nbytes for parameter in model.parameters())
         assert size > 100 * MB

@@ -10,10 +10,10 @@ from tests.bench.stopwatch import LOADING, Stopwatch
 
 def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
     from kernel import pipeline
-    from kernel.captions import Captioner
     from kernel.clip import ClipEncoder
     from kernel.config import Paths
-    from kernel.stages import answer
+    from kernel.models.captioners.captioner import Captioner
+    from kernel.stages import answer, captions
 
     for owner, method, stage in (
         (ClipEncoder, "encode_images", "clip"),
@@ -24,7 +24,6 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
         (pipeline, "write_submission", "submission"),
     ):
         setattr(owner, method, watch.timed(stage, getattr(owner, method)))
-    load = Captioner.load
-    Captioner.load = lambda *arguments: watch.timed(LOADING, load)(*arguments)
+    captions.load_captioner = watch.timed(LOADING, captions.load_captioner)
     shutil.rmtree(out, ignore_errors=True)
     pipeline.run(job.recipe, Paths(material.pictures, material.weights, out), "cpu", images)

@@ -8,9 +8,10 @@ import torch
 from transformers import BlipForConditionalGeneration, BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextSelfAttention
 
-from kernel.captions import Captioner
 from kernel.config import RECIPES
-from kernel.image_attention import ImageAttention, VisionAttention
+from kernel.models.captioners.blip_attention import ImageAttention, VisionAttention
+from kernel.models.captioners.captioner import Captioner
+from kernel.models.captioners.loading import load_captioner
 
 BEAMS = RECIPES["baseline"]
 GREEDY = replace(BEAMS, num_beams=1, captions_per_image=1)
@@ -19,14 +20,14 @@ SAMPLED = replace(BEAMS, caption_decoding="sampling", sampling_top_p=1.0)
 
 @pytest.fixture(scope="module")
 def once(weights, cpu):
-    return Captioner.load(weights, "blip", cpu)
+    return load_captioner(weights, "blip", cpu)
 
 
 @pytest.fixture(scope="module")
 def plain(weights, cpu, once):
     folder = weights.model_folder("blip")
     model = BlipForConditionalGeneration.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
-    return Captioner(model.eval(), once.processor, cpu)
+    return Captioner(once.kind, model.eval(), once.processor, cpu)
 
 
 @pytest.mark.parametrize("recipe", [BEAMS, GREEDY, SAMPLED, replace(BEAMS, num_beams=3, captions_per_image=2)])

@@ -1,0 +1,1 @@
+"""Models by their local folders: load, check, encode."""

@@ -1,0 +1,87 @@
+"""BLIP (arXiv 2201.12086): a vision transformer, and a BERT that looks at its tokens as it writes."""
+
+from pathlib import Path
+from typing import Any
+
+from kernel.devices import Device
+from kernel.models.captioners.captioner import CaptionerKind, Published
+from kernel.models.captioners.checkpoint import load_complete
+
+# Source: config.json of blip-image-captioning-base and -large; the text decoder has 12 heads where the class says 8,
+# which has 12 layers of 768 and 384 pixels by itself
+BLIP_TEXT = {"num_attention_heads": 12}
+LARGE_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
+
+
+class Blip(CaptionerKind):
+    class_name = "BlipForConditionalGeneration"
+    name = "blip"
+    published = (
+        Published(
+            "blip-image-captioning-base",
+            class_name,
+            {"text_config": BLIP_TEXT},
+            parameters=223_971_644,
+            head_stored_twice=True,
+        ),
+        Published(
+            "blip-image-captioning-large",
+            class_name,
+            {"text_config": {**BLIP_TEXT, "encoder_hidden_size": 1024}, "vision_config": LARGE_VISION},
+            parameters=446_290_492,
+            head_stored_twice=True,
+        ),
+    )
+    shipped = "blip-image-captioning-large"
+
+    def read_config(self, folder: Path) -> Any:
+        from transformers import BlipConfig
+
+        return BlipConfig.from_pretrained(folder, local_files_only=True)
+
+    def read_processor(self, folder: Path) -> Any:
+        from transformers import BlipProcessor
+
+        return BlipProcessor.from_pretrained(folder, local_files_only=True)
+
+    def load(self, folder: Path, device: Device) -> Any:
+        from transformers import BlipForConditionalGeneration
+
+        from kernel.models.captioners.blip_attention import look_once
+
+        model = load_complete(BlipForConditionalGeneration, folder, device)
+        look_once(model)
+        return model
+
+    def new_model(self, config: dict[str, Any]) -> Any:
+        from transformers import BlipConfig, BlipForConditionalGeneration
+
+        from kernel.models.captioners.blip_attention import look_once
+
+        model = BlipForConditionalGeneration(BlipConfig(**config))
+        look_once(model)
+        return model
+
+    def encode_image(self, model: Any, image: Any) -> Any:
+        """Pixels -> the image's tokens, (1, tokens, width)."""
+        return model.vision_model(pixel_values=image).last_hidden_state
+
+    def decode_step(self, model: Any, seen: Any, cache: Any) -> Any:
+        import torch
+
+        token = torch.zeros(1, 1, device="meta", dtype=torch.long)
+        output = model.text_decoder(input_ids=token, encoder_hidden_states=seen, past_key_values=cache, use_cache=True)
+        return output.past_key_values
+
+    def decoder_layers(self, model: Any) -> Any:
+        return model.text_decoder.bert.encoder.layer
+
+    def output_head(self, model: Any) -> Any:
+        return model.text_decoder.cls.predictions.decoder.weight
+
+    def image_token_bytes(self, seen: Any) -> int:
+        """Its words look at one copy of the tokens (blip_attention.py), so none are in the cache."""
+        return seen.nbytes
+
+
+BLIP = Blip()

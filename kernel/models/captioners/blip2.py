@@ -1,0 +1,219 @@
+"""BLIP-2 (arXiv 2301.12597): a frozen vision transformer, a Q-Former that asks it, and T5 or OPT, which is told.
+
+The image reaches the language model through slots in its text, and T5's output scaling is a matter of the release of
+transformers: both can be silently wrong, so both are checked.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kernel.checkpoints import ADVICE
+from kernel.config import Recipe
+from kernel.devices import Device
+from kernel.errors import UserError
+from kernel.models.captioners.captioner import CaptionerKind, Published
+from kernel.models.captioners.checkpoint import load_complete
+
+
+def flan_t5(model_width: int, feed_forward: int, heads: int) -> dict[str, Any]:
+    """Source: config.json of google/flan-t5-xl and -xxl, as blip2-flan-t5-xl and -xxl repeat them."""
+    return {
+        "model_type": "t5",
+        "d_model": model_width,
+        "d_ff": feed_forward,
+        "d_kv": 64,
+        "num_heads": heads,
+        "num_layers": 24,
+        "num_decoder_layers": 24,
+        "vocab_size": 32128,
+        "feed_forward_proj": "gated-gelu",
+        "tie_word_embeddings": False,
+        "scale_decoder_outputs": False,
+        "bos_token_id": 1,
+        "decoder_start_token_id": 0,
+    }
+
+
+# Source: config.json of blip2-opt-2.7b
+OPT = {
+    "model_type": "opt",
+    "hidden_size": 2560,
+    "ffn_dim": 10240,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "word_embed_proj_dim": 2560,
+    "vocab_size": 50304,
+}
+
+
+class Blip2(CaptionerKind):
+    class_name = "Blip2ForConditionalGeneration"
+    name = "blip2"
+    # T5 overflows in half precision in its `wo` matrices; the Q-Former and its queries were trained in float32.
+    # Versions of transformers differ in which of these they keep by themselves.
+    full_precision = ("wo", "query_tokens", "qformer")
+    stored_share = 0.6
+    # by the class itself: EVA ViT-g with 39 layers of 1,408, Q-Former with 12 layers of 768, 32 queries
+    published = (
+        Published("blip2-opt-2.7b", class_name, {"text_config": OPT, "image_token_index": 50265}, 3_744_761_856),
+        Published(
+            "blip2-flan-t5-xl",
+            class_name,
+            {"text_config": flan_t5(2048, 5120, 32), "image_token_index": 32100},
+            parameters=3_942_446_592,
+        ),
+        Published(
+            "blip2-flan-t5-xxl",
+            class_name,
+            {"text_config": flan_t5(4096, 10240, 64), "image_token_index": 32100},
+            parameters=12_229_596_672,
+        ),
+    )
+    shipped = "blip2-flan-t5-xl"
+
+    def read_config(self, folder: Path) -> Any:
+        from transformers import Blip2Config
+
+        check_stated_scaling(folder)
+        return Blip2Config.from_pretrained(folder, local_files_only=True)
+
+    def read_processor(self, folder: Path) -> Any:
+        from transformers import Blip2Processor
+
+        return Blip2Processor.from_pretrained(folder, local_files_only=True)
+
+    def check(self, folder: Path, config: Any, processor: Any) -> None:
+        check_image_slots(folder, config, processor)
+
+    def load(self, folder: Path, device: Device) -> Any:
+        from transformers import Blip2ForConditionalGeneration
+
+        class KeptInFloat32(Blip2ForConditionalGeneration):
+            _keep_in_fp32_modules = list(self.full_precision)
+
+        model = load_complete(KeptInFloat32, folder, device, self.full_precision)
+        check_loaded_scaling(folder, model)
+        return model
+
+    def stated(self, config: dict[str, Any]) -> dict[str, Any]:
+        """With T5's output scaling stated.
+
+        flan-T5 does not scale its decoder's outputs, and its head is a matrix of its own; the hub's files say only the
+        latter, and transformers 5.0 then scales.
+        """
+        stated = super().stated(config)
+        if stated.get("text_config", {}).get("model_type") == "t5":
+            stated["text_config"] |= {"scale_decoder_outputs": False, "tie_word_embeddings": False}
+        return stated
+
+    def lengths(self, model: Any, recipe: Recipe) -> dict[str, int]:
+        """T5 counts its start token; OPT would count its image slots too."""
+        if model.config.use_decoder_only_language_model:
+            return {"max_new_tokens": recipe.max_length - 1, "min_new_tokens": recipe.min_length - 1}
+        return super().lengths(model, recipe)
+
+    def new_model(self, config: dict[str, Any]) -> Any:
+        import torch
+        from transformers import Blip2Config, Blip2ForConditionalGeneration
+
+        model = Blip2ForConditionalGeneration(Blip2Config(**config))
+        if config["text_config"].get("tie_word_embeddings") is False:
+            # transformers 5 ties T5's head to its embedding here; the file holds both, and the loaded model too
+            head = model.language_model.lm_head
+            head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
+        return model
+
+    def encode_image(self, model: Any, image: Any) -> Any:
+        """Pixels -> T5's encoder outputs or OPT's prefix, (1, slots and a start token, width)."""
+        import torch
+
+        patches = model.vision_model(pixel_values=image).last_hidden_state
+        queries = model.qformer(query_embeds=model.query_tokens, encoder_hidden_states=patches).last_hidden_state
+        soft_prompt = model.language_projection(queries.to(patches.dtype))
+        # `generate` puts one start token behind the image's slots
+        start = torch.zeros(1, 1, device="meta", dtype=torch.long)
+        prefix = torch.cat([soft_prompt, model.get_input_embeddings()(start)], dim=1)
+        if model.config.use_decoder_only_language_model:
+            return prefix
+        return model.language_model.encoder(inputs_embeds=prefix).last_hidden_state
+
+    def decode_step(self, model: Any, seen: Any, cache: Any) -> Any:
+        """OPT reads the image at its first."""
+        import torch
+        from transformers.modeling_outputs import BaseModelOutput
+
+        token = torch.zeros(1, 1, device="meta", dtype=torch.long)
+        given: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+        if model.config.use_decoder_only_language_model:
+            new = {"inputs_embeds": seen} if cache is None else {"input_ids": token}
+            output = model.language_model(**new, **given, logits_to_keep=1)
+        else:
+            encoded = BaseModelOutput(last_hidden_state=seen)
+            output = model.language_model(decoder_input_ids=token, encoder_outputs=encoded, **given)
+        return output.past_key_values
+
+    def decoder_layers(self, model: Any) -> Any:
+        if model.config.use_decoder_only_language_model:
+            return model.language_model.model.decoder.layers
+        return model.language_model.decoder.block
+
+    def output_head(self, model: Any) -> Any:
+        return model.language_model.lm_head.weight
+
+
+BLIP2 = Blip2()
+
+
+def check_stated_scaling(folder: Path) -> None:
+    """T5 text configurations must say whether decoder outputs are scaled: versions guess differently.
+
+    transformers 5.0 scales whenever the key is absent, which flan-T5 was not trained with.
+    """
+    path = folder / "config.json"
+    try:
+        text_config = json.loads(path.read_text(encoding="utf-8"))["text_config"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not a BLIP-2 configuration ({error!r}). {ADVICE}") from error
+    if text_config.get("model_type") == "t5" and text_config.get("scale_decoder_outputs") is not False:
+        raise UserError(
+            f"{path}: text_config.scale_decoder_outputs is {text_config.get('scale_decoder_outputs')}, expected false: "
+            f"decoder outputs would be scaled and captions wrong. {ADVICE}"
+        )
+
+
+def check_loaded_scaling(folder: Path, model: Any) -> None:
+    config = model.language_model.config
+    if config.model_type == "t5" and config.scale_decoder_outputs is not False:
+        raise UserError(
+            f"{folder}: this transformers would scale T5's decoder outputs although the configuration says not to: "
+            "captions would be wrong. Install the version in pyproject.toml"
+        )
+
+
+def check_image_slots(folder: Path, config: Any, processor: Any) -> None:
+    """The language model must receive exactly one slot for each query of the Q-Former."""
+    queries = config.num_query_tokens
+    image_token = processor.tokenizer.convert_tokens_to_ids("<image>")
+    found = {
+        "processor num_query_tokens": (processor.num_query_tokens, queries),
+        "config image_token_index": (config.image_token_index, image_token),
+    }
+    for what, (value, expected) in found.items():
+        if value != expected:
+            raise UserError(
+                f"{folder}: {what} is {value}, expected {expected}: the image would not reach "
+                f"the language model. {ADVICE}"
+            )
+    if config.text_config.bos_token_id is None:
+        raise UserError(
+            f"{folder}: text_config.bos_token_id is missing, expected a token id: captions cannot start. {ADVICE}"
+        )
+    slots = processor(images=Image.new("RGB", (8, 8)), text="", return_tensors="pt")["input_ids"] == image_token
+    if int(slots.sum()) != queries:
+        raise UserError(
+            f"{folder}: the processor makes {int(slots.sum())} image slots for {queries} queries: "
+            f"the image would not reach the language model. {ADVICE}"
+        )

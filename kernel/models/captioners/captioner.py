@@ -1,0 +1,200 @@
+"""What a kind of captioner must say of itself, and the captioner that a run calls.
+
+A kind is one file with one object: how its checkpoint is read and checked, what it is given of an image and of a
+recipe, and what it costs. Nobody else asks which kind a captioner is.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from kernel.checkpoints import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
+from kernel.config import Recipe
+from kernel.devices import Device
+from kernel.models.captioners.checkpoint import LOADING_ERRORS, cannot_load, in_full_precision
+
+
+@dataclass(frozen=True)
+class Published:
+    """A captioner by its architecture: a name, its class, the numbers of its config.json.
+
+    What a configuration leaves out is the default of its class in transformers. `parameters` are the published number,
+    0 for a weights folder's own; `head_stored_twice` says that the file holds the output head once more, though it is
+    tied to the embedding.
+    """
+
+    name: str
+    class_name: str
+    config: dict[str, Any]
+    parameters: int = 0
+    head_stored_twice: bool = False
+
+
+class CaptionerKind(ABC):
+    """One class of checkpoints. What is not abstract is what transformers' image-to-text models have in common.
+
+    A manifest names `class_name`; `name` is the folder in `captioners/` that `publish weights` and the miniature world
+    fill. `full_precision` are dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what
+    the halved file takes of its download. `published` are the sizes that can be planned by name; `publish weights`
+    ships the one called `shipped`, or none.
+    """
+
+    class_name: str
+    name: str
+    full_precision: tuple[str, ...] = ()
+    stored_share: float = 0.5
+    published: tuple[Published, ...] = ()
+    shipped: str = ""
+
+    # loading
+
+    @abstractmethod
+    def read_config(self, folder: Path) -> Any:
+        """The configuration, with the checks of what its file must state. Raises UserError and LOADING_ERRORS."""
+
+    @abstractmethod
+    def read_processor(self, folder: Path) -> Any:
+        """What prepares images and tells tokens as text."""
+
+    @abstractmethod
+    def load(self, folder: Path, device: Device) -> Any:
+        """The model in the host's memory, in the device's dtype, complete and checked; else UserError."""
+
+    def check(self, folder: Path, config: Any, processor: Any) -> None:  # noqa: B027 - nothing to check is a kind's right
+        """Raises UserError where configuration and processor do not go together."""
+
+    def embedding_rows(self, config: Any) -> int:
+        return config.text_config.vocab_size
+
+    def inspect(self, folder: Path, tokenizer: dict[str, Any] | None) -> Any:
+        """Checks what needs no weights in memory against itself and the manifest's tokenizer record; returns the
+        processor. Raises UserError."""
+        try:
+            config, processor = self.read_config(folder), self.read_processor(folder)
+        except LOADING_ERRORS as error:
+            raise cannot_load(folder, error) from error
+        self.check(folder, config, processor)
+        check_tokenizer(str(folder), self.tokenizer_record(processor), tokenizer, self.embedding_rows(config))
+        return processor
+
+    def tokenizer_record(self, processor: Any) -> dict[str, Any]:
+        """What the manifest keeps of the tokenizer."""
+        tokenizer = processor.tokenizer
+        special = {name: getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos", "sep")}
+        return tokenizer_record(len(tokenizer), special, tokenizer(KNOWN_SENTENCE)["input_ids"])
+
+    def stated(self, config: dict[str, Any]) -> dict[str, Any]:
+        """A hub's config.json as it is kept: no dtype claimed, as those are the file's and the loader asks its own."""
+        return without_dtype(config)
+
+    # captioning
+
+    def prompt(self, processor: Any, images: list[Image.Image], device: Device) -> dict[str, Any]:
+        """What the model is asked with: the images' pixels on the device, and a kind's own words if it needs any."""
+        pixels = processor(images=images, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels.to(device.name, device.dtype)}
+
+    def lengths(self, model: Any, recipe: Recipe) -> dict[str, int]:
+        """Caption lengths in tokens; the recipe counts the start token."""
+        return {"max_length": recipe.max_length, "min_length": recipe.min_length}
+
+    def decoding(self, recipe: Recipe) -> dict[str, Any]:
+        """Beams, or samples, as the recipe says."""
+        if recipe.caption_decoding == "sampling":
+            # top_k=0: transformers would else keep 50 words whatever their probability
+            how = {"do_sample": True, "num_beams": 1, "top_p": recipe.sampling_top_p, "top_k": 0}
+        else:
+            how = {"do_sample": False, "num_beams": recipe.num_beams}
+        return {"num_return_sequences": recipe.captions_per_image, **how}
+
+    def said(self, model: Any, processor: Any, prompt: dict[str, Any], decoding: dict[str, Any]) -> Iterable[str]:
+        """All captions of all images, one image after the other, without the prompt's own words."""
+        return processor.batch_decode(model.generate(**prompt, **decoding), skip_special_tokens=True)
+
+    # costs
+
+    @abstractmethod
+    def new_model(self, config: dict[str, Any]) -> Any:
+        """The model as `load` leaves it but for its dtypes, by the numbers of a config.json, on torch's own device."""
+
+    def meta_model(self, config: dict[str, Any], half: bool) -> Any:
+        """The model without memory for its weights, its dtypes those that `load` leaves on a GPU, or on a CPU."""
+        import torch
+
+        with torch.device("meta"):
+            model = self.new_model(config)
+        if half:
+            model.half()
+            for name, parameter in model.named_parameters():
+                if in_full_precision(name, self.full_precision):
+                    parameter.data = parameter.data.float()
+        return model.eval()
+
+    def one_image(self, model: Any, half: bool) -> Any:
+        """What `encode_image` takes of one image: pixels on the meta device."""
+        import torch
+
+        side = model.config.vision_config.image_size
+        return torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
+
+    @abstractmethod
+    def encode_image(self, model: Any, image: Any) -> Any:
+        """What decoding sees of one image."""
+
+    @abstractmethod
+    def decode_step(self, model: Any, seen: Any, cache: Any) -> Any:
+        """One token more of one row, as beam search asks for it; returns the cache, which begins as None."""
+
+    @abstractmethod
+    def decoder_layers(self, model: Any) -> Any:
+        """The blocks that every step passes, a ModuleList."""
+
+    @abstractmethod
+    def output_head(self, model: Any) -> Any:
+        """The matrix from the decoder's last state to the scores of all tokens, (tokens, width)."""
+
+    def cache_bytes(self, cache: Any) -> int:
+        """A row's keys and values of every layer, those of the image included, in transformers' caches."""
+        halves = [cache.self_attention_cache, cache.cross_attention_cache] if hasattr(cache, "is_updated") else [cache]
+        layers = [layer for half in halves for layer in half.layers if layer.keys is not None]
+        return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+
+    def image_token_bytes(self, seen: Any) -> int:
+        """Bytes of an image that all its rows look at in every layer; 0 where they lie in the cache."""
+        return 0
+
+
+@dataclass
+class Captioner:
+    """One captioning model with its processor, on a device."""
+
+    kind: CaptionerKind
+    model: Any
+    processor: Any
+    device: Device
+
+    def captions(self, images: list[Image.Image], recipe: Recipe, seed: int = 0) -> list[list[str]]:
+        """RGB images -> for each its `captions_per_image` captions: beams best first, or sampled by `seed`.
+
+        The same images in the same order, recipe, seed, model and device give the same captions.
+        """
+        import torch
+
+        prompt = self.kind.prompt(self.processor, images, self.device)
+        decoding = {**self.kind.decoding(recipe), **self.kind.lengths(self.model, recipe)}
+        if recipe.caption_decoding == "sampling":
+            torch.manual_seed(seed)
+        with torch.inference_mode():
+            texts = [text.strip() for text in self.kind.said(self.model, self.processor, prompt, decoding)]
+        n = recipe.captions_per_image
+        return [texts[i : i + n] for i in range(0, len(texts), n)]
+
+
+def without_dtype(config: Any) -> Any:
+    if not isinstance(config, dict):
+        return config
+    return {key: without_dtype(value) for key, value in config.items() if key not in ("dtype", "torch_dtype")}

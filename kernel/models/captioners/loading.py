@@ -1,0 +1,59 @@
+"""The kinds of captioners there are, in one table, and those of a weights folder by their names."""
+
+from typing import Any
+
+from kernel.checkpoints import Weights
+from kernel.config import Recipe
+from kernel.devices import Device
+from kernel.errors import UserError, did_you_mean
+from kernel.models.captioners.blip import BLIP
+from kernel.models.captioners.blip2 import BLIP2
+from kernel.models.captioners.captioner import Captioner, CaptionerKind, Published
+
+# by the class that a manifest names; the better one first, as a weights folder's captioners stand in for one another
+KINDS: dict[str, CaptionerKind] = {kind.class_name: kind for kind in (BLIP2, BLIP)}
+# what `publish weights` ships, by its folder in captioners/
+SHIPPED_KINDS = {kind.name: kind for kind in KINDS.values() if kind.shipped}
+
+
+def kind_of(class_name: str, where: object) -> CaptionerKind:
+    """The kind of a checkpoint that lies at `where`. Raises UserError for a class that is none."""
+    if class_name not in KINDS:
+        raise UserError(f"{where}: class {class_name!r} is no captioner; expected one of {', '.join(KINDS)}")
+    return KINDS[class_name]
+
+
+def captioners_named(recipe: Recipe, weights: Weights) -> list[str]:
+    """The recipe's captioner, or the first of the weights folder, and those that stand in for it when it fails."""
+    name = recipe.captioner
+    if name == "auto" and weights.captioners:
+        name = weights.captioners[0]
+    if name not in weights.captioners:
+        raise UserError(
+            f"{weights.folder}: holds no captioner {name!r}{did_you_mean(name, weights.captioners)}; it has "
+            f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
+        )
+    return weights.captioners[weights.captioners.index(name) :]
+
+
+def inspect_captioner(weights: Weights, name: str) -> Any:
+    """Checks what needs no weights in memory (class, configuration, processor, tokenizer); returns the processor.
+
+    `run` calls it before the first image: loading the captioner comes only after CLIP's stage.
+    """
+    folder, record = weights.model_folder(name), weights.models[name]
+    return kind_of(record["class"], folder).inspect(folder, record.get("tokenizer"))
+
+
+def load_captioner(weights: Weights, name: str, device: Device) -> Captioner:
+    """Loads `weights/captioners/NAME`, whose class the manifest names, and checks it whole."""
+    processor = inspect_captioner(weights, name)
+    folder = weights.model_folder(name)
+    kind = kind_of(weights.models[name]["class"], folder)
+    return Captioner(kind, kind.load(folder, device).to(device.name).eval(), processor, device)
+
+
+def published_captioners() -> dict[str, Published]:
+    """By name, from the smallest to the largest: the order in which a smaller one is proposed."""
+    known = [published for kind in KINDS.values() for published in kind.published]
+    return {published.name: published for published in sorted(known, key=lambda own: own.parameters)}

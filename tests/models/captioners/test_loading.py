@@ -1,0 +1,81 @@
+"""Captioners of a weights folder by their names, and the table of their kinds."""
+
+from dataclasses import replace
+
+import pytest
+
+from kernel.config import Recipe
+from kernel.errors import UserError
+from kernel.models.captioners.loading import (
+    KINDS,
+    SHIPPED_KINDS,
+    captioners_named,
+    kind_of,
+    load_captioner,
+    published_captioners,
+)
+from tests.models.captioners.conftest import edit_json
+
+
+def test_the_first_captioner_of_the_folder_comes_first_and_those_behind_a_named_one_stand_in_for_it(weights):
+    assert captioners_named(Recipe(), weights) == ["blip2", "blip"]
+    assert captioners_named(Recipe(captioner="blip2"), weights) == ["blip2", "blip"]
+    assert captioners_named(Recipe(captioner="blip"), weights) == ["blip"]
+
+
+def test_a_captioner_that_the_folder_does_not_hold_is_refused_with_those_it_holds(weights):
+    with pytest.raises(UserError, match=r"holds no captioner 'blip22' \(did you mean 'blip2'\?\); it has blip2, blip"):
+        captioners_named(Recipe(captioner="blip22"), weights)
+    with pytest.raises(UserError, match="holds no captioner 'auto'; it has none"):
+        captioners_named(Recipe(), replace(weights, captioners=[]))
+
+
+def test_every_kind_is_found_by_its_class_and_has_a_name_of_its_own():
+    assert all(kind_of(kind.class_name, "") is kind for kind in KINDS.values())
+    assert len({kind.name for kind in KINDS.values()}) == len(KINDS)
+
+
+def test_what_is_shipped_is_one_of_the_kinds_own_published_sizes():
+    assert list(SHIPPED_KINDS) == ["blip2", "blip"]
+    for kind in SHIPPED_KINDS.values():
+        assert kind.shipped in [published.name for published in kind.published]
+
+
+def test_published_captioners_are_of_their_own_kind_and_stand_from_small_to_large():
+    assert {own.class_name for own in published_captioners().values()} == set(KINDS)
+    assert all(own.class_name == kind.class_name for kind in KINDS.values() for own in kind.published)
+    assert list(published_captioners()) == [
+        "blip-image-captioning-base",
+        "blip-image-captioning-large",
+        "blip2-opt-2.7b",
+        "blip2-flan-t5-xl",
+        "blip2-flan-t5-xxl",
+    ]
+
+
+def test_two_exchanged_words_in_the_tokenizer_are_refused(own_copy, cpu):
+    broken = own_copy("blip2")
+
+    def exchange(content):
+        pieces = content["model"]["vocab"]
+        first, second = (next(i for i, (piece, _) in enumerate(pieces) if piece == word) for word in ("▁red", "▁fish"))
+        pieces[first], pieces[second] = pieces[second], pieces[first]
+
+    edit_json(broken.model_folder("blip2") / "tokenizer.json", exchange)
+    with pytest.raises(UserError, match="tokenizer's ids are .*would mean other words"):
+        load_captioner(broken, "blip2", cpu)
+
+
+def test_the_tokenizer_of_the_other_captioner_is_refused(own_copy, cpu, weights):
+    broken = own_copy("blip")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (weights.model_folder("blip2") / name).read_text(encoding="utf-8")
+        (broken.model_folder("blip") / name).write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="tokenizer|cannot load"):
+        load_captioner(broken, "blip", cpu)
+
+
+def test_an_unknown_class_lists_the_known_ones(weights, cpu):
+    models = {**weights.models, "blip": {**weights.models["blip"], "class": "GitForCausalLM"}}
+    with pytest.raises(UserError, match="Blip2ForConditionalGeneration, BlipForConditionalGeneration"):
+        load_captioner(replace(weights, models=models), "blip", cpu)
