@@ -4,7 +4,8 @@ From a notebook or a script:
 
     import kernel
     record = kernel.run("images", "RUN", recipe="text")
-    kernel.show("RUN", n=12, by="worst", prompts="prompts.csv")
+    kernel.show("RUN")
+    kernel.show("RUN", n=6, prompts="prompts.csv")
     kernel.evaluate("RUN/submission.csv", "prompts.csv").mean
     kernel.describe("images", mode="fast")[0]["prompt"]
     print(kernel.plan("T4x2", images=16000))

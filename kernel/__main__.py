@@ -92,6 +92,10 @@ def parser() -> argparse.ArgumentParser:
     report.add_argument("run", type=Path)
     report.add_argument("--prompts", type=Path, help="prompts.csv with the true prompts: adds scores")
     report.add_argument("--pictures-beside", action="store_true", help="the pictures in a folder beside the page")
+    report.add_argument("--images", type=Path, metavar="DIR", help="where the run's images lie now (default: found)")
+    report.add_argument(
+        "--weights", type=Path, metavar="DIR", help="where its weights lie now, for --prompts (default: found)"
+    )
     report.set_defaults(command=report_command)
 
     plan = commands.add_parser("plan", help="estimated memory and time of a run, before it costs GPU hours")
@@ -226,7 +230,8 @@ def check_command(options: argparse.Namespace) -> int:
 def report_command(options: argparse.Namespace) -> int:
     from kernel.report import write_report
 
-    print(write_report(options.run, options.prompts, options.pictures_beside))
+    where = {"images": options.images, "weights": options.weights}
+    print(write_report(options.run, options.prompts, options.pictures_beside, **where))
     return 0
 
 

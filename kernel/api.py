@@ -60,15 +60,25 @@ def describe(
     return describe_images(given, request, Path(weights), captioner, device)
 
 
-def show(run: str | Path, n: int = 12, by: str = "worst", prompts: str | Path | None = None) -> None:
+def show(
+    run: str | Path,
+    n: int = 12,
+    by: str | None = None,
+    prompts: str | Path | None = None,
+    images: str | Path | None = None,
+    weights: str | Path | None = None,
+) -> None:
     """Draws `n` images of a finished run in the notebook as report.html does: summary, then a card each.
 
-    `by`: "worst" or "best" cosine, which need `prompts`, "disagreement" of the estimates, or "id".
+    `by`: "worst" or "best" cosine, which need `prompts`, "disagreement" of the estimates, or "id"; by default the worst
+    where prompts are given, else disagreement. `images` and `weights`: where they lie now, for a run that was moved.
     """
     from kernel.notebook import display_page
     from kernel.report import page_of
 
-    display_page(page_of(Path(run), Path(prompts) if prompts else None, some=(n, by)))
+    truth, pictures, models = (Path(given) if given else None for given in (prompts, images, weights))
+    some = (n, by or ("worst" if prompts else "disagreement"))
+    display_page(page_of(Path(run), truth, some=some, images=pictures, weights=models))
 
 
 def plan(gpu: str = "T4x2", images: int = 16_000, recipe: str | Recipe = DEFAULT_RECIPE) -> Any:

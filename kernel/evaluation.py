@@ -52,29 +52,44 @@ def score(ids: list[str], predicted: np.ndarray, truth: np.ndarray) -> Score:
 def evaluate(submission: Path, prompts: Path, weights: Path, device: str = "auto") -> Score:
     """A submission's score by a prompts.csv of exactly its images, embedded by the MiniLM of a weights folder.
 
-    Raises UserError when either file is not what it should be, or an image is in only one of them. Warns on stderr
-    where the submission's run asked a prompt bank that may hold the very prompts.
+    Raises UserError when either file is not what it should be, an image is in only one of them, or the run that is to
+    write the submission has not answered yet. Warns on stderr where that run had problems, or asked a prompt bank that
+    may hold the very prompts.
     """
     from kernel.checkpoints import open_weights
     from kernel.config import Recipe
     from kernel.devices import find_device
+    from kernel.finished import answered_record
     from kernel.sentences import SentenceEncoder
     from kernel.store import read_run
     from kernel.submission import read_submission
 
     known, rows = read_prompts(prompts), read_submission(submission)
-    if set(rows) != set(known):
-        odd = sorted(set(rows) ^ set(known))
+    require_prompts(prompts, known, list(rows))
+    if foreign := [image_id for image_id in known if image_id not in rows]:
         raise UserError(
-            f"{submission}: {len(odd)} ids are in only one of the two files, the first is {odd[0]!r}; "
-            f"expected exactly the ids of {prompts}"
+            f"{prompts}: {len(foreign)} of {len(known)} prompts are of no image of {submission}, the first is that of "
+            f"{foreign[0]!r}; expected exactly its images"
         )
-    made = read_run(submission.parent)  # where a run wrote the submission, its record lies beside it
-    if made and made.get("bank"):
-        warn_of_leak(made["bank"]["excluded"], prompts)
+    if read_run(submission.parent):  # where a run wrote the submission, its record lies beside it
+        made = answered_record(submission.parent)
+        for problem in made["problems"]:
+            print(f"warning: {submission.parent}: {problem}", file=sys.stderr)
+        if made["bank"]:
+            warn_of_leak(made["bank"]["excluded"], prompts)
     encoder = SentenceEncoder.load(open_weights(weights, parts=("sentences",)), find_device(device))
     truth = encoder.encode(list(known.values()), Recipe().text_batch)
     return score(list(known), np.stack([rows[image_id] for image_id in known]), truth)
+
+
+def require_prompts(path: Path, known: dict[str, str], ids: list[str]) -> None:
+    """Raises UserError unless every image has a prompt among the `known` ones, which `path` holds."""
+    missing = [image_id for image_id in ids if image_id not in known]
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(ids)} images have no prompt, the first is {missing[0]!r}; expected one "
+            "for each image"
+        )
 
 
 def warn_of_leak(excluded: dict[str, Any] | None, prompts: Path) -> None:
@@ -98,6 +113,8 @@ def read_prompts(path: Path) -> dict[str, str]:
         table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected prompts with the columns imgId,prompt") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a folder; expected prompts with the columns imgId,prompt, a file") from error
     except (ValueError, OSError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: not a CSV table ({line}); expected the columns imgId,prompt") from error

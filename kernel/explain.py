@@ -4,21 +4,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from kernel.checkpoints import open_weights
 from kernel.config import Paths, Recipe
-from kernel.devices import find_device
 from kernel.errors import UserError
 from kernel.evaluation import pairwise_cosine
-from kernel.images import list_images
-from kernel.inventory import opened_bank
-from kernel.neighbours import nearest, neighbour_weights
+from kernel.finished import Finished, finished_run
 from kernel.pipeline import run
-from kernel.store import RunFolder
-from kernel.submission import read_submission
-
-SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What the recipe made of one image; `neighbours` are the nearest SHOWN, none without a prompt bank."""
+    """What the recipe made of one image; `neighbours` are the nearest that a run keeps, none without a prompt bank."""
 
     image: str
     captions: list[str]
@@ -56,7 +46,7 @@ def explain(image: Path, recipe: Recipe, weights: Path, bank: Path | None, devic
     Raises UserError for whatever stops a run, and for an image that cannot be decoded.
     """
     if not image.is_file():
-        raise UserError(f"{image}: no such file; expected one image")
+        raise UserError(f"{image}: {'a folder' if image.is_dir() else 'no such file'}; expected one image")
     with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as scratch:
         images = Path(scratch) / "images"
         images.mkdir()
@@ -65,37 +55,32 @@ def explain(image: Path, recipe: Recipe, weights: Path, bank: Path | None, devic
         content = run(recipe, paths, device)
         for reason in content["bad_images"].values():
             raise UserError(f"{image}: {reason}; there is nothing to explain but the fallback row")
-        folder = RunFolder(paths.run, list_images(images), recipe.shard_images)
-        captions = folder.read_captions()[0][0] if recipe.needs_captions else []
-        (answer,) = read_submission(paths.run / "submission.csv").values()
-        shares = content["recipe"]["estimates"]
+        finished = finished_run(paths.run)
         return Explanation(
             image=str(image),
-            captions=captions,
-            modifiers=folder.read_modifiers()[0],
-            neighbours=neighbours_of(folder.read_clip()[0], recipe, paths, device),
-            estimates={name: part(folder, name, share, answer) for name, share in shares.items() if share > 0},
+            captions=finished.captions[0],
+            modifiers=finished.modifiers[0],
+            neighbours=neighbours_of(finished),
+            estimates={name: part(finished, name) for name in finished.estimates},
             shares_from=content["shares_from"],
         )
 
 
-def neighbours_of(features: np.ndarray, recipe: Recipe, paths: Paths, device: str) -> list[Neighbour]:
-    """The nearest prompts of the bank that the recipe asks; none where it asks none."""
-    bank = opened_bank(recipe, paths.bank, open_weights(paths.weights))
-    if bank is None:
+def neighbours_of(finished: Finished) -> list[Neighbour]:
+    """The prompts of the bank that the run found nearest to its only image; none where it asked for none."""
+    if finished.nearest is None or finished.bank is None:
         return []
-    indices, cosines = nearest(features, bank.features, min(recipe.neighbours, len(bank.features)), find_device(device))
-    weights = neighbour_weights(cosines, recipe.neighbour_weighting, recipe.neighbour_temperature)[0]
-    prompts = bank.prompts(indices[0, :SHOWN])
+    indices, cosines, weights = (own[0].tolist() for own in finished.nearest)
     return [
-        Neighbour(prompt, 1 - float(cosine), float(weight))
-        for prompt, cosine, weight in zip(prompts, cosines[0], weights, strict=False)
+        Neighbour(prompt, 1 - cosine, weight)
+        for prompt, cosine, weight in zip(finished.bank.prompts(indices), cosines, weights, strict=True)
     ]
 
 
-def part(folder: RunFolder, name: str, share: float, answer: np.ndarray) -> Part:
-    rows, usable = folder.read_estimate(name)
-    return Part(share, float(pairwise_cosine(rows, answer[None])[0]) if usable[0] else None)
+def part(finished: Finished, name: str) -> Part:
+    rows, usable = finished.estimates[name]
+    cosine = float(pairwise_cosine(rows, finished.answer)[0]) if usable[0] else None
+    return Part(finished.record["recipe"]["estimates"][name], cosine)
 
 
 def text_of(explanation: Explanation) -> str:

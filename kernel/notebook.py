@@ -138,9 +138,10 @@ class Session:
 
 
 def verify_applies(run: Path) -> bool:
-    from kernel.verify import applies
+    from kernel.finished import finished_run
+    from kernel.verify import reason_against
 
-    return applies(run) is None
+    return reason_against(finished_run(run)) is None
 
 
 def models_named(weights: Path) -> str:

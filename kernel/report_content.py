@@ -7,20 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from kernel.checkpoints import file_sha256, open_weights
+from kernel.checkpoints import open_weights
 from kernel.config import OF_BANK
 from kernel.devices import Device
 from kernel.errors import UserError, did_you_mean
-from kernel.evaluation import Score, pairwise_cosine, read_prompts, score
+from kernel.evaluation import Score, pairwise_cosine, read_prompts, require_prompts, score
+from kernel.finished import Finished
 from kernel.fusion import unit_rows
-from kernel.images import list_images
 from kernel.neighbours import nearest
-from kernel.prompt_bank import RECORD, PromptBank
 from kernel.sentences import SentenceEncoder
-from kernel.store import RunFolder, read_run
-from kernel.submission import read_submission
 
 GIGABYTE = 1e9
+IN_CARD = 5  # of the neighbours that a run keeps: over 16,000 images each takes more than a megabyte of the page
 # the orders of report.html's gallery
 ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "worst": lambda card: (2 if card["cosine"] is None else card["cosine"], card["id"]),
@@ -28,20 +26,6 @@ ORDERS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "disagreement": lambda card: (2 if card["disagreement"] is None else -card["disagreement"], card["id"]),
     "id": lambda card: card["id"],
 }
-
-
-@dataclass(frozen=True)
-class Finished:
-    """A finished run: its record and folder, its answer (n, 384), and the estimates it is made of with their shares."""
-
-    record: dict[str, Any]
-    folder: RunFolder
-    answer: np.ndarray
-    estimates: dict[str, tuple[np.ndarray, np.ndarray]]
-
-    @property
-    def ids(self) -> list[str]:
-        return [image.id for image in self.folder.images]
 
 
 @dataclass(frozen=True)
@@ -53,44 +37,24 @@ class Truth:
     score: Score
 
 
-def finished_run(run: Path) -> Finished:
-    """Raises UserError for a folder that holds no finished run."""
-    record = read_run(run)
-    if record is None or "counts" not in record or not (run / "submission.csv").is_file():
-        raise UserError(f"{run}: no finished run found; expected a folder that 'python -m kernel run' wrote")
-    files = list_images(Path(record["images"]))[: record["counts"]["images"]]
-    folder = RunFolder(run, files, record["recipe"]["shard_images"])
-    rows = read_submission(run / "submission.csv")
-    try:
-        answer = np.stack([rows[file.id] for file in files])
-    except KeyError as error:
-        raise UserError(
-            f"{run}: its submission holds no {error.args[0]!r}, which lies in {record['images']}: the images changed "
-            "since the run. Run again"
-        ) from error
-    shares = {name: share for name, share in record["recipe"]["estimates"].items() if share > 0}
-    made = {name: folder.read_estimate(name) for name in shares if folder.estimate_path(name).is_file()}
-    return Finished(record, folder, answer, made)
-
-
-def truth_of(run: Finished, prompts: Path) -> Truth:
-    """The run's score by a prompts.csv that holds exactly its images."""
+def truth_of(run: Finished, prompts: Path, weights: Path) -> Truth:
+    """The run's score by a prompts.csv that holds its images, embedded by the MiniLM of the run's weights folder."""
     known = read_prompts(prompts)
-    missing = [image_id for image_id in run.ids if image_id not in known]
-    if missing:
+    require_prompts(prompts, known, run.ids)
+    opened = open_weights(weights, parts=("sentences",))
+    if opened.sha256("sentences") != run.models["sentences"]:
         raise UserError(
-            f"{prompts}: {len(missing)} of {len(run.ids)} images have no prompt, the first is {missing[0]!r}"
+            f"{weights}: its MiniLM is not the one that {run.path} was run with, so their vectors cannot be compared. "
+            "Give --weights DIR, the folder that the run used"
         )
-    encoder = SentenceEncoder.load(open_weights(Path(run.record["weights"]), parts=("sentences",)), Device("cpu"))
     own = {image_id: known[image_id] for image_id in run.ids}
+    encoder = SentenceEncoder.load(opened, Device("cpu"))
     rows = encoder.encode(list(own.values()), run.record["recipe"]["text_batch"])
     return Truth(own, rows, score(run.ids, run.answer, rows))
 
 
 def cards(run: Finished, truth: Truth | None) -> list[dict[str, Any]]:
     """Of every image what its card tells, in the order of ids, as plain data for JSON."""
-    captions = run.folder.read_captions()[0]
-    modifiers = run.folder.read_modifiers()
     degraded = reasons(run)
     neighbours, nearest_prompts = from_bank(run)
     disagreements = disagreement(run)
@@ -99,8 +63,8 @@ def cards(run: Finished, truth: Truth | None) -> list[dict[str, Any]]:
             "id": image_id,
             "bad": image_id in run.record["bad_images"],
             "degraded": degraded.get(image_id, []),
-            "captions": captions[index],
-            "modifiers": modifiers[index],
+            "captions": run.captions[index],
+            "modifiers": run.modifiers[index],
             "neighbours": neighbours[index],
             "nearest": nearest_prompts[index],
             "disagreement": disagreements[index],
@@ -154,33 +118,19 @@ def disagreement(run: Finished) -> list[float | None]:
 def from_bank(run: Finished) -> tuple[list[list[tuple[str, float]]], list[str | None]]:
     """Of each image its nearest prompts of the bank with their distances, and the prompt nearest to the answer.
 
-    Nothing where the run asked no bank, or another one lies there by now: its numbers would mean other prompts.
+    Nothing where the run asked no bank, or another one lies there by now.
     """
-    found = run.folder.read_nearest()
-    record = run.record["bank"]
-    if found is None or record is None or bank_is_another(run):
+    if run.nearest is None or run.bank is None:
         return [[] for _ in run.ids], [None for _ in run.ids]
-    weights = open_weights(Path(run.record["weights"]), parts=())
-    bank = PromptBank.open(Path(record["folder"]), weights.sha256("clip"), weights.sha256("sentences"))
-    indices, cosines = found
-    answers, _ = nearest(unit_rows(run.answer), bank.embeddings, 1, Device("cpu"))
+    indices, cosines = run.nearest.indices[:, :IN_CARD], run.nearest.cosines[:, :IN_CARD]
+    answers, _ = nearest(unit_rows(run.answer), run.bank.embeddings, 1, Device("cpu"))
     wanted = np.unique(np.concatenate([indices.ravel(), answers.ravel()]))
-    prompts = dict(zip(wanted.tolist(), bank.prompts(wanted), strict=True))
-    seen = np.abs(run.folder.read_clip()[0]).max(axis=1) > 0
+    prompts = dict(zip(wanted.tolist(), run.bank.prompts(wanted), strict=True))
     neighbours = [
         [(prompts[i], round(1 - c, 4)) for i, c in zip(row.tolist(), own.tolist(), strict=True)] if is_seen else []
-        for row, own, is_seen in zip(indices, cosines, seen, strict=True)
+        for row, own, is_seen in zip(indices, cosines, run.seen, strict=True)
     ]
     return neighbours, [prompts[index] for index in answers[:, 0].tolist()]
-
-
-def bank_is_another(run: Finished) -> bool:
-    """Whether the bank that the run asked is gone, or was built anew since."""
-    asked = run.record["bank"]
-    if asked is None:
-        return False
-    path = Path(asked["folder"]) / RECORD
-    return not path.is_file() or file_sha256(path) != run.record["identity"]["estimates"]["bank"]
 
 
 def parts(run: Finished, truth: Truth | None) -> list[dict[str, str]]:
@@ -238,7 +188,8 @@ def memory_of(taken: dict[str, int | None]) -> str:
     return f"{most / GIGABYTE:.2f}" if most else ""
 
 
-def summary(run: Finished) -> dict[str, Any]:
+def summary(run: Finished, changes: list[str]) -> dict[str, Any]:
+    """What the page says of the run as a whole; `changes` tell what of its images changed since."""
     record, counts = run.record, run.record["counts"]
     facts = {
         "bad images": counts["bad_images"],
@@ -248,14 +199,15 @@ def summary(run: Finished) -> dict[str, Any]:
     }
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     gone = "the prompt bank of this run is gone or was built anew, so neighbours are not shown. Run again to see them"
-    changed = [gone] if bank_is_another(run) else []
+    if record["bank"] and run.bank is None:
+        changes = [*changes, gone]
     return {
         "images": counts["images"],
         "recipe": record["recipe"]["name"],
         "device": record["device"],
         "facts": facts,
         "made_with": {"weights": record["weights"], "versions": versions},
-        "problems": [*record["problems"], *record["warnings"], *changed],
+        "problems": [*record["problems"], *record["warnings"], *changes],
     }
 
 
@@ -263,7 +215,8 @@ def histogram(truth: Truth | None, bins: int = 24) -> dict[str, Any] | None:
     """Bars of a 400 x 150 drawing: how many images have which cosine."""
     if truth is None:
         return None
-    cosines = np.array(list(truth.score.per_image.values()))
+    # a row's cosine with itself may be rounded beyond 1
+    cosines = np.clip(list(truth.score.per_image.values()), -1, 1)
     low = min(0.0, np.floor(cosines.min() * 10) / 10)
     counts, edges = np.histogram(cosines, bins=bins, range=(low, 1.0))
     width = 400 / bins

@@ -195,15 +195,17 @@ class RunFolder:
         content = load_file(self.estimate_path(name))
         return content["rows"], content["usable"]
 
-    def write_nearest(self, indices: np.ndarray, cosines: np.ndarray) -> None:
-        """Of each image its nearest prompts of the bank, (n, k) int64, and their cosines, (n, k) float32."""
+    def write_nearest(self, indices: np.ndarray, cosines: np.ndarray, weights: np.ndarray) -> None:
+        """Of each image its nearest prompts of the bank, (n, k) int64, their cosines, (n, k) float32, and their weights
+        among all that the estimate asked, (n, k) float64."""
         from safetensors.numpy import save
 
         # slices of wider arrays must lie in one piece
-        found = {"indices": np.ascontiguousarray(indices), "cosines": np.ascontiguousarray(cosines)}
+        found = {"indices": indices, "cosines": cosines, "weights": weights}
+        found = {name: np.ascontiguousarray(own) for name, own in found.items()}
         write_whole(self.folder / "estimates" / NEAREST, save(found))
 
-    def read_nearest(self) -> tuple[np.ndarray, np.ndarray] | None:
+    def read_nearest(self) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """What `write_nearest` wrote; None where no bank was asked."""
         from safetensors.numpy import load_file
 
@@ -211,7 +213,7 @@ class RunFolder:
         if not path.is_file():
             return None
         content = load_file(path)
-        return content["indices"], content["cosines"]
+        return content["indices"], content["cosines"], content["weights"]
 
     def write_run(self, content: dict[str, Any]) -> None:
         write_json(self.folder / "run.json", content)

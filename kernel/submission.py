@@ -265,6 +265,8 @@ def blocks(path: Path) -> Iterator[tuple["pa.StringArray", np.ndarray]]:
                 yield names, finite_values(path, names, values)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected a submission.csv") from error
+    except IsADirectoryError as error:
+        raise UserError(f"{path}: a folder; expected a submission.csv. Give {path / 'submission.csv'}") from error
     except (ValueError, OSError) as error:
         line = str(error).strip().splitlines()[0]
         raise UserError(f"{path}: not a CSV table ({line}); expected the columns {HEADER}") from error

@@ -7,13 +7,10 @@ folder listing: the ids below are inferred from the words. No run with the real 
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 from kernel.config import Recipe
 from kernel.errors import UserError
-from kernel.images import ImageFile
-from kernel.store import RunFolder, read_run
-from kernel.submission import read_submission
+from kernel.finished import GO_ON, Finished, finished_run
 
 # medium, movement and three flavors, best first
 DECK_MODIFIERS = {
@@ -84,21 +81,14 @@ class Verdict:
 def verify(run: Path) -> Verdict:
     """Compares the finished run in folder `run` with the deck; the images themselves are not needed.
 
-    Raises UserError when the run is no such run, see `applies`, or its files are damaged.
+    Raises UserError when the run is no such run, see `reason_against`, or its files are damaged.
     """
-    reason = applies(run)
+    finished = finished_run(run)
+    reason = reason_against(finished)
     if reason:
         raise UserError(f"{run}: cannot be compared with the seed deck: {reason}")
-    content = finished_run(run)
-    ids = list(read_submission(run / "submission.csv"))
-    folder = RunFolder(run, [ImageFile(name, Path(name)) for name in ids], content["recipe"]["shard_images"])
-    try:
-        modifiers = dict(zip(ids, folder.read_modifiers(), strict=True))
-        captions = dict(zip(ids, folder.read_captions()[0], strict=True))
-        if not captions[CAPTIONED]:
-            raise ValueError(f"{CAPTIONED} has no captions")
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{run}: the words of its images cannot be read ({error}). Run into a new folder") from error
+    modifiers = dict(zip(finished.ids, finished.modifiers, strict=True))
+    captions = dict(zip(finished.ids, finished.captions, strict=True))
     differences = []
     for name, expected in DECK_MODIFIERS.items():
         if phrases(modifiers[name]) != phrases(expected):
@@ -110,14 +100,10 @@ def verify(run: Path) -> Verdict:
     return Verdict(same, differences)
 
 
-def applies(run: Path) -> str | None:
-    """None when `run` can be compared with the deck, else the reason why it cannot.
-
-    Raises UserError when there is no finished run or its submission.csv cannot be read.
-    """
-    content = finished_run(run)
-    captioners = dict.fromkeys(content["captioners"], REAL_CAPTIONER)
-    for name, real in {"clip": REAL_CLIP, **captioners}.items():
+def reason_against(run: Finished) -> str | None:
+    """None when the run can be compared with the deck, else the reason why it cannot."""
+    content = run.record
+    for name, real in (("clip", REAL_CLIP), *((captioner, REAL_CAPTIONER) for captioner in run.captioners)):
         source = content["models"][name]
         if source != real:
             return f"its {name} is {source}, the deck's was {real}. Make the real weights with 'publish weights'"
@@ -130,19 +116,15 @@ def applies(run: Path) -> str | None:
     reason = f"expected exactly the competition's {len(DECK_MODIFIERS)} visible images. Run on their folder"
     if content["counts"]["images"] != len(DECK_MODIFIERS):
         return f"it is on {content['counts']['images']} images, {reason}"
-    missing = sorted(set(DECK_MODIFIERS) - set(read_submission(run / "submission.csv")))
+    missing = sorted(set(DECK_MODIFIERS) - set(run.ids))
     if missing:
         return f"it has no image {missing[0]!r}, {reason}"
     for name, why in content["bad_images"].items():
         return f"its image {name} is bad ({why}). Get the images anew"
+    for name, modifiers, captions in zip(run.ids, run.modifiers, run.captions, strict=True):
+        if not (modifiers and captions):
+            return f"its image {name} has no {'captions' if modifiers else 'modifiers'}. {GO_ON}: it goes on there"
     return None
-
-
-def finished_run(run: Path) -> dict[str, Any]:
-    content: dict[str, Any] | None = read_run(run)
-    if content is None or "shards" not in content:
-        raise UserError(f"{run}: no finished run found; expected a folder that 'python -m kernel run' wrote")
-    return content
 
 
 def phrases(line: list[str]) -> list[str]:

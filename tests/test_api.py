@@ -7,6 +7,7 @@ import pytest
 
 import kernel
 from kernel.errors import UserError
+from kernel.report_content import ORDERS
 from tests.conftest import ROOT
 from tests.test_report import content_of, finished  # noqa: F401  (the same run)
 
@@ -56,6 +57,20 @@ def test_the_worst_images_are_shown_first(finished, displayed, tmp_path):  # noq
     score = kernel.evaluate(finished / "run" / "submission.csv", finished / "prompts.csv")
     assert [card["id"] for card in cards] == sorted(score.per_image, key=score.per_image.__getitem__)[:3]
     assert [card["index"] for card in cards] == [0, 1, 2]
+
+
+def test_show_works_as_its_example_says(finished, displayed, tmp_path, monkeypatch):  # noqa: F811
+    """The docstring's own lines: without prompts by disagreement, with prompts the worst first."""
+    (tmp_path / "RUN").symlink_to(finished / "run")
+    (tmp_path / "prompts.csv").symlink_to(finished / "prompts.csv")
+    monkeypatch.chdir(tmp_path)
+    lines = [line.strip() for line in kernel.__doc__.splitlines() if line.strip().startswith("kernel.show(")]
+    assert lines[0] == 'kernel.show("RUN")' and "prompts=" in lines[1] and len(lines) == 2
+    for line, order in zip(lines, ("disagreement", "worst"), strict=True):
+        exec(line, {"kernel": kernel})
+        (tmp_path / "page.html").write_text(displayed[-1], encoding="utf-8")
+        cards = content_of(tmp_path / "page.html", "cards")
+        assert len(cards) >= 6 and cards == sorted(cards, key=ORDERS[order])
 
 
 def test_orders_that_cannot_be_are_refused_with_those_that_can(finished, displayed):  # noqa: F811

@@ -1,4 +1,5 @@
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -6,10 +7,15 @@ import pytest
 
 from kernel.__main__ import main
 from kernel.build_bank import build_bank
+from kernel.checkpoints import open_weights
+from kernel.clip import ClipEncoder
 from kernel.config import RECIPES, BankSettings
+from kernel.devices import Device
 from kernel.errors import UserError
 from kernel.explain import explain, text_of
+from kernel.images import decode
 from kernel.miniature.pictures import scenes
+from kernel.neighbours import nearest, neighbour_weights
 from kernel.prompt_bank import PromptBank
 from tests.conftest import TEST_SEED
 
@@ -47,6 +53,44 @@ def test_the_nearest_prompts_come_nearest_first_with_falling_weights(explained, 
     assert 0 < sum(own.weight for own in explained.neighbours) < 1  # of 20 neighbours
     bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
     assert {own.prompt for own in explained.neighbours} <= set(bank.prompts(range(len(bank.features))))
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often a function of the package was called, by whichever module."""
+
+    def counted(real):
+        made = []
+
+        def counting(*arguments, **keywords):
+            made.append(arguments)
+            return real(*arguments, **keywords)
+
+        for name, module in list(sys.modules.items()):
+            if name.startswith("kernel") and getattr(module, real.__name__, None) is real:
+                monkeypatch.setattr(module, real.__name__, counting)
+        return made
+
+    return counted
+
+
+def test_weights_are_hashed_and_the_bank_is_searched_once(picture, weights_folder, bank_folder, calls, explained):
+    opened, searched = calls(open_weights), calls(nearest)
+    only_neighbours = replace(FAST, estimates={"neighbours": 1.0})
+    found = explain(picture, only_neighbours, weights_folder, bank_folder, "cpu")
+    assert (len(opened), len(searched)) == (1, 1)
+    assert found.neighbours == explained.neighbours
+
+
+def test_weights_are_those_among_all_neighbours(explained, picture, weights_folder, bank_folder, weights, tmp_path):
+    """Of 20, of which 10 are shown: as the bank itself says of the image."""
+    bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
+    features = ClipEncoder.load(weights, Device("cpu")).encode_images([decode(picture)])
+    indices, cosines = nearest(features, bank.features, 20, Device("cpu"))
+    expected = neighbour_weights(cosines, FAST.neighbour_weighting, FAST.neighbour_temperature)[0]
+    assert expected.sum() == pytest.approx(1)
+    assert [own.weight for own in explained.neighbours] == pytest.approx(expected[:10].tolist(), rel=1e-4)
+    assert [own.prompt for own in explained.neighbours] == bank.prompts(indices[0, :10])
 
 
 def test_captions_and_modifiers_are_the_runs_own(explained):

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from kernel.__main__ import main
+from kernel.checkpoints import MANIFEST
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
-from kernel.evaluation import pairwise_cosine
+from kernel.evaluation import pairwise_cosine, score
+from kernel.finished import finished_run
+from kernel.images import list_images
 from kernel.pipeline import run
 from kernel.report import json_in_page, write_report
-from kernel.report_content import disagreement, finished_run, truth_of
+from kernel.report_content import Truth, disagreement, histogram, truth_of
 from kernel.thumbnails import SIZES, fitting_size, thumbnails
 
 RECIPE = replace(RECIPES["text"], num_beams=1, captions_per_image=1)
@@ -72,9 +75,9 @@ def test_a_card_holds_what_the_run_left_of_its_image(finished, cards, drawn):
     assert cards["<b>bold & broken"]["degraded"][0].startswith("bad image: ")
 
 
-def test_cosines_are_those_of_the_submission_to_the_true_prompts(finished, cards):
+def test_cosines_are_those_of_the_submission_to_the_true_prompts(finished, cards, weights_folder):
     own = finished_run(finished / "run")
-    truth = truth_of(own, finished / "prompts.csv")
+    truth = truth_of(own, finished / "prompts.csv", weights_folder)
     expected = pairwise_cosine(own.answer, truth.rows)
     assert [cards[name]["cosine"] for name in own.ids] == pytest.approx(expected.tolist(), abs=1e-4)
     assert f"{expected.mean():.3f}" in (finished / "run" / "report.html").read_text(encoding="utf-8")
@@ -141,6 +144,32 @@ def test_a_folder_without_a_finished_run_is_refused(tmp_path):
         write_report(tmp_path)
 
 
+def test_a_weights_folder_with_another_minilm_is_refused(finished, own_copy):
+    other = own_copy("sentences").folder
+    manifest = json.loads((other / MANIFEST).read_text())
+    manifest["models"]["sentences"]["sha256"] = "0" * 64
+    (other / MANIFEST).unlink()  # a link to the shared one
+    (other / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="its MiniLM is not the one that .* was run with"):
+        write_report(finished / "run", finished / "prompts.csv", weights=other)
+
+
+def of_cosines(*cosines: float) -> Truth:
+    names = [str(image) for image in range(len(cosines))]
+    rows = np.tile(np.eye(1, 384, dtype=np.float32), (len(cosines), 1))
+    return Truth({}, rows, replace(score(names, rows, rows), per_image=dict(zip(names, cosines, strict=True))))
+
+
+@pytest.mark.parametrize("perfect", [1.0, 1.0000001])
+@pytest.mark.parametrize("others", [[], [0.5, -0.3, 0.5]])
+def test_the_histogram_counts_every_image_a_perfect_one_too(perfect, others):
+    """Rounding takes the cosine of a row with itself a little beyond 1."""
+    drawn = histogram(of_cosines(perfect, *others))
+    assert [bar["title"].split()[0] for bar in drawn["bars"] if bar["height"] != "0.0"][-1] == "1"
+    assert sum(int(bar["title"].split()[0]) for bar in drawn["bars"]) == 1 + len(others)
+    assert all(0 <= float(bar["height"]) <= 145 for bar in drawn["bars"])
+
+
 def test_prompts_that_lack_an_image_are_refused(finished, tmp_path):
     (tmp_path / "prompts.csv").write_text("imgId,prompt\na,fish\n")
     with pytest.raises(UserError, match="6 of 7 images have no prompt"):
@@ -148,7 +177,7 @@ def test_prompts_that_lack_an_image_are_refused(finished, tmp_path):
 
 
 def test_pictures_get_smaller_until_all_fit(finished):
-    files = finished_run(finished / "run").folder.images
+    files = list_images(finished / "images")
     sizes = [sum(len(picture or b"") for picture in thumbnails(files, budget)) for budget in (10**9, 20_000, 1)]
     assert sizes[0] > sizes[1] > sizes[2] and sizes[1] <= 20_000
     assert fitting_size(files, 10**9) == SIZES[0] and fitting_size(files, 1) == SIZES[-1]

@@ -1,5 +1,6 @@
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from importlib.metadata import files
 from pathlib import Path
@@ -10,11 +11,12 @@ import pytest
 from kernel.caption_shard import CaptionShard
 from kernel.config import EMBEDDING_DIMENSIONS, Paths, Recipe
 from kernel.errors import UserError
+from kernel.finished import finished_run
 from kernel.images import ImageFile
 from kernel.pipeline import run as run_pipeline
 from kernel.store import RunFolder
 from kernel.submission import write_submission
-from kernel.verify import CAPTIONED, DECK_CAPTIONS, DECK_MODIFIERS, applies, verify
+from kernel.verify import CAPTIONED, DECK_CAPTIONS, DECK_MODIFIERS, reason_against, verify
 
 IDS = sorted(DECK_MODIFIERS)
 REAL = {
@@ -26,9 +28,20 @@ OTHER_MEDIUM = "a photo"
 OTHER_CAPTIONS = ["a photo of something"] * 5
 
 
+@pytest.fixture(scope="module")
+def real_run(tmp_path_factory, weights_folder, drawn, short_prior) -> Path:
+    """A run of the deck's recipe, with the miniature weights over seven drawn pictures of the visible images' names."""
+    home = tmp_path_factory.mktemp("deck")
+    (home / "images").mkdir()
+    for name, (picture, _) in zip(IDS, drawn, strict=False):
+        picture.save(home / "images" / f"{name}.png")
+    run_pipeline(replace(Recipe(), shard_images=3), Paths(home / "images", weights_folder, home / "run"), "cpu")
+    return home / "run"
+
+
 @pytest.fixture
-def written(tmp_path):
-    """Writes a finished run with the real weights; by default it says what the deck says."""
+def written(tmp_path, real_run) -> Callable[..., Path]:
+    """What a finished run leaves, with other words, as if the real weights had said them: by default the deck's."""
 
     def write(
         ids: list[str] = IDS,
@@ -38,27 +51,19 @@ def written(tmp_path):
         **record: object,
     ) -> Path:
         folder = tmp_path / "run"
-        recipe = recipe or replace(Recipe(), shard_images=3)  # 3 shards, the last of one image
+        recipe = replace(recipe or Recipe(), shard_images=3)  # 3 shards, the last of one image
         run = RunFolder(folder, [ImageFile(name, Path("gone", f"{name}.png")) for name in ids], recipe.shard_images)
-        for stage in ("clip", "captions"):
-            (folder / stage).mkdir(parents=True)
+        shutil.copytree(real_run, folder)
+        shutil.rmtree(folder / "estimates")  # of other words
         said = {**DECK_MODIFIERS, **(modifiers or {})}
         run.write_modifiers([said.get(name, ["a photo"] * 5) for name in ids])
         for shard in range(len(run.borders)):
-            names = [file.id for file in run.shard_files(shard)]
-            said_of = [captions if name == CAPTIONED else OTHER_CAPTIONS for name in names]
-            run.write_captions(shard, CaptionShard(said_of, ["blip2"] * len(names)))
+            own = [captions if file.id == CAPTIONED else OTHER_CAPTIONS for file in run.shard_files(shard)]
+            run.write_captions(shard, CaptionShard(own, ["blip2"] * len(own)))
         write_submission(folder / "submission.csv", ids, np.ones((len(ids), EMBEDDING_DIMENSIONS)))
-        content = {
-            "identity": {},
-            "recipe": asdict(recipe),
-            "captioners": {"blip2": len(ids)},
-            "shards": run.borders,
-            "images": "gone",
-            "models": REAL,
-            "counts": {"images": len(ids), "bad_images": 0},
-            "bad_images": {},
-        }
+        content = json.loads((folder / "run.json").read_text())
+        content |= {"recipe": asdict(recipe), "shards": run.borders, "models": {**content["models"], **REAL}}
+        content["counts"] |= {"images": len(ids)}
         run.write_run({**content, **record})
         return folder
 
@@ -212,7 +217,7 @@ def test_a_verdict_that_passed_says_how_many_lines_differ(written):
 
 
 def test_it_applies_to_a_run_on_the_visible_images_with_the_real_weights(written):
-    assert applies(written()) is None
+    assert reason_against(finished_run(written())) is None
 
 
 def test_a_run_on_other_images_is_refused_with_one_that_it_lacks(written):
@@ -255,34 +260,25 @@ def test_a_run_with_another_recipe_is_refused_with_the_setting(written, changes)
 
 @pytest.mark.parametrize("changes", [{"separator": ", "}, {"normalise": False}, {"clip_batch": 1}])
 def test_a_setting_that_changes_no_word_is_no_hindrance(written, changes):
-    assert applies(written(recipe=replace(Recipe(), **changes))) is None
+    assert reason_against(finished_run(written(recipe=replace(Recipe(), **changes)))) is None
 
 
 def test_a_run_with_a_bad_image_is_refused_with_its_reason(written):
     assert "its image c98f79f71 is bad (truncated)" in refusal(written(bad_images={"c98f79f71": "truncated"}))
 
 
-def test_a_real_run_with_the_miniature_weights_is_refused(image_folder, weights_folder, tmp_path):
-    recipe = replace(Recipe(), num_beams=1, captions_per_image=1)
-    run_pipeline(recipe, Paths(image_folder, weights_folder, tmp_path / "run"), "cpu", limit=1)
-    assert "its clip is kernel/miniature/checkpoints, the deck's was laion/" in refusal(tmp_path / "run")
+def test_a_real_run_with_the_miniature_weights_is_refused(real_run):
+    assert "its clip is kernel/miniature/checkpoints, the deck's was laion/" in refusal(real_run)
 
 
-@pytest.mark.parametrize("record", [None, {"identity": {}}])
-def test_an_unfinished_run_is_refused(tmp_path, record):
-    if record is not None:
-        (tmp_path / "run.json").write_text(json.dumps(record))
-    assert "no finished run found" in refusal(tmp_path)
-
-
-@pytest.mark.parametrize("stage", ["clip", "captions"])
-def test_a_run_whose_words_are_gone_is_refused(written, stage):
+@pytest.mark.parametrize(("stage", "words"), [("clip", "modifiers"), ("captions", "captions")])
+def test_a_run_whose_words_are_gone_is_refused(written, stage, words):
     run = written()
     shutil.rmtree(run / stage)
-    assert "the words of its images cannot be read" in refusal(run)
+    assert f"its image {IDS[0]} has no {words}. Give the same 'python -m kernel run' command again" in refusal(run)
 
 
 def test_a_run_whose_words_are_of_fewer_images_is_refused(written):
     run = written()
     (run / "clip" / "modifiers.json").write_text("[]")
-    assert "the words of its images cannot be read" in refusal(run)
+    assert "modifiers.json is of 0 images, the run of 7" in refusal(run)

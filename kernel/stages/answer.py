@@ -10,12 +10,13 @@ from kernel.estimates import IMAGES, Said, bank_estimate, said_of, text_estimate
 from kernel.fusion import fuse
 from kernel.inventory import opened_bank
 from kernel.job import Job
+from kernel.neighbours import neighbour_weights
 from kernel.prompt_bank import PromptBank
 from kernel.sentences import SentenceEncoder
 from kernel.stages.batches import Share
 from kernel.store import RunFolder
 
-KEPT = 5  # nearest prompts of an image, for people to look at
+KEPT = 10  # nearest prompts of an image, for people to look at
 
 
 class AnswerStage:
@@ -44,10 +45,7 @@ class AnswerStage:
         good = np.array([image.id not in bad for image in folder.images])
         if name in OF_BANK:
             assert self.bank is not None  # checked before the first image
-            rows, usable = bank_estimate(
-                name, image_features, self.bank, recipe, self.device,
-                lambda indices, cosines: folder.write_nearest(indices[:, :KEPT], cosines[:, :KEPT]),
-            )  # fmt: skip
+            rows, usable = bank_estimate(name, image_features, self.bank, recipe, self.device, self.keep_nearest)
             yield len(folder.images)
         else:
             texts = [
@@ -61,6 +59,11 @@ class AnswerStage:
             rows, usable = (np.concatenate(own) for own in zip(*blocks, strict=True))
         usable &= good
         folder.write_estimate(name, np.where(usable[:, None], rows, fallback), usable)
+
+    def keep_nearest(self, indices: np.ndarray, cosines: np.ndarray) -> None:
+        recipe = self.job.recipe
+        weights = neighbour_weights(cosines, recipe.neighbour_weighting, recipe.neighbour_temperature)
+        self.job.folder.write_nearest(indices[:, :KEPT], cosines[:, :KEPT], weights[:, :KEPT])
 
 
 def shared(recipe: Recipe) -> list[str]:
