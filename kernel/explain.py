@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from kernel.checkpoints import open_weights
-from kernel.config import Paths, Recipe
+from kernel.config import CAPTIONS, Paths, Recipe
 from kernel.devices import find_device
 from kernel.errors import UserError
 from kernel.evaluation import pairwise_cosine
@@ -66,7 +66,7 @@ def explain(image: Path, recipe: Recipe, weights: Path, bank: Path | None, devic
         for reason in content["bad_images"].values():
             raise UserError(f"{image}: {reason}; there is nothing to explain but the fallback row")
         folder = RunFolder(paths.run, list_images(images), recipe.shard_images)
-        captions = folder.read_captions()[0][0] if recipe.needs_captions else []
+        captions = folder.read_captions()[0][0] if recipe.needs(CAPTIONS) else []
         (answer,) = read_submission(paths.run / "submission.csv").values()
         shares = content["recipe"]["estimates"]
         return Explanation(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.config import OF_BANK, Paths, Recipe
+from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.deadline import NEVER, Deadline, Watchdog
 from kernel.devices import Device
 from kernel.errors import UserError
@@ -18,7 +18,7 @@ from kernel.preflight import check_versions, most_bytes, only_run, preflight
 from kernel.preparation import Prepared, prepare
 from kernel.record import Pace, Record
 from kernel.stages import WORDS, Item
-from kernel.stages.answer import AnswerStage, fused_rows, shared
+from kernel.stages.answer import AnswerStage, fused_rows
 from kernel.store import cannot_write, open_run
 from kernel.submission import write_submission
 from kernel.word_banks import features_file, rank, read_features
@@ -80,9 +80,9 @@ class Line:
         if not self.folder.made("clip"):
             return self.record.write(self.problems)
         self.modifiers()
-        own = shared(self.recipe)
+        own = self.recipe.shared
         weighed = self.recipe.caption_weighting == "clip"
-        if self.recipe.needs_captions and (self.pending("captions") or (weighed and self.pending("cosines"))):
+        if self.recipe.needs(CAPTIONS) and (self.pending("captions") or (weighed and self.pending("cosines"))):
             start = time.perf_counter()
             self.answer(own, ["the run ended before captions were made"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
@@ -90,7 +90,8 @@ class Line:
             self.captions(ends)
             if weighed:
                 self.cosines(ends)
-            own = [name for name in own if name not in OF_BANK]  # what the bank says does not change with captions
+            # what the bank says does not change with captions
+            own = [name for name in own if BANK not in ESTIMATES[name].needs]
         return self.answer(own, self.problems)
 
     def clip(self) -> None:

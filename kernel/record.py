@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from kernel import __version__
-from kernel.config import Paths
+from kernel.config import CAPTIONS, Paths
 from kernel.deadline import Deadline
 from kernel.durations import duration
 from kernel.memory import PeakMemory
@@ -93,7 +93,7 @@ class Record:
 
     def write(self, problems: list[str]) -> dict[str, Any]:
         """Writes run.json as things stand, and returns its content."""
-        bad, failed, counts = shortfall(self.folder, self.recipe.needs_captions)
+        bad, failed, counts = shortfall(self.folder, self.recipe.needs(CAPTIONS))
         content = {
             **self.static,
             "counts": counts,

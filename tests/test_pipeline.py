@@ -16,9 +16,9 @@ from PIL import Image
 from kernel.checkpoints import write_manifest
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
+from kernel.estimates.texts import compose
 from kernel.fusion import unit_rows
 from kernel.pipeline import run
-from kernel.prompts import compose
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, images_sha256
 from kernel.submission import check_submission, read_submission
