@@ -194,19 +194,20 @@ def told(
     settings: BankSettings, building: Path, shards: range, dropped: dict[str, int]
 ) -> tuple[int, dict[str, Any] | None]:
     """How many prompts stay, and the record of what was excluded, None where nothing was to be. Fills in `dropped`."""
-    choices = [read_choice(building, shard) for shard in shards]
-    count, total = (
-        sum(map(len, own)) for own in ((c.stays for c in choices), (read_prompts(building, shard) for shard in shards))
-    )
-    equal, near = sum(choice.equal for choice in choices), sum(choice.near for choice in choices)
-    if not count:
+    counts: Counter[str] = Counter()
+    for shard in shards:
+        choice = read_choice(building, shard)
+        counts.update(read=len(read_prompts(building, shard)), stays=len(choice.stays))
+        counts.update(equal=choice.equal, near=choice.near)
+    if not counts["stays"]:
         raise UserError(f"no prompt is left: every one is among the scored prompts of {settings.exclude}. Give others")
-    dropped["near duplicate"] = total - count - equal - near
+    dropped["near duplicate"] = counts["read"] - counts["stays"] - counts["equal"] - counts["near"]
     if settings.exclude is None:
-        return count, None
+        return counts["stays"], None
     name, sha256 = settings.exclude.name, file_sha256(settings.exclude)
     prompts = len(scored_prompts(settings.exclude))
-    return count, {"name": name, "sha256": sha256, "prompts": prompts, "equal": equal, "near": near}
+    scored = {"name": name, "sha256": sha256, "prompts": prompts, "equal": counts["equal"], "near": counts["near"]}
+    return counts["stays"], scored
 
 
 def clip_stage(building: Path, shards: range, weights: Weights, devices: list[Device]) -> None:
