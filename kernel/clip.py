@@ -94,6 +94,11 @@ def load_model(folder: Path, device: Device) -> tuple[Any, Any]:
     return model, image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
 
 
+def model_without_weights(folder: Path) -> Any:
+    """The model that `folder` holds, by its configuration alone: for what is counted of it."""
+    return meta_clip(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"], half=False)
+
+
 def meta_clip(model_config: dict[str, Any], half: bool) -> Any:
     """CLIP by open_clip's configuration without memory for its weights; in half precision but for what overflows."""
     import open_clip

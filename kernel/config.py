@@ -15,11 +15,37 @@ DEFAULT_DEMO = Path("build/demo")
 DEFAULT_FEATURES = Path("build/features")  # of phrases that `describe` encoded, for the next time
 
 
-# captions with modifiers behind them, captions alone, modifiers alone; of the bank: an image's nearest prompts, the
-# text-only head, the head that `fit` makes of images with known prompts, and the mean prompt, whose share shrinks the
-# others toward it
-ESTIMATES = ("prompts", "captions", "modifiers", "neighbours", "head", "regression", "constant")
-OF_BANK = ("neighbours", "head", "regression", "constant")
+# what a run must have for an estimate
+CAPTIONS, MODIFIERS = "captions", "modifiers"
+BANK, NEAREST, FIT = "bank", "nearest prompts of the bank", "what `fit` left beside the bank"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One way to answer: the function of its name in kernel/estimates/FILE.py, and what a run must have for it."""
+
+    file: str
+    needs: tuple[str, ...]
+
+
+ESTIMATES = {
+    "prompts": Estimate("texts", (CAPTIONS, MODIFIERS)),
+    "captions": Estimate("texts", (CAPTIONS,)),
+    "modifiers": Estimate("texts", (MODIFIERS,)),
+    "neighbours": Estimate("of_bank", (BANK, NEAREST)),
+    "head": Estimate("of_bank", (BANK,)),
+    "regression": Estimate("of_bank", (BANK, FIT)),
+    "constant": Estimate("of_bank", (BANK,)),
+}
+
+
+def declared(name: str) -> Estimate:
+    """Raises UserError for a name that the table lacks."""
+    if name not in ESTIMATES:
+        raise UserError(f"unknown estimate {name!r}{did_you_mean(name, ESTIMATES)}. Valid: {', '.join(ESTIMATES)}")
+    return ESTIMATES[name]
+
+
 CHOICES = {
     "caption_decoding": ("beams", "sampling"),
     "caption_weighting": ("mean", "clip"),
@@ -117,10 +143,7 @@ class Recipe:
             if not 0 <= count <= MOST_MODIFIERS:
                 raise UserError(f"recipe setting modifiers.{bank} is {count:,}; expected 0 to {MOST_MODIFIERS:,}")
         for name, share in self.estimates.items():
-            if name not in ESTIMATES:
-                raise UserError(
-                    f"unknown estimate {name!r}{did_you_mean(name, ESTIMATES)}. Valid: {', '.join(ESTIMATES)}"
-                )
+            declared(name)
             if not 0 <= share <= 1:
                 raise UserError(f"recipe setting estimates.{name} is {share}; expected 0 to 1")
         total = sum(self.estimates.values())
@@ -131,12 +154,13 @@ class Recipe:
             )
 
     @property
-    def needs_captions(self) -> bool:
-        return self.uses("prompts", "captions")
+    def shared(self) -> list[str]:
+        """The estimates with a share in the answer."""
+        return [name for name, share in self.estimates.items() if share > 0]
 
-    def uses(self, *names: str) -> bool:
-        """Whether any of these estimates has a share in the answer."""
-        return any(self.estimates.get(name, 0) > 0 for name in names)
+    def needs(self, what: str) -> bool:
+        """Whether any estimate with a share needs this."""
+        return any(what in ESTIMATES[name].needs for name in self.shared)
 
 
 RECIPES = {

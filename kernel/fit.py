@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kernel.checkpoints import MANIFEST, file_sha256, open_weights
-from kernel.config import ESTIMATES, RECIPES, Paths
+from kernel.config import ESTIMATES, FIT, RECIPES, Paths
 from kernel.devices import find_device
 from kernel.errors import UserError
 from kernel.evaluation import read_prompts, warn_of_leak
@@ -46,7 +46,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
         )
     warn_of_leak(read_record(bank / RECORD)["excluded"], pairs / "prompts.csv")
     text = RECIPES["text"]
-    stated = [name for name in ESTIMATES if name != "regression"]  # which is only made here, of the same images
+    stated = [name for name in ESTIMATES if FIT not in ESTIMATES[name].needs]  # that is made here, of these images
     everything = replace(text, estimates=dict.fromkeys(stated, 1 / len(stated)))
     content = run(everything, Paths(pairs / "images", weights, out, bank), device)
     folder = RunFolder(out, images, everything.shard_images)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kernel.checkpoints import Weights
-from kernel.config import OF_BANK, RECIPES, Recipe
+from kernel.config import BANK, FIT, NEAREST, RECIPES, Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.prompt_bank import RECORD, PromptBank
 from kernel.word_banks import Phrases, read_phrases
@@ -12,7 +12,7 @@ from kernel.word_banks import Phrases, read_phrases
 
 def opened_bank(recipe: Recipe, given: Path | None, weights: Weights) -> PromptBank | None:
     """The bank given, or the weights folder's, when the recipe has a share for it. Raises UserError without one."""
-    if not recipe.uses(*OF_BANK):
+    if not recipe.needs(BANK):
         return None
     folder = given or weights.folder / "prompt_bank"
     if given is None and not (folder / RECORD).is_file():
@@ -21,12 +21,12 @@ def opened_bank(recipe: Recipe, given: Path | None, weights: Weights) -> PromptB
             "PROMPTS --weights DIR --out BANK' and give --bank BANK, or run --recipe baseline, which needs none"
         )
     bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
-    if recipe.uses("neighbours") and recipe.neighbours > len(bank.features):
+    if recipe.needs(NEAREST) and recipe.neighbours > len(bank.features):
         raise UserError(
             f"{folder}: holds {len(bank.features)} prompts, recipe setting neighbours is {recipe.neighbours}. Set it "
             f"to {len(bank.features)} or less, or build a larger bank with 'python -m kernel bank'"
         )
-    if recipe.uses("regression") and bank.fitted() is None:
+    if recipe.needs(FIT) and bank.fitted() is None:
         raise UserError(
             f"{folder}: holds no regression, for which the recipe has a share: it is fitted on images with known "
             "prompts. Run 'python -m kernel fit PAIRS --bank BANK --out RUN', or set estimates without it"

@@ -5,6 +5,7 @@ and the products of float16 numbers, summed over a unit row, fit float64 without
 are added. A fast float32 search decides only what lies clear of the threshold.
 """
 
+import importlib.util
 from collections.abc import Iterator, Set
 
 import numpy as np
@@ -93,6 +94,15 @@ def drop_scored(
     equal = np.array([prompt in scored_prompts for prompt in prompts], dtype=bool)
     near = ~equal & near_any(rounded, blocks, threshold)
     return ~(equal | near), {"equal": int(equal.sum()), "near": int(near.sum())}
+
+
+def require_faiss() -> None:
+    """Raises UserError where the search cannot run, so that nothing is encoded for it in vain."""
+    if importlib.util.find_spec("faiss") is None:
+        raise UserError(
+            "finding near duplicates needs faiss, which is not installed; nothing was encoded. Install it with "
+            "'python -m pip install faiss-cpu', then run again"
+        )
 
 
 def near_any(rows: np.ndarray, blocks: list[np.ndarray], threshold: float) -> np.ndarray:

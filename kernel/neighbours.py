@@ -42,7 +42,7 @@ def nearest(
             raise UserError(f"prompt bank: features {start} to {last} are not all finite: it is damaged. {ADVICE}")
         for first in range(0, len(images), IMAGES):
             part = slice(first, first + IMAGES)
-            values, found = block_best(images[part] @ rows.T, top_k)
+            values, found = best(images[part] @ rows.T, top_k)
             # stable, and rows of earlier blocks come first: of equal cosines the lower index stays first
             values, order = torch.cat([cosines[part], values], dim=1).sort(dim=1, descending=True, stable=True)
             found = torch.cat([indices[part], found + start], dim=1).gather(1, order)
@@ -50,18 +50,24 @@ def nearest(
     return indices.cpu().numpy(), cosines.cpu().numpy()
 
 
-def block_best(products: Any, top_k: int) -> tuple[Any, Any]:
-    """The best of each row of a (n, b) tensor in the order of their indices: values and indices, (n, min(k, b))."""
+def best(products: Any, top_k: int) -> tuple[Any, Any]:
+    """The best of each row of a (n, b) tensor: values and indices, (n, min(k, b)), best first, ties by lower index.
+
+    Example: [[0.5, 0.9, 0.5]], 2 -> [[0.9, 0.5]] and [[1, 0]]
+    """
     import torch
 
     k = min(top_k, products.shape[1])
-    # one more than asked shows whether a tie crosses the border, where topk may keep either side
-    values, found = products.topk(min(k + 1, products.shape[1]), dim=1)
-    if values.shape[1] > k:
+    if 0 < k < products.shape[1]:
+        # one more than asked shows whether a tie crosses the border, where topk may keep either side
+        values, found = products.topk(k + 1, dim=1)
         for row in (values[:, k - 1] == values[:, k]).nonzero()[:, 0].tolist():
             found[row] = torch.argsort(products[row], descending=True, stable=True)[: k + 1]
+    else:
+        found = products.topk(k, dim=1).indices
     found = found[:, :k].sort(dim=1).values
-    return products.gather(1, found), found
+    values, order = products.gather(1, found).sort(dim=1, descending=True, stable=True)
+    return values, found.gather(1, order)
 
 
 def give_back_pages(matrix: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.config import OF_BANK, Paths, Recipe
+from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.deadline import NEVER, Deadline, Watchdog
 from kernel.devices import Device
 from kernel.errors import UserError
@@ -22,7 +22,7 @@ from kernel.preparation import Prepared, prepare
 from kernel.progress import progress_bar
 from kernel.record import Pace, Record
 from kernel.stages import Stage
-from kernel.stages.answer import AnswerStage, fused_rows, shared
+from kernel.stages.answer import AnswerStage, fused_rows
 from kernel.stderr import STDERR
 from kernel.store import cannot_write, open_run
 from kernel.submission import write_submission
@@ -96,10 +96,11 @@ class Line:
         if not self.folder.made("clip"):
             return self.record.write(self.problems)
         self.modifiers()
-        of_texts = [name for name in shared(self.recipe) if name not in OF_BANK]
+        of_bank = [name for name in self.recipe.shared if BANK in ESTIMATES[name].needs]
+        of_texts = [name for name in self.recipe.shared if name not in of_bank]
         # what the bank says does not change with captions, so it is made once, and no time is kept for it later
-        self.estimates([name for name in shared(self.recipe) if name in OF_BANK], "estimates of the bank")
-        if self.recipe.needs_captions and self.captions_are_wanted():
+        self.estimates(of_bank, "estimates of the bank")
+        if self.recipe.needs(CAPTIONS) and self.captions_are_wanted():
             start = time.perf_counter()
             self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
@@ -234,7 +235,7 @@ class Line:
 
     def estimates(self, names: list[str], title: str) -> None:
         here = partial(AnswerStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
-        every = shared(self.recipe)
+        every = self.recipe.shared
         items = {every.index(name): len(self.ids) for name in names}
         outcome = self.work("estimates", "answer", items, Ends(), here, title, sum(items.values()))
         if outcome.left and any(device.is_gpu for device in self.ready.devices):

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from kernel.checkpoints import Weights, file_sha256, open_weights
-from kernel.config import Paths, Recipe
+from kernel.config import FIT, Paths, Recipe
 from kernel.constant import constant_row
 from kernel.devices import Device, find_devices
 from kernel.images import ImageFile, left_out_note, list_images
@@ -65,7 +65,7 @@ class Prepared:
                 "models": models,
                 "words": {own.name: features_key(models["clip"], own.phrases) for own in self.words},
                 "bank": file_sha256(bank.folder / RECORD) if bank else None,
-                "regression": file_sha256(bank.folder / REGRESSION) if bank and recipe.uses("regression") else None,
+                "regression": file_sha256(bank.folder / REGRESSION) if bank and recipe.needs(FIT) else None,
             },
         }
 

@@ -13,7 +13,7 @@ The two matrices are memory-mapped and never read whole. Rounding to float16 mov
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import chain, islice
@@ -26,6 +26,7 @@ from kernel.checkpoints import file_sha256
 from kernel.config import EMBEDDING_DIMENSIONS, ESTIMATES
 from kernel.errors import UserError, others_beside
 from kernel.store import write_json
+from kernel.tensor_files import Tensor, read_header, write_tensors
 from kernel.text_head import ADVICE, Head, load_head
 
 FORMAT = 1
@@ -180,16 +181,12 @@ def check_file(path: Path, entry: dict[str, Any]) -> None:
 def open_matrix(path: Path, tensor: str) -> np.memmap:
     """Maps the only tensor of a safetensors file, (N, d) float16. Raises UserError when its header says otherwise."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        rows, dimensions = header[tensor]["shape"]
-        bytes_expected = 8 + length + rows * dimensions * 2
-        if header[tensor]["dtype"] != "F16" or len(header) != 1 or path.stat().st_size != bytes_expected:
-            raise ValueError(f"expected {tensor} alone, in F16, {bytes_expected} bytes in all")
-        return np.memmap(path, dtype="<f2", mode="r", offset=8 + length, shape=(rows, dimensions))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        listed = read_header(path)
+        if [(own.name, own.dtype) for own in listed] != [(tensor, "F16")]:
+            raise ValueError(f"holds {[f'{own.dtype} {own.name}' for own in listed]}; expected {tensor} alone, in F16")
+        rows, dimensions = listed[0].shape
+        return np.memmap(path, dtype="<f2", mode="r", offset=listed[0].start, shape=(rows, dimensions))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a matrix named {tensor} ({error!r}): the file is damaged. {ADVICE}") from error
 
 
@@ -253,28 +250,20 @@ def write_matrix(path: Path, shape: tuple[int, int], batches: Iterable[np.ndarra
 
     Raises UserError when a row's length is not 1 within 1 %, as that of NaN, ValueError for another shape.
     """
-    entry = {"dtype": "F16", "shape": shape, "data_offsets": [0, 2 * shape[0] * shape[1]]}
-    header = json.dumps({MATRICES[path.name]: entry}).encode()
-    header += b" " * (-len(header) % 8)  # the format aligns the tensor to 8 bytes
-    unfinished = path.with_name(f".{path.name}.tmp")
-    written = 0
-    try:
-        with unfinished.open("wb") as file:
-            file.write(len(header).to_bytes(8, "little") + header)
-            for rows in batches:
-                lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
-                off = np.flatnonzero(~(np.abs(lengths - 1) < 0.01))
-                if len(off):
-                    raise UserError(
-                        f"{path}: row {written + off[0]} has length {lengths[off[0]]:.3g}; expected 1: the model that "
-                        "made it is damaged, or its half precision overflowed. Nothing was written; try --device cpu"
-                    )
-                if rows.shape[1] != shape[1]:
-                    raise ValueError(f"{path}: rows of {rows.shape[1]} numbers; expected {shape[1]}")
-                file.write(rows.astype("<f2").tobytes())
-                written += len(rows)
-        if written != shape[0]:
-            raise ValueError(f"{path}: {written} rows; expected {shape[0]}")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+
+    def blocks(tensor: Tensor) -> Iterator[bytes]:
+        written = 0
+        for rows in batches:
+            lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
+            off = np.flatnonzero(~(np.abs(lengths - 1) < 0.01))
+            if len(off):
+                raise UserError(
+                    f"{path}: row {written + off[0]} has length {lengths[off[0]]:.3g}; expected 1: the model that "
+                    "made it is damaged, or its half precision overflowed. Nothing was written; try --device cpu"
+                )
+            if rows.shape[1] != shape[1]:
+                raise ValueError(f"{path}: rows of {rows.shape[1]} numbers; expected {shape[1]}")
+            yield rows.astype("<f2").tobytes()
+            written += len(rows)
+
+    write_tensors(path, [Tensor(MATRICES[path.name], "F16", shape)], blocks, metadata={})

@@ -114,6 +114,8 @@ def find_column(path: Path, column: str | None) -> str:
         columns = columns_of(path)
     if path.suffix.lower() == ".txt":
         return ""
+    if not columns and path.suffix.lower() != ".parquet":
+        raise UserError(f"{path}: empty, or its first row is; expected rows of prompts. Fetch it again or leave it out")
     names = COLUMNS if column is None else (column,)
     named = [name for name in names if name in columns]
     texts = [name for name, is_text in columns.items() if is_text and column is None]
@@ -150,7 +152,8 @@ def read_file(path: Path, column: str) -> Iterator[str]:
     kind = path.suffix.lower()
     with readable(path):
         if kind == ".txt":
-            yield from (line.rstrip("\r\n") for _, line in text_lines(path))
+            # a carriage return alone ends a line too, as old Macs wrote it
+            yield from (own for _, line in text_lines(path) for own in line.rstrip("\r\n").split("\r"))
         elif kind in DIALECTS:
             yield from table_prompts(path, column)
         elif kind == ".jsonl":
@@ -177,11 +180,14 @@ def first_line(words: object) -> str:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, the line with its end), decoded one by one so that an error can name its line."""
+    """(line number from 1, the line with its end), decoded one by one so that an error can name its line.
+
+    Byte order marks before a line are no part of it: files put behind one another bring one each.
+    """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, line.decode("utf-8").lstrip("\ufeff")
             except UnicodeDecodeError as error:
                 raise ValueError(f"line {number}: not UTF-8 ({error.reason}). Save the file as UTF-8") from error
 

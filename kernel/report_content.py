@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from kernel.checkpoints import open_weights
-from kernel.config import OF_BANK
+from kernel.config import BANK, ESTIMATES
 from kernel.devices import Device
 from kernel.errors import UserError, did_you_mean
 from kernel.evaluation import Score, pairwise_cosine, read_prompts, require_prompts, score
@@ -138,7 +138,7 @@ def parts(run: Finished, truth: Truth | None) -> list[dict[str, str]]:
     shares = run.record["recipe"]["estimates"]
     rows = []
     for name, (estimate, usable) in run.estimates.items():
-        kind = "bank" if name in OF_BANK else "texts"
+        kind = "bank" if BANK in ESTIMATES[name].needs else "texts"
         rows.append(
             {
                 "name": f"{name} ({kind})",

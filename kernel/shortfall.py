@@ -3,7 +3,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-from kernel.config import Recipe
+from kernel.config import CAPTIONS, Recipe
 from kernel.store import RunFolder
 
 
@@ -28,7 +28,7 @@ class Shortfall:
         """`asked`: the captioner that the run would best have."""
         _, bad = folder.read_clip()
         found = cls(len(folder.images), dict(bad), features=folder.unmade_images("clip"))
-        if not recipe.needs_captions:
+        if not recipe.needs(CAPTIONS):
             return found
         found.captions = folder.unmade_images("captions")
         weighed = set(folder.made("cosines"))

@@ -11,6 +11,7 @@ import numpy as np
 
 from kernel.checkpoints import Weights
 from kernel.errors import UserError
+from kernel.neighbours import best
 from kernel.store import write_whole
 
 if TYPE_CHECKING:
@@ -113,13 +114,7 @@ def rank(
     indices = np.empty((len(images), k), dtype=np.int64)
     cosines = np.empty((len(images), k), dtype=np.float32)
     for start in range(0, len(images), chunk):
-        block = images[start : start + chunk] @ bank.T
-        # one more than asked shows whether a tie crosses the border, where topk may keep either side
-        values, order = block.topk(min(k + 1, len(bank)), dim=1)
-        tied = (values[:, 1:] == values[:, :-1]).any(dim=1)
-        for row in tied.nonzero()[:, 0].tolist():
-            best = torch.argsort(block[row], descending=True, stable=True)[: order.shape[1]]
-            order[row], values[row] = best, block[row][best]
-        indices[start : start + chunk] = order[:, :k].numpy()
-        cosines[start : start + chunk] = values[:, :k].numpy()
+        values, order = best(images[start : start + chunk] @ bank.T, top_k)
+        indices[start : start + chunk] = order.numpy()
+        cosines[start : start + chunk] = values.numpy()
     return indices, cosines

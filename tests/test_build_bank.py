@@ -1,4 +1,5 @@
 import csv
+import errno
 import json
 import os
 import signal
@@ -9,12 +10,14 @@ import time
 import numpy as np
 import pytest
 
+from kernel import bank_shards
 from kernel import build_bank as module
 from kernel.build_bank import build_bank
 from kernel.clip import ClipEncoder
 from kernel.config import BankSettings
 from kernel.errors import UserError
 from kernel.miniature.pictures import scenes
+from kernel.near_duplicates import NearDuplicates
 from kernel.neighbours import nearest, neighbour_estimate
 from kernel.prompt_bank import PromptBank
 from kernel.sentences import SentenceEncoder
@@ -93,6 +96,157 @@ def test_a_killed_build_goes_on_to_the_same_bank(tmp_path, source, weights):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     killed, whole = opened(out, weights), opened(tmp_path / "whole", weights)
     assert killed.prompts(range(len(killed.features))) == whole.prompts(range(len(whole.features)))
+
+
+COUNTING = """
+import os, signal, sys
+import kernel.build_bank as b, kernel.__main__ as m
+from kernel.near_duplicates import NearDuplicates
+b.SHARD = 50
+compare, compared = NearDuplicates.keep, 0
+def keep(self, rows):
+    global compared
+    if compared == {dies_after}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    compared += 1
+    return compare(self, rows)
+NearDuplicates.keep = keep
+code = m.main(sys.argv[1:])
+print("compared", compared)
+sys.exit(code)
+"""
+
+
+def test_a_build_killed_while_it_selects_compares_only_what_is_left(tmp_path, source, weights):
+    """Three shards; the first process kills itself when it comes to the third one."""
+    out = tmp_path / "killed"
+    arguments = ["bank", str(source), "--weights", str(weights.folder), "--out", str(out), "--near", "0.7"]
+
+    def built(dies_after: int | None) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", COUNTING.format(dies_after=dies_after), *arguments]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+    assert built(dies_after=2).returncode == -signal.SIGKILL
+    again = built(dies_after=None)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.splitlines()[-1] == "compared 1"
+    build_bank(BankSettings([source], near=0.7), weights.folder, tmp_path / "whole", "cpu")
+    for name in ("clip.safetensors", "sentences.safetensors", "head.safetensors"):
+        assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    records = [json.loads((folder / "bank.json").read_text()) for folder in (out, tmp_path / "whole")]
+    assert records[0]["dropped"] == records[1]["dropped"] and records[0]["dropped"]["near duplicate"] > 0
+
+
+@pytest.fixture
+def interrupted(tmp_path, source, prompts, weights, monkeypatch):
+    """A build that ended when all was selected, and what it compares when it goes on."""
+    scored = tmp_path / "scored.txt"
+    scored.write_text(f"{prompts[3]}\n{prompts[70].upper()}\n")
+    settings = BankSettings([source], None, scored, near=0.95)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "clip_stage", full)
+        with pytest.raises(UserError, match="finished shards are kept"):
+            build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
+    compared = []
+    really = NearDuplicates.keep
+    monkeypatch.setattr(NearDuplicates, "keep", lambda self, rows: compared.append(len(rows)) or really(self, rows))
+    return settings, compared
+
+
+def test_a_build_that_goes_on_after_selection_compares_nothing_again(tmp_path, weights, interrupted):
+    settings, compared = interrupted
+    record = build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
+    assert compared == []
+    whole = build_bank(settings, weights.folder, tmp_path / "whole", "cpu")
+    assert (record["dropped"], record["excluded"]) == (whole["dropped"], whole["excluded"])
+    assert record["excluded"]["equal"] == 1 and record["excluded"]["near"] >= 1
+
+
+def test_a_choice_of_other_rows_is_made_again_with_all_after_it(tmp_path, weights, interrupted):
+    settings, compared = interrupted
+    path = bank_shards.rows_path(tmp_path / "bank" / "building", "sentences", 1)
+    bank_shards.write_rows(path, bank_shards.read_rows(path)[::-1])
+    build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
+    assert len(compared) == 2
+
+
+def test_two_devices_build_the_bank_of_one(tmp_path, source, weights, monkeypatch):
+    """Two real processes on this CPU, each with a shard in hand from the start; the bank has the same bytes."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    started = []
+    really = subprocess.Popen
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *command, **how: started.append(really(*command, **how)) or started[-1]
+    )
+    build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "two", "cpu,cpu")
+    assert len(started) == 4  # two a model, and none was begun anew
+    build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "one", "cpu")
+    assert len(started) == 4
+    for name in ("prompts.parquet", "clip.safetensors", "sentences.safetensors", "head.safetensors"):
+        assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
+
+
+@pytest.fixture
+def fault(tmp_path, monkeypatch):
+    """Puts code into every worker process of a build; `first()` is True but once, in whatever process."""
+
+    def put(code: str, function: str) -> None:
+        site = SITE.format(code=code, function=function, marker=str(tmp_path / "marker"))
+        (tmp_path / "site").mkdir()
+        (tmp_path / "site" / "sitecustomize.py").write_text(site)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+
+    return put
+
+
+SITE = """
+import os, signal, sys
+def first():
+    try:
+        os.close(os.open({marker!r}, os.O_CREAT | os.O_EXCL))
+        return True
+    except FileExistsError:
+        return False
+if "kernel.bank_encoding" in " ".join(sys.orig_argv):
+    from kernel import bank_shards
+    from kernel.sentences import SentenceEncoder
+    really = {function}
+    def disturbed(*arguments):
+        {code}
+        return really(*arguments)
+    {function} = disturbed
+"""
+
+
+def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, weights, fault, capfd):
+    fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "bank_shards.write_rows")
+    record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu,cpu")
+    assert record["count"] == len(opened(tmp_path / "bank", weights).features)
+    assert "killed by SIGKILL" in capfd.readouterr().err
+
+
+def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, source, weights, fault):
+    fault("raise RuntimeError('device-side assert')", "SentenceEncoder.encode")
+    with pytest.raises(UserError, match="device-side assert.*run again"):
+        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
+    assert not (tmp_path / "bank" / "bank.json").exists()
+
+
+def test_a_full_disk_is_told_as_such_by_a_worker(tmp_path, source, weights, fault):
+    fault("raise OSError(28, 'No space left on device')", "bank_shards.write_rows")
+    with pytest.raises(UserError, match="cannot be written \\(No space left on device\\)"):
+        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
+
+
+def test_without_faiss_nothing_is_encoded(tmp_path, source, weights, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match="needs faiss.*pip install faiss-cpu"):
+        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu")
+    assert not (tmp_path / "bank").exists()
 
 
 def test_the_scored_prompts_stay_out_and_are_counted(tmp_path, source, prompts, weights):
@@ -174,8 +328,7 @@ def test_the_cost_of_vit_g_is_the_published_47_gflops():
 
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config("ViT-g-14"))
-    clip = ClipEncoder(model, None, None, None)
-    assert module.text_tower_gflops(clip) == pytest.approx(47, abs=1)
+    assert module.text_tower_gflops(model) == pytest.approx(47, abs=1)
 
 
 def test_the_prepared_weights_are_checked_before_anything_is_read(tmp_path, source):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.config import DEFAULT_RECIPE, LARGEST, RECIPES, Recipe, recipe_named
+from kernel.config import BANK, CAPTIONS, DEFAULT_RECIPE, LARGEST, NEAREST, RECIPES, Recipe, recipe_named
 from kernel.errors import UserError, did_you_mean
 
 COUNTS = ["num_beams", "captions_per_image", "max_length", "clip_batch", "caption_batch", "text_batch", "shard_images"]
@@ -234,7 +234,8 @@ def test_a_shortest_caption_of_any_length_up_to_the_longest_is_allowed(value):
 def test_an_estimates_share_is_set_by_its_name():
     recipe = recipe_named("text", ["estimates.prompts=0", "estimates.head=0.58"])
     assert recipe.estimates == {"neighbours": 0.42, "prompts": 0, "head": 0.58}
-    assert recipe.uses("head") and not recipe.uses("prompts", "captions")
+    assert recipe.shared == ["neighbours", "head"]
+    assert recipe.needs(BANK) and recipe.needs(NEAREST) and not recipe.needs(CAPTIONS)
 
 
 @pytest.mark.parametrize(

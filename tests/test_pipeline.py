@@ -17,10 +17,10 @@ from PIL import Image
 from kernel.checkpoints import write_manifest
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
-from kernel.estimates import bank_estimate
+from kernel.estimates.texts import compose
 from kernel.fusion import unit_rows
+from kernel.neighbours import nearest
 from kernel.pipeline import Line, run
-from kernel.prompts import compose
 from kernel.sentences import SentenceEncoder
 from kernel.store import RunFolder, images_sha256
 from kernel.submission import check_submission, read_submission
@@ -109,13 +109,13 @@ def test_time_kept_for_the_last_answer_is_of_what_is_made_again(image_folder, tm
     clock = iter(range(1_000_000))
     slept, kept = [0.0], []
     monkeypatch.setattr(time, "perf_counter", lambda: slept[0] + next(clock) / 1e6)
-    really, ends = bank_estimate, Line.ends
+    really, ends = nearest, Line.ends
 
     def slow(*arguments):
         slept[0] += 1000
         return really(*arguments)
 
-    monkeypatch.setattr("kernel.stages.answer.bank_estimate", slow)
+    monkeypatch.setattr("kernel.estimates.of_bank.nearest", slow)
     monkeypatch.setattr(Line, "ends", lambda self, reserve: (kept.append(reserve), ends(self, reserve))[1])
     run(replace(FAST, estimates={"prompts": 0.5, "neighbours": 0.5}, neighbours=5), paths(tmp_path, weights_folder))
     assert slept == [1000.0] and 0 < kept[-1] < 1

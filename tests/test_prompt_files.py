@@ -111,6 +111,16 @@ def test_a_byte_order_mark_is_no_part_of_a_file(file, name, content):
     assert read(file(name, b"\xef\xbb\xbf" + content.encode())) == ["a cat"]
 
 
+def test_a_byte_order_mark_at_any_line_is_no_part_of_a_prompt(file):
+    """Two before one file, and one where another file was put behind it."""
+    path = file("prompts.txt", "\ufeff\ufeffa cat\n\ufeffa dog\n".encode())
+    assert read(path) == ["a cat", "a dog"]
+
+
+def test_a_carriage_return_alone_ends_a_line_of_text(file):
+    assert read(file("prompts.txt", b"a cat\ra dog\r")) == ["a cat", "a dog"]
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
 def test_a_quoted_line_break_stays_inside_its_prompt(table, suffix):
     assert read(table(suffix, {"prompt": ["a cat\non a mat", "a dog"]})) == ["a cat\non a mat", "a dog"]
@@ -225,7 +235,8 @@ def test_a_parquet_column_of_numbers_is_no_column_of_prompts(table):
 
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
 def test_a_table_of_zero_bytes_is_refused(file, name):
-    assert f"{name}: its columns of text are none; expected prompt or" in early_refusal(file(name, b""))
+    said = early_refusal(file(name, b""))
+    assert f"{name}: empty, or its first row is; expected rows of prompts. Fetch it again or leave it out" in said
 
 
 # files that cannot be read

@@ -18,7 +18,7 @@ from kernel.budget.plan import Models, Plan
 from kernel.budget.stage_costs import ASSUMED
 from kernel.checkpoints import ADVICE, Weights
 from kernel.clip import CONFIG
-from kernel.config import Recipe
+from kernel.config import CAPTIONS, Recipe
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import captioners_named
@@ -46,7 +46,7 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         clip = counted_clip(weights.models["clip"]["source"], json.dumps(model_config), half)
         config = json.dumps(read_config(weights.model_folder(name) / "config.json"))
         counted = (
-            counted_captioner(name, weights.models[name]["class"], config, half) if recipe.needs_captions else None
+            counted_captioner(name, weights.models[name]["class"], config, half) if recipe.needs(CAPTIONS) else None
         )
         sentences, sentence = counted_sentences(json.dumps(read_config(sentence_folder / "config.json")))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -74,7 +74,7 @@ def counted_captioner(name: str, class_name: str, config: str, half: bool) -> Ca
 
 @cache
 def counted_sentences(config: str) -> tuple[Weighed, Work]:
-    return sentence_costs(int(ASSUMED["tokens of a prompt"]), json.loads(config))
+    return sentence_costs(ASSUMED.prompt_tokens, json.loads(config))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def predicted_memory(plan: Plan) -> dict[str, int]:
     On a GPU what its tensors take; on the CPU the anonymous memory of the process: its libraries, and all of a stage
     but the weights that stay mapped.
     """
-    base = int(ASSUMED["GB of the host for a worker's libraries, without"] * GB) if plan.gpu.is_cpu else 0
+    base = int(ASSUMED.cpu_libraries_gb * GB) if plan.gpu.is_cpu else 0
     stages = {stage.name: stage for stage in plan.stages}
     return {
         measured: base + max(stages[name].memory_bytes - stages[name].mapped_bytes for name in names if name in stages)

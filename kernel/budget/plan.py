@@ -5,7 +5,7 @@ Parameters, operations and bytes are counted (model_costs.py) and turned into ea
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -16,6 +16,7 @@ from kernel.budget.model_costs import Captioning, Clip, Weighed, captioner_costs
 from kernel.budget.published_models import CAPTIONERS, CLIP, PHRASES, SHIPPED
 from kernel.budget.stage_costs import (
     ASSUMED,
+    Case,
     Stage,
     bank_cost,
     captions_stage,
@@ -30,7 +31,7 @@ from kernel.budget.stage_costs import (
     usable_bytes,
     words_stage,
 )
-from kernel.config import OF_BANK, Recipe
+from kernel.config import BANK, CAPTIONS, MODIFIERS, NEAREST, Recipe
 from kernel.errors import UserError, did_you_mean
 
 DEADLINE_SECONDS = 9 * 3600
@@ -99,7 +100,7 @@ class Plan:
             "problems": self.problems,
             "cures": self.cures,
             "notes": self.notes,
-            "assumed": ASSUMED,
+            "assumed": ASSUMED.told(),
         }
 
 
@@ -119,58 +120,62 @@ def plan(
     Raises UserError for an unknown captioner, for a bank smaller than the neighbours asked of it, and numbers below 1.
     """
 
-    def planned(recipe: Recipe = recipe, gpu: Gpu = gpu, images: int = images) -> Plan:
-        return bare_plan(recipe, gpu, images, deadline_seconds, bank_prompts, features_shipped, host_memory, models)
-
-    first = planned()
-    return first if first.fits else replace(first, cures=list(cures(first, planned)))
+    asked = Asked(recipe, gpu, images, deadline_seconds, bank_prompts, features_shipped, host_memory, models)
+    first = bare_plan(asked)
+    return first if first.fits else replace(first, cures=list(cures(first, asked)))
 
 
-def bare_plan(
-    recipe: Recipe,
-    gpu: Gpu,
-    images: int,
-    deadline: float,
-    bank_prompts: int | None,
-    features_shipped: bool,
-    host_memory: int,
-    models: Models | None = None,
-) -> Plan:
+@dataclass(frozen=True)
+class Asked:
+    """What `plan` was asked."""
+
+    recipe: Recipe
+    gpu: Gpu
+    images: int
+    deadline_seconds: float
+    bank_prompts: int | None
+    features_shipped: bool
+    host_memory: int
+    models: Models | None = None
+
+
+def bare_plan(asked: Asked) -> Plan:
     """The plan without cures."""
+    recipe, gpu, images, deadline = asked.recipe, asked.gpu, asked.images, asked.deadline_seconds
+    bank_prompts, host_memory = asked.bank_prompts, asked.host_memory
     numbers = {"images": images, "deadline": deadline, "bank of prompts": bank_prompts or 1, "host memory": host_memory}
     for what, number in numbers.items():
         if not number > 0:
             raise UserError(f"{what} {number}: expected more than 0")
-    asks_bank = recipe.uses(*OF_BANK)
+    asks_bank = recipe.needs(BANK)
     prompts = bank_prompts if bank_prompts is not None else PROMPTS_OF_A_BANK if asks_bank else 0
-    if recipe.uses("neighbours") and prompts < recipe.neighbours:
+    if recipe.needs(NEAREST) and prompts < recipe.neighbours:
         raise UserError(f"a bank of {prompts} prompts for {recipe.neighbours} neighbours; expected at least as many")
-    models = models or published(recipe, half=not gpu.is_cpu)
+    models = asked.models or published(recipe, half=not gpu.is_cpu)
     clip, captioner, (sentences, sentence) = models.clip, models.captioner, models.sentences
     usable = usable_bytes(gpu)
-    share = math.ceil(images / gpu.count)
+    whole = Case(recipe, gpu, clip, sentences, images, usable)
+    share = replace(whole, images=math.ceil(images / gpu.count))
     notes = []
 
-    stages = [reading_stage(clip, captioner, sentences, gpu)]
-    stages.append(clip_stage(recipe, gpu, clip, sentences, share, usable))
+    stages = [reading_stage(clip, captioner, sentences, gpu), clip_stage(share)]
     if any(recipe.modifiers.values()):
-        stages.append(words_stage(recipe, gpu, clip, sentences, images, usable, features_shipped,
-                                  models.word_lists))  # fmt: skip
+        stages.append(words_stage(whole, asked.features_shipped, models.word_lists))
     if captioner:
-        stages.append(captions_stage(recipe, gpu, captioner, sentences, share, usable))
+        stages.append(captions_stage(share, captioner))
         if recipe.caption_weighting == "clip":
-            stages.append(cosines_stage(recipe, gpu, clip, sentences, share, usable))
-    if recipe.uses("prompts", "captions", "modifiers"):
-        stages.append(sentences_stage(recipe, gpu, sentences, sentence, images, usable))
-    if recipe.uses("neighbours"):
-        stages.append(neighbours_stage(recipe, gpu, clip, sentences, images, prompts))
+            stages.append(cosines_stage(share))
+    if recipe.needs(CAPTIONS) or recipe.needs(MODIFIERS):
+        stages.append(sentences_stage(whole, sentence))
+    if recipe.needs(NEAREST):
+        stages.append(neighbours_stage(whole, prompts))
     stages.append(submission_stage(images))
     if asks_bank and bank_prompts is None:
         notes.append(f"the bank is taken to hold {prompts:,} prompts; --bank-prompts N says otherwise")
-    if features_shipped:
+    if asked.features_shipped:
         notes.append("the word banks' features are taken to lie in the weights folder")
 
-    host = host_bytes(recipe, gpu, clip, captioner, images, models.word_lists)
+    host = host_bytes(whole, captioner, models.word_lists)
     problems = [
         f"{stage.name}: {stage.memory_at(1) / GB:.2f} GB at batch 1, usable are {usable / GB:.2f} GB of {gpu.name}"
         for stage in stages
@@ -194,8 +199,8 @@ def bare_plan(
 
 def published(recipe: Recipe, half: bool) -> Models:
     """What the recipe names, by the sizes of published_models.py. Raises UserError for an unknown captioner."""
-    captioner = captioner_of(captioner_name(recipe), half) if recipe.needs_captions else None
-    return Models(clip_of(half), captioner, sentences_of(int(ASSUMED["tokens of a prompt"])), PHRASES)
+    captioner = captioner_of(captioner_name(recipe), half) if recipe.needs(CAPTIONS) else None
+    return Models(clip_of(half), captioner, sentences_of(ASSUMED.prompt_tokens), PHRASES)
 
 
 def captioner_name(recipe: Recipe) -> str:
@@ -229,8 +234,12 @@ def captions_of(stages: list[Stage]) -> Stage:
     return next(stage for stage in stages if stage.name == "captions")
 
 
-def cures(failed: Plan, planned: Callable[..., Plan]) -> Iterator[str]:
+def cures(failed: Plan, asked: Asked) -> Iterator[str]:
     """Changes of which each alone makes the plan fit; and of the weights' dtype what it can do."""
+
+    def fits(**changes: Any) -> bool:
+        return bare_plan(replace(asked, **changes)).fits
+
     recipe, gpu, images = failed.recipe, failed.gpu, failed.images
     if gpu.is_cpu:
         yield "dtype: a CPU computes in float32; a GPU halves the weights (--gpu T4x2)"
@@ -240,19 +249,19 @@ def cures(failed: Plan, planned: Callable[..., Plan]) -> Iterator[str]:
         sizes = list(CAPTIONERS)
         # of a weights folder's own captioner no smaller one is known
         smaller = reversed(sizes[: sizes.index(failed.captioner)] if failed.captioner in sizes else [])
-        name = next((name for name in smaller if planned(replace(recipe, captioner=name)).fits), None)
+        name = next((name for name in smaller if fits(recipe=replace(recipe, captioner=name))), None)
         if name:
             alias = next((alias for alias, model in SHIPPED.items() if model == name and alias != "auto"), name)
             yield f"smaller captioner: --set captioner={alias} ({name})"
-        fewer = next((changed for changed in with_fewer_beams(recipe) if planned(changed).fits), None)
+        fewer = next((changed for changed in with_fewer_beams(recipe) if fits(recipe=changed)), None)
         if fewer:
             yield f"fewer beams: --set num_beams={fewer.num_beams} --set captions_per_image={fewer.captions_per_image}"
     if failed.seconds > failed.deadline_seconds:
         counts = range(gpu.count + 1, MOST_GPUS + 1) if not gpu.is_cpu else range(0)
-        more = next((n for n in counts if planned(gpu=replace(gpu, count=n)).fits), None)
+        more = next((n for n in counts if fits(gpu=replace(gpu, count=n))), None)
         if more:
             yield f"shards: over {more} {gpu.name} instead of {gpu.count}"
-        runs = next((n for n in range(2, MOST_RUNS + 1) if planned(images=math.ceil(images / n)).fits), None)
+        runs = next((n for n in range(2, MOST_RUNS + 1) if fits(images=math.ceil(images / n))), None)
         if runs:
             yield f"shards: {runs} runs of {math.ceil(images / runs):,} images each"
 

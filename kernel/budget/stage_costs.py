@@ -1,11 +1,11 @@
 """Memory and time of each stage of a run on one device: counted operations and bytes, assumed speeds.
 
-Speeds are published peaks times an assumed share (gpus.py); what else is assumed stands here as a constant.
+Speeds are published peaks times an assumed share (gpus.py); what else is assumed stands here by name.
 """
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from kernel.bank_cost import BYTES_A_NUMBER, bank_bytes
@@ -13,28 +13,57 @@ from kernel.budget.counting import Work
 from kernel.budget.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
 from kernel.budget.model_costs import Captioning, Clip, Decoding, Weighed
 from kernel.budget.published_models import PHRASES
-from kernel.config import EMBEDDING_DIMENSIONS, Recipe
+from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
 from kernel.neighbours import BLOCK, IMAGES
 
 HOST_CORES = 4
 HOST_SPEED = 0.064e12  # float32 operations a second of these cores together, half of their peak
-ASSUMED = {
-    "half-precision peak reached": HALF_EFFICIENCY,
-    "float32 peak reached": SINGLE_EFFICIENCY,
-    "memory bandwidth reached": BANDWIDTH_EFFICIENCY,
-    "device memory that tensors may fill (the rest is lost between them)": 0.95,
-    "GB of a GPU for CUDA's own context and workspaces": 0.5,
-    "layers whose cache is held twice while beams are reordered, one after the other": 1,
-    "float32 copies of a step's scores": 4,
-    "seconds of the host to start one decoder layer's kernels": 0.001,
-    "core-seconds to decode a 512-768 px PNG and resize it": 0.017,
-    "bytes read from a mounted dataset a second": 200e6,
-    "GB of the host for a worker's libraries, with CUDA": 3.0,
+
+
+def assumed(value: float, says: str) -> Any:
+    return field(default=value, metadata={"says": says})
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What nobody measured with these models, and how the plan says it."""
+
+    half_efficiency: float = assumed(HALF_EFFICIENCY, "half-precision peak reached")
+    single_efficiency: float = assumed(SINGLE_EFFICIENCY, "float32 peak reached")
+    bandwidth_efficiency: float = assumed(BANDWIDTH_EFFICIENCY, "memory bandwidth reached")
+    tensor_share: float = assumed(0.95, "device memory that tensors may fill (the rest is lost between them)")
+    gpu_context_gb: float = assumed(0.5, "GB of a GPU for CUDA's own context and workspaces")
+    layers_held_twice: float = assumed(
+        1, "layers whose cache is held twice while beams are reordered, one after the other"
+    )
+    score_copies: float = assumed(4, "float32 copies of a step's scores")
+    layer_start_seconds: float = assumed(0.001, "seconds of the host to start one decoder layer's kernels")
+    decode_core_seconds: float = assumed(0.017, "core-seconds to decode a 512-768 px PNG and resize it")
+    dataset_bytes_a_second: float = assumed(200e6, "bytes read from a mounted dataset a second")
+    gpu_libraries_gb: float = assumed(3.0, "GB of the host for a worker's libraries, with CUDA")
     # anonymous memory; `make truesize` measures 0.62 to 0.74: torch 0.28, transformers 0.16, sentence-transformers 0.1
-    "GB of the host for a worker's libraries, without": 0.7,
-    "tokens of a prompt": 48,
-    "seconds to write and check one row of the submission": 0.0025,
-}
+    cpu_libraries_gb: float = assumed(0.7, "GB of the host for a worker's libraries, without")
+    prompt_tokens: int = assumed(48, "tokens of a prompt")
+    row_seconds: float = assumed(0.0025, "seconds to write and check one row of the submission")
+
+    def told(self) -> dict[str, float]:
+        """What is assumed, in words, and how much."""
+        return {own.metadata["says"]: getattr(self, own.name) for own in fields(self)}
+
+
+ASSUMED = Assumed()
+
+
+@dataclass(frozen=True)
+class Case:
+    """`images` of a recipe by these models on one device of `gpu`, of whose memory tensors may fill `usable` bytes."""
+
+    recipe: Recipe
+    gpu: Gpu
+    clip: Clip
+    sentences: Weighed
+    images: int
+    usable: int
 
 
 @dataclass(frozen=True)
@@ -75,11 +104,8 @@ def decoding_of(recipe: Recipe) -> Decoding:
 
 def usable_bytes(gpu: Gpu) -> int:
     """Bytes of one device that tensors may fill."""
-    own = "GB of the host for a worker's libraries, without" if gpu.is_cpu else (
-        "GB of a GPU for CUDA's own context and workspaces"
-    )  # fmt: skip
-    share = ASSUMED["device memory that tensors may fill (the rest is lost between them)"]
-    return int(gpu.memory * share - ASSUMED[own] * GB)
+    own = ASSUMED.cpu_libraries_gb if gpu.is_cpu else ASSUMED.gpu_context_gb
+    return int(gpu.memory * ASSUMED.tensor_share - own * GB)
 
 
 def compute_seconds(gpu: Gpu, work: Work, items: float) -> float:
@@ -93,7 +119,7 @@ def largest_batch(usable: int, resident: int, bytes_per_item: int) -> int:
 
 
 def model_stage(
-    name: str, model: str, weights: int, fixed: int, per_item: int, asked: int, items: int, usable: int, **work: Any
+    name: str, model: str, weights: int, fixed: int, per_item: int, *, asked: int, items: int, usable: int, **work: Any
 ) -> Stage:
     """A stage on the device: at the recipe's batch, the largest that fits or all items there are, but at least 1."""
     most = largest_batch(usable, weights + fixed, per_item)
@@ -105,13 +131,12 @@ def host_stage(name: str, seconds: float, bytes_read: float) -> Stage:
 
 
 def submission_stage(images: int) -> Stage:
-    row = ASSUMED["seconds to write and check one row of the submission"]
-    return host_stage("submission", images * row, images * EMBEDDING_DIMENSIONS * 4)
+    return host_stage("submission", images * ASSUMED.row_seconds, images * EMBEDDING_DIMENSIONS * 4)
 
 
 def prepare_seconds(gpu: Gpu) -> float:
     """Seconds to have one image ready for one of the workers, which share the cores."""
-    return ASSUMED["core-seconds to decode a 512-768 px PNG and resize it"] * gpu.count / HOST_CORES
+    return ASSUMED.decode_core_seconds * gpu.count / HOST_CORES
 
 
 def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
@@ -125,41 +150,36 @@ def reading_stage(clip: Clip, captioner: Captioning | None, sentences: Weighed, 
     """Every weights file once for its sha256 and once by each worker, one after the other."""
     files = clip.weights.bytes + sentences.bytes + (captioner.weights.bytes if captioner else 0)
     read = files * (1 + gpu.count)
-    return host_stage("read weights", read / ASSUMED["bytes read from a mounted dataset a second"], read)
+    return host_stage("read weights", read / ASSUMED.dataset_bytes_a_second, read)
 
 
-def clip_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int) -> Stage:
+def clip_stage(case: Case) -> Stage:
+    gpu, clip, sentences, images = case.gpu, case.clip, case.sentences, case.images
     seconds, bound_by = slower(gpu, compute_seconds(gpu, clip.image, images), images * prepare_seconds(gpu))
     return model_stage(
-        "clip", clip.name, clip.weights.bytes, sentences.bytes, clip.image.activation_bytes, recipe.clip_batch, images,
-        usable, operations=images * clip.image.operations, bytes_read=0, seconds=seconds, bound_by=bound_by,
+        "clip", clip.name, clip.weights.bytes, sentences.bytes, clip.image.activation_bytes,
+        asked=case.recipe.clip_batch, items=images, usable=case.usable,
+        operations=images * clip.image.operations, bytes_read=0, seconds=seconds, bound_by=bound_by,
         mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
     )  # fmt: skip
 
 
-def words_stage(
-    recipe: Recipe,
-    gpu: Gpu,
-    clip: Clip,
-    sentences: Weighed,
-    images: int,
-    usable: int,
-    shipped: bool,
-    lists: Mapping[str, int] = PHRASES,
-) -> Stage:
+def words_stage(case: Case, shipped: bool, lists: Mapping[str, int] = PHRASES) -> Stage:
     """Phrases through the text tower, by one worker while the others wait; then the host ranks them for each image.
 
     On a CPU the device's memory is the host's, where the features lie too, those of the longest list once more while
     its batches are put together.
     """
+    recipe, gpu, clip, sentences = case.recipe, case.gpu, case.clip, case.sentences
     phrases, longest = phrases_of(recipe, lists), longest_of(recipe, lists)
     encoded = 0 if shipped else phrases
     encoding = compute_seconds(gpu, clip.text, encoded)
-    ranking = 2 * images * phrases * clip.dimensions
+    ranking = 2 * case.images * phrases * clip.dimensions
     features = (phrases + longest) * clip.dimensions * 4 if gpu.is_cpu else 0
     return model_stage(
         "word banks", clip.name, clip.weights.bytes, sentences.bytes + features, clip.text.activation_bytes,
-        recipe.text_batch, longest, usable, mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
+        asked=recipe.text_batch, items=longest, usable=case.usable,
+        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
         operations=encoded * clip.text.operations + ranking, bytes_read=phrases * clip.dimensions * 4,
         seconds=encoding + ranking / HOST_SPEED, bound_by="device" if encoding > ranking / HOST_SPEED else "host",
     )  # fmt: skip
@@ -179,24 +199,24 @@ def lengths_of(recipe: Recipe, lists: Mapping[str, int]) -> list[int]:
     return [lists.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count]
 
 
-def captions_stage(
-    recipe: Recipe, gpu: Gpu, captioner: Captioning, sentences: Weighed, images: int, usable: int
-) -> Stage:
+def captions_stage(case: Case, captioner: Captioning) -> Stage:
     """Images encoded once; then steps that each read the decoder's weights once a batch and the cache of every row."""
+    recipe, gpu, sentences, images, usable = case.recipe, case.gpu, case.sentences, case.images, case.usable
     weights, decoding = captioner.weights, decoding_of(recipe)
     per_item = captioning_bytes(captioner, decoding)
     most = largest_batch(usable, weights.bytes + sentences.bytes, per_item)
     batch = max(1, min(recipe.caption_batch, most, images))
     steps = math.ceil(images / batch) * decoding.steps
     read = steps * weights.read_per_token + images * decoding.steps * cache_traffic(captioner, decoding)
-    start = 0.0 if gpu.is_cpu else ASSUMED["seconds of the host to start one decoder layer's kernels"]
+    start = 0.0 if gpu.is_cpu else ASSUMED.layer_start_seconds
     work = captioner.decode(decoding)
     computing = compute_seconds(gpu, work, images)
     decode, bound_by = slower(gpu, computing + read / gpu.read_speed, steps * captioner.layers * start)
     encoding = compute_seconds(gpu, captioner.encode, images)
     encode, encode_bound_by = slower(gpu, encoding, images * prepare_seconds(gpu))
     return model_stage(
-        "captions", captioner.name, weights.bytes, sentences.bytes, per_item, recipe.caption_batch, images, usable,
+        "captions", captioner.name, weights.bytes, sentences.bytes, per_item,
+        asked=recipe.caption_batch, items=images, usable=usable,
         mapped_bytes=weights.mapped_bytes + sentences.mapped_bytes, bytes_read=read,
         operations=images * (captioner.encode.operations + work.operations),
         seconds=encode + decode, bound_by=bound_by if decode > encode else encode_bound_by,
@@ -205,9 +225,8 @@ def captions_stage(
 
 def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
     """Bytes an image takes at its worst moment: while it is encoded, or at the last step of its captions."""
-    twice = ASSUMED["layers whose cache is held twice while beams are reordered, one after the other"]
-    copies = 1 + twice / captioner.layers if decoding.reordered else 1
-    scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED["float32 copies of a step's scores"]
+    copies = 1 + ASSUMED.layers_held_twice / captioner.layers if decoding.reordered else 1
+    scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED.score_copies
     cache = captioner.image_token_bytes + copies * captioner.row_cache_bytes(decoding)
     decode = captioner.decode(decoding).activation_bytes + cache + scores
     return int(max(captioner.encode.activation_bytes, decode))
@@ -220,29 +239,34 @@ def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
     return 2 * captioner.layers * captioner.image_token_bytes + rows
 
 
-def cosines_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, usable: int) -> Stage:
+def cosines_stage(case: Case) -> Stage:
     """Every caption through CLIP's text tower, to weigh it by its cosine to the image."""
-    texts = images * recipe.captions_per_image
+    clip, sentences = case.clip, case.sentences
+    texts = case.images * case.recipe.captions_per_image
     return model_stage(
         "caption cosines", clip.name, clip.weights.bytes, sentences.bytes, clip.text.activation_bytes,
-        recipe.text_batch, texts, usable, operations=texts * clip.text.operations, bytes_read=0,
-        seconds=compute_seconds(gpu, clip.text, texts), bound_by="device",
+        asked=case.recipe.text_batch, items=texts, usable=case.usable,
+        operations=texts * clip.text.operations, bytes_read=0,
+        seconds=compute_seconds(case.gpu, clip.text, texts), bound_by="device",
         mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
     )  # fmt: skip
 
 
-def sentences_stage(recipe: Recipe, gpu: Gpu, sentences: Weighed, sentence: Work, images: int, usable: int) -> Stage:
-    captioned = sum(recipe.uses(name) for name in ("prompts", "captions"))
-    texts = images * (captioned * recipe.captions_per_image + recipe.uses("modifiers"))
+def sentences_stage(case: Case, sentence: Work) -> Stage:
+    recipe, sentences = case.recipe, case.sentences
+    needs = [ESTIMATES[name].needs for name in recipe.shared]
+    texts = case.images * sum(recipe.captions_per_image if CAPTIONS in own else MODIFIERS in own for own in needs)
     return model_stage(
-        "sentences", "all-MiniLM-L6-v2", sentences.bytes, 0, sentence.activation_bytes, recipe.text_batch, texts,
-        usable, operations=texts * sentence.operations, bytes_read=0, seconds=compute_seconds(gpu, sentence, texts),
+        "sentences", "all-MiniLM-L6-v2", sentences.bytes, 0, sentence.activation_bytes,
+        asked=recipe.text_batch, items=texts, usable=case.usable,
+        operations=texts * sentence.operations, bytes_read=0, seconds=compute_seconds(case.gpu, sentence, texts),
         bound_by="device", mapped_bytes=sentences.mapped_bytes,
     )  # fmt: skip
 
 
-def neighbours_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, images: int, prompts: int) -> Stage:
+def neighbours_stage(case: Case, prompts: int) -> Stage:
     """All images past the bank, block by block, in float32, on one device: kernel/neighbours.py."""
+    recipe, gpu, clip, sentences, images = case.recipe, case.gpu, case.clip, case.sentences, case.images
     block = min(prompts, BLOCK)
     width = clip.dimensions
     fixed = images * width * 4 + block * width * (4 + BYTES_A_NUMBER) + min(images, IMAGES) * block * 4
@@ -252,29 +276,23 @@ def neighbours_stage(recipe: Recipe, gpu: Gpu, clip: Clip, sentences: Weighed, i
     # products are written, then read twice to find the best
     moved = 3 * 4 * images * prompts
     seconds = operations / gpu.single_speed + moved / gpu.read_speed
-    seconds += read / ASSUMED["bytes read from a mounted dataset a second"]
+    seconds += read / ASSUMED.dataset_bytes_a_second
     weights, mapped = sentences.bytes, sentences.mapped_bytes
     return Stage("neighbours", "", weights, fixed, 0, 0, 0, operations, read, seconds, "device", mapped)
 
 
-def host_bytes(
-    recipe: Recipe,
-    gpu: Gpu,
-    clip: Clip,
-    captioner: Captioning | None,
-    images: int,
-    lists: Mapping[str, int] = PHRASES,
-) -> dict[str, int]:
+def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int] = PHRASES) -> dict[str, int]:
     """The host's memory when every worker loads its captioner at once, one after the other, and while words are ranked.
 
     A model passes through the host whole on its way to its device.
     """
+    gpu, clip = case.gpu, case.clip
     if gpu.is_cpu:
         return {}
-    library = ASSUMED["GB of the host for a worker's libraries, with CUDA"] * GB
+    library = ASSUMED.gpu_libraries_gb * GB
     largest = max(clip.weights.bytes, captioner.weights.bytes if captioner else 0)
-    phrases = phrases_of(recipe, lists)
-    ranked = 4 * (images + phrases) * clip.dimensions + 512 * phrases * 4
+    phrases = phrases_of(case.recipe, lists)
+    ranked = 4 * (case.images + phrases) * clip.dimensions + 512 * phrases * 4
     return {
         f"models loading at the same time by {gpu.count} worker{'s' * (gpu.count > 1)}": int(
             gpu.count * (library + largest)

@@ -46,7 +46,7 @@ def plan_table(plan: Plan) -> str:
     lines += ["", "verdict (estimate): " + ("fits" if plan.fits else "does not fit")]
     lines += [f"  problem: {problem}" for problem in plan.problems]
     lines += [f"  cure: {cure}" for cure in plan.cures]
-    lines += ["", "assumed, not measured:", *(f"  {value:>12,.10g}  {what}" for what, value in ASSUMED.items())]
+    lines += ["", "assumed, not measured:", *(f"  {value:>12,.10g}  {what}" for what, value in ASSUMED.told().items())]
     return "\n".join(lines)
 
 

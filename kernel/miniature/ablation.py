@@ -16,9 +16,11 @@ import numpy as np
 
 from kernel.build_bank import build_bank
 from kernel.checkpoints import open_weights
-from kernel.config import DEFAULT_WEIGHTS, ESTIMATES, OF_BANK, RECIPES, BankSettings, Paths
+from kernel.config import CAPTIONS, DEFAULT_WEIGHTS, ESTIMATES, FIT, RECIPES, BankSettings, Paths
 from kernel.devices import find_device
-from kernel.estimates import bank_estimate, said_of, text_estimate, weighed_captions
+from kernel.estimates import estimate
+from kernel.estimates.known import Known
+from kernel.estimates.texts import weighed_captions
 from kernel.evaluation import bootstrap_interval, pairwise_cosine
 from kernel.fit_shares import best_shares, products
 from kernel.fusion import unit_rows
@@ -121,15 +123,13 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
     estimates = {}
     seconds = {stage: content["seconds"][stage] / len(images) for stage in ("clip", "captions")}
-    for name in [name for name in (*ESTIMATES, BASELINE) if name != "regression"]:
+    stated = [name for name in ESTIMATES if FIT not in ESTIMATES[name].needs]
+    for name in (*stated, BASELINE):
         start = time.perf_counter()
-        if name in OF_BANK:
-            rows, _ = bank_estimate(name, features, bank, text, device)
-        else:
-            recipe = RECIPES["baseline"] if name == BASELINE else text
-            said = weighed_captions(captions, None, recipe)
-            texts = [said_of(name, own, phrases, recipe) for own, phrases in zip(said, modifiers, strict=True)]
-            rows, _ = text_estimate(texts, encoder, text.text_batch)
+        recipe = RECIPES["baseline"] if name == BASELINE else text
+        said = weighed_captions(captions, None, recipe)
+        known = Known(recipe, device, encoder, bank, features, said, modifiers)
+        rows, _ = estimate("prompts" if name == BASELINE else name, known)
         seconds[f"estimate {name}"] = (time.perf_counter() - start) / len(images)
         estimates[name] = unit_rows(rows)
     return Draw(features, estimates, encoder.encode(prompts, text.text_batch), seconds)
@@ -175,7 +175,8 @@ def seconds_of(names: list[str], shares: np.ndarray, on: Draw) -> float:
     """Own work of the estimates with a share, and once each stage that any of them needs."""
     used = {name for name, share in zip(names, shares, strict=True) if share > 0}
     stages = {"clip"} if used != {"constant"} else set()
-    stages |= {"captions"} if used & {"prompts", "captions", BASELINE} else set()
+    captioned = {BASELINE, *(name for name in ESTIMATES if CAPTIONS in ESTIMATES[name].needs)}
+    stages |= {"captions"} if used & captioned else set()
     return sum(on.seconds[stage] for stage in stages) + sum(on.seconds[f"estimate {name}"] for name in used)
 
 

@@ -10,7 +10,9 @@ from kernel.checkpoints import open_weights
 from kernel.config import EMBEDDING_DIMENSIONS, RECIPES, Paths
 from kernel.devices import find_device
 from kernel.errors import UserError
-from kernel.estimates import said_of, text_estimate, weighed_captions
+from kernel.estimates import estimate
+from kernel.estimates.known import Known
+from kernel.estimates.texts import weighed_captions
 from kernel.evaluation import pairwise_cosine
 from kernel.images import list_images
 from kernel.miniature.assemble import put_bank
@@ -79,21 +81,18 @@ def draw_competition(folder: Path, count: int, seed: int, weights: Path) -> dict
 def scored(run_folder: Path, competition: Path, prompts: dict[str, str], weights: Path) -> dict[str, float]:
     """Mean cosine of each way to answer."""
     deck = RECIPES["baseline"]
-    encoder = SentenceEncoder.load(open_weights(weights), find_device("auto"))
+    device = find_device("auto")
+    encoder = SentenceEncoder.load(open_weights(weights), device)
     truth = np.stack(list(read_submission(competition / "sample_submission.csv").values()))
     folder = RunFolder(run_folder, list_images(competition / "images"), deck.shard_images)
-    captions, modifiers = weighed_captions(folder.read_captions()[0], None, deck), folder.read_modifiers()
-
-    def estimate(name: str) -> np.ndarray:
-        said = [said_of(name, own, phrases, deck) for own, phrases in zip(captions, modifiers, strict=True)]
-        return text_estimate(said, encoder, deck.text_batch)[0]
-
+    captions = weighed_captions(folder.read_captions()[0], None, deck)
+    known = Known(deck, device, encoder, None, folder.read_clip()[0], captions, folder.read_modifiers())
     constant = encoder.encode([s.prompt for s in scenes(CONSTANT_SEED, CONSTANT_PROMPTS)], deck.text_batch).mean(axis=0)
     rows = {
         "prior": np.broadcast_to(constant, (len(prompts), EMBEDDING_DIMENSIONS)),
-        "captions": estimate("captions"),
-        "modifiers": estimate("modifiers"),
-        "baseline": estimate("prompts"),
+        "captions": estimate("captions", known)[0],
+        "modifiers": estimate("modifiers", known)[0],
+        "baseline": estimate("prompts", known)[0],
         "text": np.stack(list(read_submission(run_folder / "submission.csv").values())),
     }
     return {name: float(pairwise_cosine(own, truth).mean()) for name, own in rows.items()}

@@ -4,37 +4,19 @@ Files are read with plain reads at the offsets of the safetensors header, not ma
 in memory is one block, whatever the size of the checkpoint or of its largest tensor.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from kernel.errors import UserError
+from kernel.tensor_files import ITEM_BYTES, Tensor, read_header, write_tensors
 
 BLOCK_BYTES = 2**26
 # how much of a mapped pickle may be read before it is mapped anew: mapped pages count as memory until then
 REMAP_BYTES = 2**28
-ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 NARROWED = ("F32", "BF16")
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """One tensor of a safetensors file: its dtype in safetensors' words, its shape, where its bytes begin."""
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    start: int = 0
-
-    @property
-    def bytes(self) -> int:
-        return prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 def convert_safetensors(source: Path, target: Path, full_precision: Sequence[str] = ()) -> str:
@@ -43,7 +25,7 @@ def convert_safetensors(source: Path, target: Path, full_precision: Sequence[str
     float32 and bfloat16 become float16, or float32 where a dotted part of the name is in `full_precision`;
     all else stays. Raises UserError on a value that float16 cannot hold, a dtype that is none of these, a full disk.
     """
-    tensors = {tensor.name: tensor for tensor in read_header(source)}
+    tensors = {tensor.name: tensor for tensor in tensors_in(source)}
 
     def blocks(name: str) -> Iterator[bytes]:
         tensor = tensors[name]
@@ -108,26 +90,12 @@ def dtype_name(tensor: Any) -> str:
     return names.get(tensor.dtype, str(tensor.dtype))
 
 
-def read_header(path: Path) -> list[Tensor]:
-    """The tensors of a safetensors file in the order of their bytes. Raises UserError when it is none."""
-    size = path.stat().st_size
+def tensors_in(path: Path) -> list[Tensor]:
+    """Raises UserError when the file is no safetensors file, or a damaged one."""
     try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                raise ValueError(f"its header claims {length} bytes of {size}")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
-        tensors = [
-            Tensor(name, entry["dtype"], tuple(entry["shape"]), 8 + length + entry["data_offsets"][0])
-            for name, entry in header.items()
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: named safetensors but is not ({error!r}). Remove it and run again") from error
-    for tensor in tensors:
-        if tensor.dtype in ITEM_BYTES and tensor.start + tensor.bytes > size:
-            raise UserError(f"{path}: ends before {tensor.name} does: it is incomplete. Remove it and run again")
-    return sorted(tensors, key=lambda tensor: tensor.start)
+        return read_header(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. Remove it and run again") from error
 
 
 def write_converted(
@@ -140,7 +108,7 @@ def write_converted(
         for block in blocks(tensor.name):
             yield recoded(block, sources[tensor.name].dtype, tensor.dtype, tensor.name)
 
-    return write_tensors(target, targets, converted)
+    return write_checkpoint(target, targets, converted)
 
 
 def target_dtype(tensor: Tensor, full_precision: Sequence[str]) -> str:
@@ -176,51 +144,21 @@ def recoded(block: bytes, dtype: str, wanted: str, name: str) -> bytes:
     return halves.tobytes()
 
 
-def write_tensors(path: Path, tensors: Iterable[Tensor], blocks: Callable[[Tensor], Iterator[bytes]]) -> str:
-    """Writes a safetensors file, header first, then each tensor's blocks; returns its sha256.
-
-    The file stands under its name only when it is whole. Raises UserError when the disk does not take it.
-    """
-    # wide items first, as the format's own writer does: each tensor then begins at a multiple of its item
-    ordered = sorted(tensors, key=lambda tensor: (-ITEM_BYTES[tensor.dtype], tensor.name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for tensor in ordered:
-        offsets = [offset, offset + tensor.bytes]
-        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
-        offset += tensor.bytes
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    digest = hashlib.sha256()
-    unfinished = path.with_name(f".{path.name}.tmp")
+def write_checkpoint(path: Path, tensors: Sequence[Tensor], blocks: Callable[[Tensor], Iterable[bytes]]) -> str:
+    """As write_tensors, told to be torch's. Raises UserError when the disk does not take it."""
     try:
-        with unfinished.open("wb") as file:
-            for block in head_and_blocks(text, ordered, blocks):
-                digest.update(block)
-                file.write(block)
-        unfinished.replace(path)
+        return write_tensors(path, tensors, blocks, {"format": "pt"})
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}), it takes {(8 + len(text) + offset) / 1e9:.2f} GB. "
-            "Nothing was left under its name. Free space there or give --out another disk, then run again: finished "
-            "files are kept"
+            f"{path}: cannot be written ({error.strerror}), it takes "
+            f"{sum(tensor.bytes for tensor in tensors) / 1e9:.2f} GB. Nothing was left under its name. Free space "
+            "there or give --out another disk, then run again: finished files are kept"
         ) from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return digest.hexdigest()
-
-
-def head_and_blocks(
-    header: bytes, ordered: list[Tensor], blocks: Callable[[Tensor], Iterator[bytes]]
-) -> Iterator[bytes]:
-    yield len(header).to_bytes(8, "little") + header
-    for tensor in ordered:
-        yield from blocks(tensor)
 
 
 def shard_index(shards: list[Path]) -> dict[str, Any]:
     """The index that transformers reads beside shards: which file holds which tensor."""
-    tensors = {shard.name: read_header(shard) for shard in shards}
+    tensors = {shard.name: tensors_in(shard) for shard in shards}
     return {
         "metadata": {"total_size": sum(tensor.bytes for listed in tensors.values() for tensor in listed)},
         "weight_map": {tensor.name: shard for shard, listed in tensors.items() for tensor in listed},

@@ -1,12 +1,15 @@
 """What the run folder holds by now to every estimate with a share; and these to one row an image."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
-from kernel.config import OF_BANK, Recipe
+from kernel.config import CAPTIONS, Recipe
 from kernel.devices import Device
-from kernel.estimates import IMAGES, Said, bank_estimate, said_of, text_estimate, weighed_captions
+from kernel.estimates import estimating
+from kernel.estimates.known import Known, Said
+from kernel.estimates.texts import weighed_captions
 from kernel.fusion import fuse
 from kernel.inventory import opened_bank
 from kernel.job import Job
@@ -28,51 +31,43 @@ class AnswerStage:
         encoder = SentenceEncoder.load(job.weights, device)
         return cls(job, device, encoder, opened_bank(job.recipe, job.bank, job.weights))
 
-    def make(self, item: int, share: Share) -> Iterator[int]:
-        """Writes the rows of the estimate of this number among `shared`, (n, 384), the fallback where it says nothing
-        of an image."""
+    @cached_property
+    def read(self) -> tuple[Known, np.ndarray]:
+        """What the folder holds, and (n,) bool, False for bad images: the same for every estimate of this stage."""
         folder, recipe = self.job.folder, self.job.recipe
-        name = shared(recipe)[item]
-        fallback = np.array(self.job.fallback, dtype=np.float32)
         image_features, bad = folder.read_clip()
         said = [Said([], []) for _ in folder.images]
-        if recipe.needs_captions:
+        if recipe.needs(CAPTIONS):
             captions, bad_later = folder.read_captions()
             bad |= bad_later
             cosines = folder.read_caption_cosines() if recipe.caption_weighting == "clip" else None
             said = weighed_captions(captions, cosines, recipe)
         modifiers = folder.read_modifiers()
         good = np.array([image.id not in bad for image in folder.images])
-        if name in OF_BANK:
-            assert self.bank is not None  # checked before the first image
-            rows, usable = bank_estimate(name, image_features, self.bank, recipe, self.device, self.keep_nearest)
-            yield len(folder.images)
-        else:
-            texts = [
-                said_of(name, captions, phrases, recipe) if is_good else Said([], [])
-                for captions, phrases, is_good in zip(said, modifiers, good, strict=True)
-            ]
-            blocks = []
-            for start in range(0, len(texts), IMAGES):
-                blocks.append(text_estimate(texts[start : start + IMAGES], self.encoder, recipe.text_batch))
-                yield len(blocks[-1][0])
-            rows, usable = (np.concatenate(own) for own in zip(*blocks, strict=True))
-        usable &= good
-        folder.write_estimate(name, np.where(usable[:, None], rows, fallback), usable)
+        for image in np.flatnonzero(~good).tolist():
+            said[image], modifiers[image] = Said([], []), []
+        known = Known(recipe, self.device, self.encoder, self.bank, image_features, said, modifiers, self.keep_nearest)
+        return known, good
 
     def keep_nearest(self, indices: np.ndarray, cosines: np.ndarray) -> None:
         recipe = self.job.recipe
         weights = neighbour_weights(cosines, recipe.neighbour_weighting, recipe.neighbour_temperature)
         self.job.folder.write_nearest(indices[:, :KEPT], cosines[:, :KEPT], weights[:, :KEPT])
 
-
-def shared(recipe: Recipe) -> list[str]:
-    return [name for name in recipe.estimates if recipe.uses(name)]
+    def make(self, item: int, share: Share) -> Iterator[int]:
+        """Writes the rows of the estimate of this number among the recipe's `shared`, (n, 384), the fallback where it
+        says nothing of an image."""
+        name = self.job.recipe.shared[item]
+        known, good = self.read
+        rows, usable = yield from estimating(name, known)
+        usable &= good
+        fallback = np.array(self.job.fallback, dtype=np.float32)
+        self.job.folder.write_estimate(name, np.where(usable[:, None], rows, fallback), usable)
 
 
 def fused_rows(folder: RunFolder, recipe: Recipe, fallback: np.ndarray) -> np.ndarray:
     """One row an image, (n, 384), of the estimates that were written."""
     estimates, usable = {}, {}
-    for name in shared(recipe):
+    for name in recipe.shared:
         estimates[name], usable[name] = folder.read_estimate(name)
     return fuse(estimates, usable, recipe.estimates, fallback, recipe.normalise)

@@ -20,13 +20,12 @@ from kernel.errors import UserError
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.publish.convert import (
     BLOCK_BYTES,
-    ITEM_BYTES,
-    Tensor,
     shard_index,
     target_dtype,
-    write_tensors,
+    write_checkpoint,
 )
 from kernel.store import write_json
+from kernel.tensor_files import ITEM_BYTES, Tensor
 from kernel.truesize.sizes import Sizes
 
 # float32 throughout, or as `publish weights` writes: float16, but for the parts of BLIP-2 that overflow in it
@@ -127,7 +126,7 @@ def put_clip(folder: Path, sizes: Sizes, tensors: list[Tensor], miniature: Path)
     folder.mkdir()
     preprocessing = json.loads((miniature / CONFIG).read_text(encoding="utf-8"))["preprocess_cfg"]
     write_json(folder / CONFIG, {"model_cfg": sizes.clip(), "preprocess_cfg": preprocessing})
-    write_tensors(folder / WEIGHTS, tensors, random_blocks)
+    write_checkpoint(folder / WEIGHTS, tensors, random_blocks)
     return {"class": "CLIP", "tokenizer": clip_tokenizer_record(open_clip.get_tokenizer(f"local-dir:{folder}"))}
 
 
@@ -143,7 +142,7 @@ def put_captioner(folder: Path, sizes: Sizes, tensors: list[Tensor]) -> dict[str
     shards = list(shards_of(tensors))
     paths = [folder / f"model-{index:05}-of-{len(shards):05}.safetensors" for index in range(1, len(shards) + 1)]
     for path, shard in zip(paths, shards, strict=True):
-        write_tensors(path, shard, random_blocks)
+        write_checkpoint(path, shard, random_blocks)
     write_json(folder / "model.safetensors.index.json", shard_index(paths))
     return {"class": BLIP2.class_name, "tokenizer": BLIP2.tokenizer_record(processor)}
 

@@ -58,7 +58,7 @@ def test_word_lists_have_their_own_lengths(weights, in_float32):
 
 def test_minilm_is_the_published_one(in_float32):
     assert in_float32.sentences[0].bytes == MINILM_BYTES
-    assert in_float32.sentences[1] == sentence_costs(int(ASSUMED["tokens of a prompt"]), MINILM)[1]
+    assert in_float32.sentences[1] == sentence_costs(ASSUMED.prompt_tokens, MINILM)[1]
 
 
 def test_a_cpu_maps_what_the_file_holds_in_float32_and_a_gpu_nothing(weights, in_float32):
@@ -164,7 +164,7 @@ def test_predicted_is_all_but_what_stays_mapped_beside_the_libraries(in_float32)
     planned = plan(SMALL_BATCHES, CPU, 100, models=in_float32)
     predicted = predicted_memory(planned)
     stages = {stage.name: stage for stage in planned.stages}
-    base = int(ASSUMED["GB of the host for a worker's libraries, without"] * 1e9)
+    base = int(ASSUMED.cpu_libraries_gb * 1e9)
     captions, clip, words = stages["captions"], stages["clip"], stages["word banks"]
     mapped = MINILM_BYTES + in_float32.captioner.weights.mapped_bytes
     assert predicted["captions"] == base + captions.memory_bytes - mapped

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.budget.gpus import GB, gpu_named
-from kernel.budget.plan import bare_plan, plan, with_fewer_beams
+from kernel.budget.plan import Asked, bare_plan, plan, with_fewer_beams
 from kernel.config import Recipe, recipe_named
 from kernel.errors import UserError
 
@@ -152,7 +152,7 @@ def test_json_calls_itself_an_estimate_and_holds_every_stage():
 )
 def test_the_planned_batch_fits_and_one_beyond_the_largest_does_not(memory, captioner, num_beams, asked):
     recipe = Recipe(captioner=captioner, num_beams=num_beams, captions_per_image=1, caption_batch=asked)
-    found = bare_plan(recipe, gpu_named(f"{memory}GB:65TFLOPS:320GB/s"), 1000, 1e9, None, False, 10**12)
+    found = bare_plan(Asked(recipe, gpu_named(f"{memory}GB:65TFLOPS:320GB/s"), 1000, 1e9, None, False, 10**12))
     for stage in found.stages:
         if not stage.bytes_per_item:
             continue
@@ -168,7 +168,7 @@ def test_the_planned_batch_fits_and_one_beyond_the_largest_does_not(memory, capt
 @given(num_beams=st.integers(1, 30), images=st.integers(1, 10**6))
 def test_memory_and_time_grow_with_beams_and_images(num_beams, images):
     def seconds_and_bytes(recipe, images):
-        found = bare_plan(recipe, gpu_named("H100"), images, 1e12, None, False, 10**12)
+        found = bare_plan(Asked(recipe, gpu_named("H100"), images, 1e12, None, False, 10**12))
         return found.seconds, stage(found, "captions").memory_bytes
 
     recipe = Recipe(num_beams=num_beams, captions_per_image=1)

@@ -10,6 +10,7 @@ from kernel.budget.counting import Work
 from kernel.budget.gpus import GB, gpu_named
 from kernel.budget.model_costs import Captioning, Clip, Decoding, Weighed
 from kernel.budget.stage_costs import (
+    Case,
     bank_cost,
     cache_traffic,
     captioning_bytes,
@@ -84,17 +85,17 @@ def test_usable_memory_leaves_out_what_is_lost_and_cudas_own():
 
 
 def test_a_clip_stage_is_bound_by_the_slower_of_device_and_host():
-    slow_host = clip_stage(Recipe(), T4, CLIP, SENTENCES, 1000, 10 * GB)
+    slow_host = clip_stage(Case(Recipe(), T4, CLIP, SENTENCES, 1000, 10 * GB))
     # a core needs 17 ms an image, 4 cores decode beside the device's 0.05 ms
     assert (slow_host.seconds, slow_host.bound_by) == (pytest.approx(1000 * 0.017 / 4), "host")
     heavy = replace(CLIP, image=Work(10**12, 0, 10**6))
-    slow_device = clip_stage(Recipe(), T4, heavy, SENTENCES, 1000, 10 * GB)
+    slow_device = clip_stage(Case(Recipe(), T4, heavy, SENTENCES, 1000, 10 * GB))
     assert (slow_device.seconds, slow_device.bound_by) == (pytest.approx(1000 / 19.5), "device")
     assert slow_device.memory_bytes == 2 * GB + 100 + 64 * 10**6
 
 
 def test_captions_read_the_decoder_once_a_step_and_batch_and_three_caches_an_image():
-    stage = captions_stage(Recipe(caption_batch=10), T4, CAPTIONER, SENTENCES, 95, 14 * GB)
+    stage = captions_stage(Case(Recipe(caption_batch=10), T4, CLIP, SENTENCES, 95, 14 * GB), CAPTIONER)
     cache = 5 * (100 + 18 * 40)
     assert stage.bytes_read == 10 * 19 * 10**9 + 95 * 19 * 3 * cache
     assert stage.operations == 95 * (1_100_000_000 + CAPTIONER.decode(Decoding(5, 19)).operations)
@@ -103,31 +104,31 @@ def test_captions_read_the_decoder_once_a_step_and_batch_and_three_caches_an_ima
 
 def test_a_small_batch_of_captions_takes_longer():
     def seconds(batch):
-        return captions_stage(Recipe(caption_batch=batch), T4, CAPTIONER, SENTENCES, 64, 14 * GB).seconds
+        return captions_stage(Case(Recipe(caption_batch=batch), T4, CLIP, SENTENCES, 64, 14 * GB), CAPTIONER).seconds
 
     assert seconds(1) > seconds(4) > seconds(16)
 
 
 def test_starting_kernels_bounds_the_decoding_of_a_fast_device():
     deep = replace(CAPTIONER, layers=1000)
-    stage = captions_stage(Recipe(caption_batch=64), gpu_named("H100"), deep, SENTENCES, 64, 60 * GB)
+    stage = captions_stage(Case(Recipe(caption_batch=64), gpu_named("H100"), CLIP, SENTENCES, 64, 60 * GB), deep)
     assert stage.seconds == pytest.approx(19 * 1000 * 0.001 + 64 * 0.017 / 4)
     assert stage.bound_by == "host"
 
 
 def test_a_batch_is_at_most_the_images_and_phrases_there_are():
     few = Recipe(clip_batch=64, caption_batch=64, text_batch=256, modifiers={"mediums": 1, "movements": 1})
-    assert clip_stage(few, T4, CLIP, SENTENCES, 3, 10 * GB).batch == 3
-    assert captions_stage(few, T4, CAPTIONER, SENTENCES, 3, 14 * GB).batch == 3
-    words = words_stage(few, T4, CLIP, SENTENCES, 3, 10 * GB, False, {"mediums": 30, "movements": 20})
+    assert clip_stage(Case(few, T4, CLIP, SENTENCES, 3, 10 * GB)).batch == 3
+    assert captions_stage(Case(few, T4, CLIP, SENTENCES, 3, 14 * GB), CAPTIONER).batch == 3
+    words = words_stage(Case(few, T4, CLIP, SENTENCES, 3, 10 * GB), False, {"mediums": 30, "movements": 20})
     assert words.batch == 30  # lists are encoded one after the other
-    assert cosines_stage(replace(few, captions_per_image=4), T4, CLIP, SENTENCES, 3, 10 * GB).batch == 12
+    assert cosines_stage(Case(replace(few, captions_per_image=4), T4, CLIP, SENTENCES, 3, 10 * GB)).batch == 12
 
 
 def test_on_a_cpu_the_words_features_lie_beside_the_model_and_the_longest_list_s_once_more():
     recipe, lists = Recipe(modifiers={"mediums": 1, "flavors": 3}), {"mediums": 100, "flavors": 1000}
-    on_gpu = words_stage(recipe, T4, CLIP, SENTENCES, 10, 10 * GB, False, lists)
-    on_cpu = words_stage(recipe, gpu_named("cpu"), CLIP, SENTENCES, 10, 10 * GB, False, lists)
+    on_gpu = words_stage(Case(recipe, T4, CLIP, SENTENCES, 10, 10 * GB), False, lists)
+    on_cpu = words_stage(Case(recipe, gpu_named("cpu"), CLIP, SENTENCES, 10, 10 * GB), False, lists)
     assert on_cpu.fixed_bytes - on_gpu.fixed_bytes == (100 + 1000 + 1000) * 1024 * 4
 
 
@@ -136,18 +137,18 @@ def test_stages_say_what_of_their_weights_stays_mapped():
     captioner = replace(CAPTIONER, weights=replace(CAPTIONER.weights, mapped_bytes=50))
     sentences = replace(SENTENCES, mapped_bytes=3)
     cpu = gpu_named("cpu")
-    assert clip_stage(Recipe(), cpu, clip, sentences, 10, 10 * GB).mapped_bytes == 10
-    assert words_stage(Recipe(), cpu, clip, sentences, 10, 10 * GB, False).mapped_bytes == 10
-    assert cosines_stage(Recipe(), cpu, clip, sentences, 10, 10 * GB).mapped_bytes == 10
-    assert captions_stage(Recipe(), cpu, captioner, sentences, 10, 14 * GB).mapped_bytes == 53
-    assert sentences_stage(Recipe(), cpu, sentences, Work(0, 10, 10), 100, GB).mapped_bytes == 3
-    assert neighbours_stage(Recipe(), cpu, clip, sentences, 10, 1000).mapped_bytes == 3
+    assert clip_stage(Case(Recipe(), cpu, clip, sentences, 10, 10 * GB)).mapped_bytes == 10
+    assert words_stage(Case(Recipe(), cpu, clip, sentences, 10, 10 * GB), False).mapped_bytes == 10
+    assert cosines_stage(Case(Recipe(), cpu, clip, sentences, 10, 10 * GB)).mapped_bytes == 10
+    assert captions_stage(Case(Recipe(), cpu, CLIP, sentences, 10, 14 * GB), captioner).mapped_bytes == 53
+    assert sentences_stage(Case(Recipe(), cpu, CLIP, sentences, 100, GB), Work(0, 10, 10)).mapped_bytes == 3
+    assert neighbours_stage(Case(Recipe(), cpu, clip, sentences, 10, GB), 1000).mapped_bytes == 3
 
 
 def test_words_are_encoded_once_and_not_at_all_where_their_features_are_shipped():
     recipe = Recipe()
-    computed = words_stage(recipe, T4, CLIP, SENTENCES, 1000, 10 * GB, shipped=False)
-    shipped = words_stage(recipe, T4, CLIP, SENTENCES, 1000, 10 * GB, shipped=True)
+    computed = words_stage(Case(recipe, T4, CLIP, SENTENCES, 1000, 10 * GB), shipped=False)
+    shipped = words_stage(Case(recipe, T4, CLIP, SENTENCES, 1000, 10 * GB), shipped=True)
     encoding = phrases_of(recipe) * 10**8
     assert computed.operations - shipped.operations == encoding
     assert computed.seconds - shipped.seconds == pytest.approx(encoding / 19.5e12)
@@ -160,7 +161,7 @@ def test_phrases_are_those_of_the_lists_that_the_recipe_asks():
 
 
 def test_cosines_of_captions_pass_the_text_tower_once_a_caption():
-    stage = cosines_stage(Recipe(captions_per_image=4), T4, CLIP, SENTENCES, 1000, 10 * GB)
+    stage = cosines_stage(Case(Recipe(captions_per_image=4), T4, CLIP, SENTENCES, 1000, 10 * GB))
     assert stage.operations == 4000 * 10**8
 
 
@@ -168,13 +169,13 @@ def test_cosines_of_captions_pass_the_text_tower_once_a_caption():
     ("estimates", "texts"), [({"prompts": 1.0}, 5), ({"prompts": 0.5, "captions": 0.5}, 10), ({"modifiers": 1.0}, 1)]
 )
 def test_sentences_are_as_many_as_the_estimates_say(estimates, texts):
-    stage = sentences_stage(Recipe(estimates=estimates), T4, SENTENCES, Work(0, 10, 10), 100, GB)
+    stage = sentences_stage(Case(Recipe(estimates=estimates), T4, CLIP, SENTENCES, 100, GB), Work(0, 10, 10))
     assert stage.operations == 100 * texts * 10
 
 
 def test_neighbours_hold_all_images_and_one_block_of_the_bank():
     recipe = Recipe(neighbours=100)
-    stage = neighbours_stage(recipe, T4, CLIP, SENTENCES, 2000, 10**6)
+    stage = neighbours_stage(Case(recipe, T4, CLIP, SENTENCES, 2000, GB), 10**6)
     block = 32_768 * 1024 * (2 + 4)  # in float16 and in float32
     assert stage.fixed_bytes == 2000 * 1024 * 4 + block + 1024 * 32_768 * 4 + 2000 * 100 * 12
     assert stage.operations == 2 * 2000 * 10**6 * 1024
@@ -187,15 +188,15 @@ def test_weights_are_read_once_for_their_hash_and_once_by_each_worker():
 
 
 def test_the_host_holds_a_model_for_each_worker_that_loads_at_the_same_time():
-    two = host_bytes(Recipe(modifiers={}), gpu_named("T4x2"), CLIP, CAPTIONER, 1000)
+    two = host_bytes(Case(Recipe(modifiers={}), gpu_named("T4x2"), CLIP, SENTENCES, 1000, GB), CAPTIONER)
     assert two["models loading at the same time by 2 workers"] == 2 * (3 + 9) * GB
     assert two["models loading one after the other"] == (2 * 3 + 9) * GB
     assert two["words ranked"] == 6 * GB + 4 * 1000 * 1024
-    assert host_bytes(Recipe(), gpu_named("cpu"), CLIP, CAPTIONER, 1000) == {}
+    assert host_bytes(Case(Recipe(), gpu_named("cpu"), CLIP, SENTENCES, 1000, GB), CAPTIONER) == {}
 
 
 def test_a_split_captioner_says_what_each_device_takes():
-    stage = captions_stage(Recipe(), T4, CAPTIONER, SENTENCES, 10, GB)
+    stage = captions_stage(Case(Recipe(), T4, CLIP, SENTENCES, 10, GB), CAPTIONER)
     # half of 9 GB, half a block of 1 GB, and what stays resident
     assert "about 5.0 GB of weights on each" in split_note(gpu_named("T4x2"), CAPTIONER, stage, 6 * GB)
     assert "not even that would fit" in split_note(gpu_named("T4x2"), CAPTIONER, stage, 5 * GB)
@@ -230,5 +231,5 @@ def test_memory_and_work_grow_with_beams_and_length(beams, steps):
 
 @given(batch=st.integers(1, 10**4))
 def test_memory_grows_with_the_batch(batch):
-    stage = clip_stage(Recipe(), T4, CLIP, SENTENCES, 10, 10 * GB)
+    stage = clip_stage(Case(Recipe(), T4, CLIP, SENTENCES, 10, 10 * GB))
     assert stage.memory_at(batch + 1) - stage.memory_at(batch) == stage.bytes_per_item > 0

@@ -16,9 +16,9 @@ from kernel.publish import convert
 from kernel.publish.convert import (
     convert_pickle,
     convert_safetensors,
-    read_header,
     shard_index,
 )
+from kernel.tensor_files import read_header
 from tests.conftest import ROOT
 
 WO = "language_model.encoder.block.0.layer.1.DenseReluDense.wo.weight"

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from kernel.publish.convert import Tensor, write_tensors
+from kernel.publish.convert import write_checkpoint
+from kernel.tensor_files import Tensor
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -46,7 +47,7 @@ def test_memory_stays_small_for_gigabytes_of_shards(tmp_path):
     sources = [tmp_path / f"model-0000{number}-of-00002.safetensors" for number in (1, 2)]
     for source, shard in zip(sources, shapes, strict=True):
         tensors = [Tensor(f"language_model.{index}.weight", "F32", shape) for index, shape in enumerate(shard)]
-        write_tensors(source, tensors, random_blocks)
+        write_checkpoint(source, tensors, random_blocks)
     size = sum(source.stat().st_size for source in sources)
     assert size > 4 * 10**9
     paths = [path for source in sources for path in (source, tmp_path / f"half-{source.name}")]

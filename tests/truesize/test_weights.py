@@ -16,7 +16,7 @@ from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.memory import STATUS, PeakMemory
 from kernel.models.captioners.loading import load_captioner
-from kernel.publish.convert import Tensor, read_header
+from kernel.tensor_files import Tensor, read_header
 from kernel.truesize import weights as made
 from kernel.truesize.sizes import SIZES, Sizes, tiny_clip
 from kernel.truesize.weights import captioner_tensors, clip_tensors, make_weights, random_blocks, shards_of

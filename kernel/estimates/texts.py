@@ -1,0 +1,89 @@
+"""What texts say of images: the mean vector of captions, of modifiers, or of both as prompts."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from kernel.config import EMBEDDING_DIMENSIONS, Recipe
+from kernel.estimates.known import Known, Making, Said
+from kernel.fusion import group_means
+
+IMAGES = 256  # whose texts are in memory as vectors at a time
+
+
+def prompts(known: Known) -> Making:
+    """Each caption with the modifiers behind it; the modifiers alone where there is no caption."""
+    recipe = known.recipe
+    return mean_rows(
+        known,
+        [
+            Said(compose(own.texts, phrases, recipe), own.weights) if own.texts else modifier_prompt(phrases, recipe)
+            for own, phrases in zip(known.captions, known.modifiers, strict=True)
+        ],
+    )
+
+
+def captions(known: Known) -> Making:
+    return mean_rows(known, known.captions)
+
+
+def modifiers(known: Known) -> Making:
+    return mean_rows(known, [modifier_prompt(phrases, known.recipe) for phrases in known.modifiers])
+
+
+def modifier_prompt(phrases: list[str], recipe: Recipe) -> Said:
+    texts = compose([], phrases, recipe)
+    return Said(texts, [1.0] * len(texts))
+
+
+def modifier_line(phrases: list[str], recipe: Recipe) -> str:
+    """Example: ["a woodcut", "art nouveau", "whorl"] -> "a woodcut, art nouveau, whorl" """
+    return recipe.modifier_separator.join(phrases)
+
+
+def compose(captions: list[str], phrases: list[str], recipe: Recipe) -> list[str]:
+    """One prompt a caption; without captions the modifiers alone, without modifiers the captions alone.
+
+    Example (separator ""): ["a spiral on it"], ["a woodcut", "swirl"] -> ["a spiral on ita woodcut, swirl"]
+    """
+    line = modifier_line(phrases, recipe)
+    if not captions:
+        return [line] if line else []
+    return [caption + recipe.separator + line if line else caption for caption in captions]
+
+
+def weighed_captions(
+    captions: list[list[str]], cosines: Sequence[list[float] | None] | None, recipe: Recipe
+) -> list[Said]:
+    """Each image's captions with their weights: alike, or by the `cosines` with the image where those are given.
+
+    Example (distinct_captions, temperature 0.1): ["a", "b", "a"], cosines [0.3, 0.4, 0.3] -> "a" 0.37, "b" 1
+    """
+    said = []
+    for image, texts in enumerate(captions):
+        known = [1.0] * len(texts)
+        own = None if cosines is None else cosines[image]
+        if own:
+            best = max(own)  # taken off first, so that no exponential overflows
+            known = [math.exp((cosine - best) / recipe.caption_temperature) for cosine in own]
+        if recipe.distinct_captions:
+            weight_of = dict(zip(texts, known, strict=True))
+            texts, known = list(weight_of), list(weight_of.values())
+        said.append(Said(texts, known))
+    return said
+
+
+def mean_rows(known: Known, said: list[Said]) -> Making:
+    """Weighted means of the texts' vectors: (n, 384), and (n,) bool, False for an image without a text."""
+    usable = np.array([bool(own.texts) for own in said], dtype=bool)
+    rows = np.zeros((len(said), EMBEDDING_DIMENSIONS), dtype=np.float32)
+    for start in range(0, len(said), IMAGES):
+        part = [own for own in said[start : start + IMAGES] if own.texts]
+        if part:
+            vectors = known.encoder.encode([text for own in part for text in own.texts], known.recipe.text_batch)
+            weights = np.array([weight for own in part for weight in own.weights])
+            counts = [len(own.texts) for own in part]
+            rows[start : start + IMAGES][usable[start : start + IMAGES]] = group_means(vectors, counts, weights)
+        yield len(said[start : start + IMAGES])
+    return rows, usable

@@ -1,0 +1,106 @@
+"""safetensors files without the library that loads them: a header read, and tensors written block by block.
+
+So what stays in memory is one block, whatever the size of the file or of its largest tensor.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a safetensors file: its dtype in safetensors' words, its shape, where its bytes begin."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+
+def read_header(path: Path) -> list[Tensor]:
+    """The tensors of a safetensors file in the order of their bytes, which follow each other without gap or overlap.
+
+    Raises ValueError that says what is wrong. Whether a dtype is one of ITEM_BYTES is left to who reads on.
+    """
+    size = path.stat().st_size
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if length > size:
+                raise ValueError(f"its header claims {length} bytes of {size}")
+            header = json.loads(file.read(length))
+        header.pop("__metadata__", None)
+        found = [(name, entry["dtype"], entry["shape"], *entry["data_offsets"]) for name, entry in header.items()]
+        found.sort(key=lambda own: own[3:])
+        tensors = []
+        place = 0
+        for name, dtype, shape, begin, end in found:
+            tensor = Tensor(name, dtype, tuple(shape), 8 + length + begin)
+            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
+            if not whole or begin != place or (dtype in ITEM_BYTES and end - begin != tensor.bytes):
+                raise ValueError(f"{name} of {dtype} {shape} at {begin} to {end}")
+            tensors.append(tensor)
+            place = end
+            if 8 + length + end > size:
+                break
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"named safetensors but is not ({error!r})") from error
+    if 8 + length + place > size:
+        raise ValueError(f"ends before {tensors[-1].name} does: it is incomplete")
+    if 8 + length + place < size:
+        raise ValueError(f"{size} bytes, its header says {8 + length + place}")
+    return tensors
+
+
+def header_of(tensors: Iterable[Tensor], metadata: dict[str, str]) -> tuple[bytes, list[Tensor]]:
+    """The head of a file, and its tensors in the order in which their bytes follow.
+
+    Wide items first, as the format's own writer does: each tensor then begins at a multiple of its item.
+    """
+    ordered = sorted(tensors, key=lambda tensor: (-ITEM_BYTES[tensor.dtype], tensor.name))
+    header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
+    offset = 0
+    for tensor in ordered:
+        offsets = [offset, offset + tensor.bytes]
+        header[tensor.name] = {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": offsets}
+        offset += tensor.bytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text, ordered
+
+
+def write_tensors(
+    path: Path, tensors: Iterable[Tensor], blocks: Callable[[Tensor], Iterable[bytes]], metadata: dict[str, str]
+) -> str:
+    """Writes a safetensors file, header first, then each tensor's blocks; returns its sha256.
+
+    The file stands under its name only when it is whole. Raises ValueError when a tensor's blocks are not its bytes.
+    """
+    head, ordered = header_of(tensors, metadata)
+    digest = hashlib.sha256(head)
+    unfinished = path.with_name(f".{path.name}.tmp")
+    try:
+        with unfinished.open("wb") as file:
+            file.write(head)
+            for tensor in ordered:
+                written = 0
+                for block in blocks(tensor):
+                    digest.update(block)
+                    written += file.write(block)
+                if written != tensor.bytes:
+                    raise ValueError(f"{path}: {written} bytes of {tensor.name}; expected {tensor.bytes}")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return digest.hexdigest()
