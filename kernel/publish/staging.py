@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import __version__
-from kernel.bank_in_weights import BANK_FOLDER
-from kernel.checkpoints import MANIFEST, file_sha256, open_weights
+from kernel.checkpoints import BANK_FOLDER, MANIFEST, file_sha256, open_weights
 from kernel.errors import UserError
 from kernel.inputs import MARKER, flat_name
 

@@ -30,6 +30,7 @@ from kernel.publish.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.word_lists import write_word_lists
 from kernel.sentences import sentence_tokenizer_record
 from kernel.store import write_json
+from kernel.weights_addition import finish_additions
 
 CAPTIONERS = {"blip2": BLIP2, "blip": BLIP}
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
@@ -61,6 +62,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
     """
     captioners = captioners_of(recipe)
     repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
+    finish_additions(out)
     if is_current(out, repositories, captioners):
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
         return out
@@ -100,7 +102,9 @@ def make_folder(
     check_written(folder, record)
     open_weights(folder)
     if out.exists():
-        shutil.rmtree(out)
+        # out of the way in one rename: killed in the middle of its removal it would be taken for somebody else's folder
+        shutil.rmtree(unfinished / "replaced", ignore_errors=True)
+        out.replace(unfinished / "replaced")
     folder.replace(out)
     shutil.rmtree(unfinished)
 
