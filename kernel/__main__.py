@@ -24,7 +24,6 @@ from kernel.describing.command import add_describe
 from kernel.errors import UserError
 from kernel.offline import refuse_network
 from kernel.options import Parser, add_weights, positive
-from kernel.publish.commands import add_publish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -151,7 +150,8 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("run", type=Path)
     verify.set_defaults(command=verify_command)
 
-    add_publish(commands)
+    publish = commands.add_parser("publish", help="the way to Kaggle: wheels, weights, datasets, push, submit")
+    publish.arguments_later = add_publish_steps
 
     demo = commands.add_parser("demo", help="draws miniature images never trained on, runs, scores, reports")
     demo.add_argument("--out", type=Path, default=DEFAULT_DEMO)
@@ -160,6 +160,12 @@ def parser() -> argparse.ArgumentParser:
     add_weights(demo)
     demo.set_defaults(command=demo_command)
     return top
+
+
+def add_publish_steps(publish: Parser) -> None:
+    from kernel.publish.commands import add_steps  # only a `publish` command imports anything of publish
+
+    add_steps(publish)
 
 
 def add_recipe(command: argparse.ArgumentParser) -> None:
