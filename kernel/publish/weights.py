@@ -23,7 +23,7 @@ from kernel.captions import (
 from kernel.checkpoints import MANIFEST, Weights, file_sha256, open_weights, read_manifest, write_manifest
 from kernel.clip import clip_tokenizer_record
 from kernel.config import Recipe
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 from kernel.publish.convert import captioner_config, convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub import bytes_to_come, fetch, other_revision
 from kernel.publish.pins import SHARD, Repository, pinned_repositories
@@ -241,10 +241,9 @@ def manifest_models(
             if model in captioners:
                 inspect_captioner(Weights(folder, models, captioners), model)
         except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{repository}: its configuration is not what a run needs ({line}); no weights were downloaded for it. "
-                f"{other_revision(repository, pins)}"
+                f"{repository}: its configuration is not what a run needs ({first_line(error)}); no weights were "
+                f"downloaded for it. {other_revision(repository, pins)}"
             ) from error
     return models
 
