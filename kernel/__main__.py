@@ -26,7 +26,6 @@ from kernel.errors import UserError
 from kernel.offline import refuse_network
 from kernel.options import Parser, add_weights, positive
 from kernel.output import json_text, printing
-from kernel.publish.commands import add_publish
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -158,7 +157,8 @@ def parser() -> argparse.ArgumentParser:
     verify.set_defaults(command=verify_command)
 
     add_doctor(commands)
-    add_publish(commands)
+    publish = commands.add_parser("publish", help="the way to Kaggle: wheels, weights, datasets, push, submit")
+    publish.arguments_later = add_publish_steps
 
     demo = commands.add_parser("demo", help="draws miniature images never trained on, runs, scores, reports")
     demo.add_argument("--out", type=Path, default=DEFAULT_DEMO)
@@ -167,6 +167,12 @@ def parser() -> argparse.ArgumentParser:
     add_weights(demo)
     demo.set_defaults(command=demo_command)
     return top
+
+
+def add_publish_steps(publish: Parser) -> None:
+    from kernel.publish.commands import add_steps  # only a `publish` command imports anything of publish
+
+    add_steps(publish)
 
 
 def add_recipe(command: argparse.ArgumentParser) -> None:

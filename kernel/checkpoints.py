@@ -12,9 +12,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kernel.errors import UserError, others_beside
+from kernel.store import write_json
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+# what a finished folder can be added to
+FEATURES_FOLDER, BANK_FOLDER = "word_banks/features", "prompt_bank"
+ADDED_PARTS = (FEATURES_FOLDER, BANK_FOLDER)
 # Pickles run code when they are read, so only these are ever opened.
 SAFE_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".parquet"}
 ADVICE = "Make it again: 'make miniature' (build/weights) or 'make weights' (the real ones)"
@@ -54,6 +58,21 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: boo
     files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
     present = {p.relative_to(folder).as_posix() for p in files} - {MANIFEST}
     present = {name for name in present if is_part(name, parts)}
+    try:
+        check_files(folder, listed, present, hashes)
+    except UserError as error:
+        cut = next(filter(is_decided, (addition_path(folder, part) for part in ADDED_PARTS)), None)
+        if cut is None:
+            raise
+        raise UserError(
+            f"{folder}: a command was ended while it put files there, and left {cut} beside it: they do not fit "
+            f"{MANIFEST} yet. Run that command again, such as 'python -m kernel publish weights': it ends in a moment"
+        ) from error
+    return Weights(folder, manifest["models"], manifest["captioners"])
+
+
+def check_files(folder: Path, listed: dict[str, dict[str, Any]], present: set[str], hashes: bool) -> None:
+    """Raises UserError for the first file that is not as `listed` or, being `present`, is not listed at all."""
     for name in sorted(present | set(listed)):
         if PurePosixPath(name).suffix not in SAFE_SUFFIXES:
             raise UserError(
@@ -66,7 +85,17 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: boo
         raise UserError(f"{folder / name}: missing, though {MANIFEST} lists it: the folder is incomplete. {ADVICE}")
     for name in sorted(listed):
         check_file(folder / name, listed[name], hashes=hashes)
-    return Weights(folder, manifest["models"], manifest["captioners"])
+
+
+def addition_path(folder: Path, part: str) -> Path:
+    """The folder beside a weights folder in which an addition to `part` of it is put together."""
+    whole = folder.resolve()  # where `folder` is a link: files can be renamed only on the disk of the folder itself
+    return whole.with_name(f".{whole.name}.{PurePosixPath(part).name}.adding")
+
+
+def is_decided(addition: Path) -> bool:
+    """Whether all that is added is there: its manifest is the last file to come."""
+    return (addition / MANIFEST).is_file()
 
 
 def is_part(name: str, parts: tuple[str, ...] | None) -> bool:
@@ -123,7 +152,10 @@ def file_sha256(path: Path) -> str:
 
 
 def write_manifest(folder: Path, models: dict[str, dict[str, Any]], captioners: list[str]) -> None:
-    """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s."""
+    """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s.
+
+    For a folder that nobody reads yet; a finished one is added to by `weights_addition`.
+    """
     files: list[dict[str, Any]] = [
         {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))
@@ -140,7 +172,7 @@ def write_manifest(folder: Path, models: dict[str, dict[str, Any]], captioners: 
         ]
         named[name] = {**model, "sha256": hashlib.sha256("\n".join(own).encode()).hexdigest()}
     manifest = {"format": FORMAT, "models": named, "captioners": captioners, "files": files}
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_json(folder / MANIFEST, manifest)
 
 
 KNOWN_SENTENCE = "a woodcut of a red fish on a hill, art nouveau, swirl"

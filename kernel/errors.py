@@ -12,6 +12,11 @@ class UserError(Exception):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """An error's own words as far as they go on one line; its kind where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Example: did_you_mean("txet", ["prior", "text"]) == " (did you mean 'text'?)"; empty when none is near."""
     close = difflib.get_close_matches(name, list(valid), n=1)

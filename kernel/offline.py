@@ -3,6 +3,7 @@
 import ipaddress
 import os
 import sys
+from functools import partial
 from typing import Any
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -12,13 +13,14 @@ CONNECTIONS = {"socket.connect", "socket.sendto", "socket.sendmsg"}
 LOOKUPS = {"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"}
 
 
-def refuse_network() -> None:
+def refuse_network(attempts: str | None = None) -> None:
     """From now on every connection or name lookup beyond this machine raises OSError.
 
-    Must run before huggingface_hub is first imported, which reads its variables only then.
+    attempts: a file to which each of them is written too, as the rehearsal asks. Must run before huggingface_hub is
+    first imported, which reads its variables only then.
     """
     os.environ.update(OFFLINE | QUIET)
-    sys.addaudithook(refuse)
+    sys.addaudithook(refuse if attempts is None else partial(record_and_refuse, attempts))
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:
@@ -30,6 +32,18 @@ def refuse(event: str, arguments: tuple[Any, ...]) -> None:
         host = os.fsdecode(arguments[0][0] if isinstance(arguments[0], tuple) else arguments[0])
         if not is_loopback(host):
             raise OSError(f"lookup of {host} refused: this command works offline")
+
+
+def record_and_refuse(attempts: str, event: str, arguments: tuple[Any, ...]) -> None:
+    """As `refuse`, and one line in the file `attempts` for each."""
+    try:
+        refuse(event, arguments)
+    except OSError as error:
+        # a process asks for its own machine's name (Jupyter does): refused, but no attempt to reach another
+        if event in CONNECTIONS or os.uname().nodename not in str(error):
+            with open(attempts, "a") as file:
+                print(os.getpid(), error, file=file)
+        raise
 
 
 def is_loopback(host: str) -> bool:

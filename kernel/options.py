@@ -1,6 +1,7 @@
 """Options of the command line: those that several commands have, and unknown ones told with those that there are."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +12,13 @@ from kernel.errors import did_you_mean
 class Parser(argparse.ArgumentParser):
     """As argparse's, but what a command does not know is told by that command, with its options and the nearest."""
 
+    # gives a command its arguments when it is the one that was typed, so that no other command imports what they need
+    arguments_later: Callable[["Parser"], None] | None = None
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        add_arguments, self.arguments_later = self.arguments_later, None
+        if add_arguments:
+            add_arguments(self)
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
             self.refuse(unknown[0])

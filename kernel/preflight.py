@@ -174,7 +174,7 @@ def installed(name: str) -> str | None:
 
 def differences(found: dict[str, str | None], image: str, record: Path) -> list[str]:
     """At most one line: what this image holds that the record of the checked one does not, by public version."""
-    from kernel.publish.kaggle_image import read_image
+    from kernel.kaggle_image import read_image
 
     try:
         checked = read_image(record)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from kernel.checkpoints import Weights
+from kernel.checkpoints import FEATURES_FOLDER, Weights
 from kernel.errors import UserError
 from kernel.neighbours import best
 from kernel.store import write_whole
@@ -67,7 +67,7 @@ def features_key(clip_sha256: str, phrases: list[str]) -> str:
 
 def shipped_features(weights: Weights) -> Path:
     """Where a weights folder brings the features of its word lists."""
-    return weights.folder / "word_banks" / "features"
+    return weights.folder / FEATURES_FOLDER
 
 
 def features_file(words: Phrases, clip_sha256: str, folders: Sequence[Path]) -> Path | None:

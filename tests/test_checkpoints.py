@@ -100,6 +100,24 @@ def test_write_manifest_lists_every_file_with_its_size_and_sha256(folder):
     assert found == {name: (len(data), hashlib.sha256(data).hexdigest()) for name, data in contents.items()}
 
 
+def test_a_manifest_whose_writing_breaks_off_leaves_the_one_before(folder, monkeypatch):
+    before = (folder / MANIFEST).read_bytes()
+    really = {name: getattr(Path, name) for name in ("write_text", "write_bytes")}
+
+    def broken(name: str):
+        def write(path: Path, content, **settings: object) -> None:
+            really[name](path, content[:10], **settings)
+            raise OSError(28, "No space left on device")
+
+        return write
+
+    for name in really:
+        monkeypatch.setattr(Path, name, broken(name))
+    with pytest.raises(OSError):
+        write_manifest(folder, MODELS, CAPTIONERS)
+    assert (folder / MANIFEST).read_bytes() == before
+
+
 def test_write_manifest_keeps_what_is_said_of_a_model(folder):
     assert {**manifest(folder)["models"]["clip"], "sha256": None} == {**MODELS["clip"], "sha256": None}
 

@@ -1,6 +1,7 @@
 """Installed versions against what is declared, and on Kaggle against the image that the wheels were checked on."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import tomllib
@@ -11,8 +12,8 @@ from packaging.specifiers import SpecifierSet
 
 from kernel import preflight
 from kernel.errors import UserError
+from kernel.kaggle_image import exact_version, logical_lines, read_image
 from kernel.preflight import DECLARED, IMAGE_RECORD, check_versions
-from kernel.publish.kaggle_image import exact_version, logical_lines, read_image
 from kernel.publish.staging import stage_code
 from tests.conftest import ROOT
 
@@ -51,7 +52,7 @@ def test_the_record_of_the_image_travels_beside_the_package(tmp_path):
     (package,) = tmp_path.rglob("preflight.py")
     there = package.parent.parent / IMAGE_RECORD.relative_to(ROOT)
     assert there.read_bytes() == IMAGE_RECORD.read_bytes()
-    assert (package.parent / "publish" / "kaggle_image.py").is_file()
+    assert (package.parent / "kaggle_image.py").is_file()
 
 
 def test_what_is_installed_here_is_what_was_declared(monkeypatch):
@@ -120,3 +121,15 @@ def test_nothing_heavy_is_imported_for_it():
     script = "import sys; from kernel.preflight import check_versions; check_versions(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
     assert {"torch", "transformers", "open_clip", "sentence_transformers", "pandas"}.isdisjoint(done.stdout.split())
+
+
+def test_comparing_with_the_image_imports_nothing_of_publish():
+    code = (
+        "import sys; from kernel.preflight import check_versions; check_versions(); "
+        "print([name for name in sys.modules if name.startswith('kernel.publish')])"
+    )
+    environment = {**os.environ, "KAGGLE_DOCKER_IMAGE": IMAGE}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

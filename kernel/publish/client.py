@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from kernel.errors import UserError
@@ -36,6 +37,7 @@ def connect() -> Any:
     chatter = io.StringIO()
     try:
         with asking("reading your credentials"), redirect_stdout(chatter):
+            bound_requests()
             client = whole_uploads_class()()
             client.authenticate()
     except ImportError as error:
@@ -59,7 +61,7 @@ def whole_uploads_class() -> Any:
     from kaggle.models.kaggle_models_extended import ResumableUploadResult
 
     class WholeUploads(KaggleApi):
-        """Where an upload fails, the client leaves the file out and publishes the rest; here it raises."""
+        """A refused link is forgotten, and a new one asked for once; a file that does not go up is told in words."""
 
         def _upload_blob(self, path: str, quiet: bool, blob_type: Any, upload_context: Any, *rest: Any) -> Any:
             for _ in range(2):
@@ -98,7 +100,7 @@ def asking(action: str, *, forbidden: str = OWNER, after: str = NOTHING_CHANGED)
     from requests.exceptions import HTTPError, RequestException
 
     try:
-        with bounded_requests(), redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr):
             yield
     except HTTPError as error:
         raise refusal(action, error, forbidden, after) from error
@@ -117,21 +119,22 @@ def asking(action: str, *, forbidden: str = OWNER, after: str = NOTHING_CHANGED)
         ) from error
 
 
-@contextmanager
-def bounded_requests() -> Iterator[None]:
-    """Until it ends, no request waits for an answer without bound."""
-    from requests.adapters import HTTPAdapter
+def bound_requests() -> None:
+    """From now on no request of the client waits for an answer without bound.
 
-    unbounded = HTTPAdapter.send
+    Its own modules get a `requests` with other sessions; whoever else of this process uses requests keeps theirs.
+    """
+    import requests
+    from kaggle.api import kaggle_api_extended
+    from kagglesdk import kaggle_http_client
 
-    def send(self: Any, request: Any, *arguments: Any, **settings: Any) -> Any:
-        return unbounded(self, request, *arguments, **{**settings, "timeout": settings.get("timeout") or SECONDS})
+    class BoundedSession(requests.Session):
+        def send(self, request: Any, **settings: Any) -> Any:
+            return super().send(request, **{**settings, "timeout": settings.get("timeout") or SECONDS})
 
-    HTTPAdapter.send = send
-    try:
-        yield
-    finally:
-        HTTPAdapter.send = unbounded
+    bounded = SimpleNamespace(**{**vars(requests), "Session": BoundedSession})
+    for module in (kaggle_api_extended, kaggle_http_client):
+        module.requests = bounded
 
 
 def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:

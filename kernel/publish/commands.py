@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, recipe_named
+from kernel.publish.pins import PINS
 from kernel.publish.prompt_filters import LANGUAGES, PromptSettings
 
 PROJECT = Path()
@@ -11,11 +12,9 @@ KAGGLE_WEIGHTS = Path("build/kaggle-weights")
 DOWNLOADS = Path("build/downloads")
 PROMPTS = Path("build/prompts.parquet")
 BANK = Path("build/prompt_bank")
-PINS = Path(__file__).with_name("pins.json")
 
 
-def add_publish(commands: argparse._SubParsersAction) -> None:
-    publish = commands.add_parser("publish", help="the way to Kaggle: wheels, weights, datasets, push, submit")
+def add_steps(publish: argparse.ArgumentParser) -> None:
     publish.set_defaults(offline=False)
     steps = publish.add_subparsers(required=True, metavar="STEP")
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 from kernel.tensor_files import ITEM_BYTES, Tensor, read_header, write_tensors
 
 BLOCK_BYTES = 2**26
@@ -72,8 +72,9 @@ def open_pickle(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: torch does not read it as plain weights ({line}); nothing in it was run") from error
+        raise UserError(
+            f"{path}: torch does not read it as plain weights ({first_line(error)}); nothing in it was run"
+        ) from error
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(
             f"{path}: not a flat dictionary of tensors, so its names cannot be the model's. Nothing was run"

@@ -1,25 +1,42 @@
 """Encodes a weights folder's word banks ahead, so that no scoring run spends its minutes on them."""
 
-import json
 from pathlib import Path
 
-from kernel.checkpoints import MANIFEST, open_weights, write_manifest
+from kernel.checkpoints import FEATURES_FOLDER, open_weights
 from kernel.clip import ClipEncoder
 from kernel.config import RECIPES
 from kernel.devices import find_device
-from kernel.word_banks import encode_missing, read_phrases
+from kernel.weights_addition import (
+    add_files,
+    cannot_add,
+    drop_files_to_add,
+    files_to_add,
+    finish_additions,
+    listed,
+)
+from kernel.word_banks import encode_missing, features_key, read_phrases
 
 
 def encode_word_banks(folder: Path) -> None:
-    """Writes `word_banks/features/*.safetensors` for the banks that a recipe names, then the manifest anew."""
+    """Puts `word_banks/features/*.safetensors` of the banks that a recipe names into the weights folder.
+
+    Killed, it goes on with the banks that are not encoded yet. Raises UserError when the disk is full.
+    """
+    finish_additions(folder)
     weights = open_weights(folder)
-    device = find_device("auto")
-    clip = ClipEncoder.load(weights, device)
-    features = folder / "word_banks" / "features"
-    for recipe in RECIPES.values():
-        for name, count in recipe.modifiers.items():
-            if count:
-                phrases = read_phrases(folder / "word_banks" / f"{name}.txt")
-                encode_missing(phrases, clip, weights.sha256("clip"), [features], recipe.text_batch)
-    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    write_manifest(folder, manifest["models"], manifest["captioners"])
+    sha256 = weights.sha256("clip")
+    batches = {name: recipe.text_batch for recipe in RECIPES.values() for name, n in recipe.modifiers.items() if n}
+    words = {name: read_phrases(folder / "word_banks" / f"{name}.txt") for name in batches}
+    wanted = {f"{features_key(sha256, each.phrases)}.safetensors" for each in words.values()}
+    there = {path.name for path in (folder / FEATURES_FOLDER).glob("*")}
+    if wanted <= there:
+        return drop_files_to_add(folder, FEATURES_FOLDER)
+    try:
+        unfinished = files_to_add(folder, FEATURES_FOLDER)
+        clip = ClipEncoder.load(weights, find_device("auto"))
+        for name, phrases in words.items():
+            encode_missing(phrases, clip, sha256, [folder / FEATURES_FOLDER, unfinished], batches[name])
+        added = [listed(unfinished / name, FEATURES_FOLDER) for name in sorted(wanted - there)]
+        add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)
+    except OSError as error:
+        raise cannot_add(folder, FEATURES_FOLDER, error) from error

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 from kernel.publish.pins import (
     HASHES,
     MODELS,
@@ -233,8 +233,7 @@ def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None 
         return UserError(
             f"{part}: cannot be written ({error.strerror}). Free space there or give --scratch another disk. {kept}"
         )
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(f"{repository}: the connection to the hub failed ({reason}). {kept}")
+    return UserError(f"{repository}: the connection to the hub failed ({first_line(error)}). {kept}")
 
 
 def other_revision(repository: Repository, pins: Path) -> str:

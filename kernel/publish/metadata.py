@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
+from kernel.inputs import COMPETITION
 from kernel.publish.staging import CODE_SLUG
 from kernel.publish.staging import DATASET_METADATA as DATASET_FILE
 from kernel.store import write_whole
 
 PLACEHOLDER = "your-kaggle-name"
-COMPETITION = "stable-diffusion-image-to-prompts"
 PREPARE_SLUG = "image-to-prompts-prepare"
 PREPARE_NOTEBOOK = "notebooks/prepare.ipynb"
 KERNEL_FILE = "kernel-metadata.json"

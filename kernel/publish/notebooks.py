@@ -3,6 +3,7 @@
 Jupytext draws new random cell ids each time, so they are numbered instead: the same source gives the same bytes.
 """
 
+import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -46,6 +47,17 @@ def check_built(project: Path) -> None:
                 f"{target}: {'differs from' if text else 'missing; expected what is built from'} {source.name}, so "
                 "something else than its source would run. Run 'make notebooks'"
             )
+
+
+def recipe_named_in(notebook: Path) -> str | None:
+    """The recipe of the notebook's `session.run("NAME")`; None where it has no such line, or several."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    names = set()
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code":
+            names |= set(re.findall(r"""^session\.run\(\s*["']([\w-]+)["']""", source, re.MULTILINE))
+    return names.pop() if len(names) == 1 else None
 
 
 def check_inputs_named(notebook: Path, sources: Iterable[str]) -> None:

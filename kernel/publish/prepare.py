@@ -15,9 +15,9 @@ from pathlib import Path
 from kernel.bank_cost import bank_bytes, cost_lines
 from kernel.bank_in_weights import add_bank
 from kernel.child import ending, stream
+from kernel.devices import CODE
 from kernel.errors import UserError
 
-CODE = Path(__file__).parents[2]
 SAVED_BYTES = 20 * 1000**3
 # The word lists come with this package, read as data; it is not imported, so what it requires is not needed.
 WORD_LISTS = "clip-interrogator==0.6.0"

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from kernel.config import DEFAULT_RECIPE
 from kernel.errors import UserError
 from kernel.inputs import MARKER
 from kernel.publish.client import asking, connect, one_line, read_record
@@ -44,7 +43,7 @@ def push(
     The code dataset gets a new version first when it holds other code. wait: follows the run to its end. pin: on
     the image of the last run that worked. Intervals and limits in seconds. Raises UserError with the next step.
     """
-    from kernel.publish.notebooks import check_built, check_inputs_named
+    from kernel.publish.notebooks import check_built, check_inputs_named, recipe_named_in
 
     metadata = read_metadata(project)
     check_built(project)
@@ -72,12 +71,13 @@ def push(
         check_prepared(client, metadata.prepare_id)
     elif not prepare:
         wait_ready(client, metadata.weights_id, interval=dataset_interval, limit=dataset_limit)
+    print_gpu_hours(client)
     record = {
         **save(client, folder),
         "code_sha256": code.sha256,
         "content_sha256": content_sha256,
         "commit": commit,
-        "recipe": DEFAULT_RECIPE,
+        "recipe": recipe_named_in(folder / staged["code_file"]),
         "status": None,
     }
     write_json(path, record)
@@ -111,6 +111,23 @@ def check_prepared(client: Any, kernel: str) -> None:
             f"{kernel}: its run is {status}, so the notebook would start without weights. "
             "Run 'python -m kernel publish push --prepare --wait'"
         )
+
+
+def print_gpu_hours(client: Any) -> None:
+    """What the week still allows; a push does not hang on knowing it."""
+    try:
+        with asking("asking for the GPU hours"):
+            answer = client.quota_view()
+            gpu = answer.gpu_quota
+            if gpu is None or gpu.time_used is None or gpu.total_time_allowed is None:
+                raise UserError("the service names none")
+    except UserError as error:
+        return print(f"GPU hours left this week: unknown ({error})", file=sys.stderr)
+    allowed, used = (time.total_seconds() / 3600 for time in (gpu.total_time_allowed, gpu.time_used))
+    refresh = (
+        f", all of them again on {answer.quota_refresh_time:%Y-%m-%d %H:%M} UTC" if answer.quota_refresh_time else ""
+    )
+    print(f"GPU hours left this week: {max(0.0, allowed - used):.1f} of {allowed:.1f}{refresh}", file=sys.stderr)
 
 
 def save(client: Any, folder: Path) -> dict[str, Any]:

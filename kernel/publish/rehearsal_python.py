@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from kernel.errors import UserError
-from kernel.publish.kaggle_image import Image, read_image
+from kernel.kaggle_image import Image, read_image
 
 # Of the image's hundreds of packages, those that the notebook uses.
 USED = (

@@ -21,9 +21,9 @@ from kernel.checkpoints import MANIFEST, write_manifest
 from kernel.errors import UserError
 from kernel.images import list_images
 from kernel.inputs import COMPETITION
+from kernel.kaggle_image import read_image
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.notebook import RERUN, RUN_TYPE
-from kernel.publish.kaggle_image import read_image
 from kernel.publish.mounts import LAYOUTS, mount, snapshot, upload_and_unpack
 from kernel.publish.notebooks import check_built
 from kernel.publish.rehearsal_images import draw_images, write_prompts

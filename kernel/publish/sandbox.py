@@ -19,21 +19,11 @@ ATTEMPTS = "REHEARSAL_NETWORK_ATTEMPTS"
 PREPARATION = (
     "ip link set lo up && mount --bind {folder} {folder} && mount -o remount,ro,bind {folder} {folder} && exec "
 )
-HOOK = f"""
-
-def record_and_refuse(event, arguments):
-    try:
-        refuse(event, arguments)
-    except OSError as error:
-        # a process asks for its own machine's name (Jupyter does): refused, but no attempt to reach another
-        if event in CONNECTIONS or os.uname().nodename not in str(error):
-            with open(os.environ["{ATTEMPTS}"], "a") as file:
-                print(os.getpid(), error, file=file)
-        raise
-
-
-os.environ.update(OFFLINE)
-sys.addaudithook(record_and_refuse)
+# What every Python runs at its start, sitecustomize.py: it imports a copy of kernel.offline under another name, for
+# `kernel` itself must be found where the notebook looks for it, in what is mounted.
+HOOK = f"""import os
+from refused_network import refuse_network
+refuse_network(os.environ["{ATTEMPTS}"])
 """
 
 
@@ -46,8 +36,8 @@ class Sandbox:
         self.hook = folder / "hook"
         shutil.rmtree(self.hook, ignore_errors=True)
         self.hook.mkdir(parents=True)
-        source = Path(kernel.offline.__file__).read_text(encoding="utf-8")
-        (self.hook / "sitecustomize.py").write_text(source + HOOK, encoding="utf-8")
+        shutil.copy(kernel.offline.__file__, self.hook / "refused_network.py")
+        (self.hook / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
         self.attempts.unlink(missing_ok=True)
         self.namespaces = next((prefix for prefix in prefixes() if self.works(prefix)), None)
 

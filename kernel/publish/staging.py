@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel import __version__
-from kernel.bank_in_weights import BANK_FOLDER
-from kernel.checkpoints import MANIFEST, file_sha256, open_weights
+from kernel.checkpoints import BANK_FOLDER, MANIFEST, file_sha256, open_weights
 from kernel.errors import UserError
 from kernel.inputs import MARKER, flat_name
+from kernel.store import write_json
 
 DATASET_METADATA = "dataset-metadata.json"
 CODE_SLUG = "image-to-prompts-code"
 TOP_LEVEL_LIMIT = 50  # Kaggle's, for the top-level files of one dataset
-# Not needed there: the miniature world, the measurement of the text side, what Python leaves beside its sources.
-LEFT_OUT = {"miniature", "text_side", "__pycache__"}
+# Not needed there: the miniature world, what only measures, what Python leaves beside its sources.
+LEFT_OUT = {"miniature", "text_side", "truesize", "__pycache__"}
 # What Kaggle changes on upload, as people report it: these characters are stripped, archives are unpacked.
 STRIPPED = re.compile(r"[+~]|[^\x20-\x7e]")
 UNPACKED = (".gz", ".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")
@@ -115,10 +115,6 @@ def put(source: Path, target: Path) -> None:
         target.symlink_to(source.resolve())
     else:
         shutil.copy2(source, target)  # its time too: an interrupted upload goes on only with the same file
-
-
-def write_json(path: Path, content: object) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def staged(folder: Path, sha256: str) -> Staged:

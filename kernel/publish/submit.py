@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
+from kernel.inputs import COMPETITION
 from kernel.publish.client import asking, connect, one_line, read_record
-from kernel.publish.metadata import COMPETITION, read_metadata
+from kernel.publish.metadata import read_metadata
 from kernel.publish.push import RECORDS, kernel_status, latest_version
 from kernel.publish.waiting import wait_until
 from kernel.store import write_json

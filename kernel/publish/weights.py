@@ -16,7 +16,7 @@ from typing import Any
 from kernel.checkpoints import MANIFEST, Weights, file_sha256, open_weights, read_manifest, write_manifest
 from kernel.clip import clip_tokenizer_record
 from kernel.config import Recipe
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
 from kernel.publish.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub import bytes_to_come, fetch, other_revision
@@ -24,6 +24,7 @@ from kernel.publish.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.word_lists import write_word_lists
 from kernel.sentences import sentence_tokenizer_record
 from kernel.store import write_json
+from kernel.weights_addition import finish_additions
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 # result by download, for the check of free disk: halved, or with the parts that stay float32
@@ -54,6 +55,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
     """
     captioners = captioners_of(recipe)
     repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
+    finish_additions(out)
     if is_current(out, repositories, captioners):
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
         return out
@@ -93,7 +95,9 @@ def make_folder(
     check_written(folder, record)
     open_weights(folder)
     if out.exists():
-        shutil.rmtree(out)
+        # out of the way in one rename: killed in the middle of its removal it would be taken for somebody else's folder
+        shutil.rmtree(unfinished / "replaced", ignore_errors=True)
+        out.replace(unfinished / "replaced")
     folder.replace(out)
     shutil.rmtree(unfinished)
 
@@ -233,10 +237,9 @@ def manifest_models(
             if model in captioners:
                 inspect_captioner(Weights(folder, models, captioners), model)
         except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            line = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
-                f"{repository}: its configuration is not what a run needs ({line}); no weights were downloaded for it. "
-                f"{other_revision(repository, pins)}"
+                f"{repository}: its configuration is not what a run needs ({first_line(error)}); no weights were "
+                f"downloaded for it. {other_revision(repository, pins)}"
             ) from error
     return models
 

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 from kernel.checkpoints import file_sha256
 from kernel.errors import UserError
-from kernel.publish.kaggle_image import exact_version, logical_lines, minor_version, read_image, read_text
+from kernel.kaggle_image import exact_version, logical_lines, minor_version, read_image, read_text
 from kernel.publish.wheel_checks import IMAGE, NEVER_SHIPPED, PLATFORMS, REQUIREMENTS, check_wheels, refused_names
 
 PIP_SECONDS = 600

@@ -173,6 +173,10 @@ class KaggleServer:
         status = advance(self.kernel_statuses)
         return answered(status=status, **({"failureMessage": self.failure_message} if self.failure_message else {}))
 
+    def get_accelerator_quota_statistics(self, body: dict) -> Any:
+        gpu = {"timeUsed": "63000s", "timeReserved": "0s", "totalTimeAllowed": "108000s"}
+        return answered(quotaRefreshTime="2026-11-28T00:00:00Z", gpuQuota=gpu)
+
     def list_kernel_files(self, body: dict) -> Any:
         names, following = self.page(body)
         return answered(files=[{"name": name} for name in names], nextPageToken=following)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel.bank_in_weights import BANK_FOLDER, add_bank
+from kernel.bank_in_weights import add_bank
 from kernel.build_bank import build_bank
-from kernel.checkpoints import MANIFEST, file_sha256, open_weights
+from kernel.checkpoints import BANK_FOLDER, MANIFEST, file_sha256, open_weights
 from kernel.config import BankSettings, Paths, recipe_named
 from kernel.errors import UserError
 from kernel.inputs import restore_weights
@@ -97,7 +97,7 @@ def test_a_full_disk_is_one_line_and_the_weights_stay(own, bank, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(shutil, "copyfile", full)
-    with pytest.raises(UserError, match=r"prompt_bank: the bank cannot be written there \(No space left on device\)"):
+    with pytest.raises(UserError, match=r"prompt_bank: cannot be written \(No space left on device\)"):
         add_bank(own, bank)
     open_weights(own)
     assert [path.name for path in own.parent.iterdir() if path.name.startswith(".")] == []

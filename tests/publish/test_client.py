@@ -1,8 +1,9 @@
 import pytest
+import requests
 
 from kernel.errors import UserError
 from kernel.publish import client as client_module
-from kernel.publish.client import configured_user, connect
+from kernel.publish.client import asking, configured_user, connect
 from kernel.publish.datasets import wait_ready
 from tests.publish.kaggle_client import publish, refusal
 from tests.publish.kaggle_server import CUT, SILENCE, WEIGHTS, Dataset, answered, refused
@@ -63,6 +64,23 @@ def test_a_silent_service_is_not_waited_for_without_bound(kaggle, folder, monkey
     monkeypatch.setattr(client_module, "SECONDS", (0.1, 0.1))
     kaggle.script("GetDatasetStatus", SILENCE)
     assert "no answer from the service (ReadTimeout)" in refusal(folder)
+
+
+def test_other_requests_of_the_process_keep_their_own_waits(kaggle):
+    untouched = requests.Session.send, requests.adapters.HTTPAdapter.send
+    waits = []
+
+    class Told(requests.adapters.HTTPAdapter):
+        def send(self, request, **settings):
+            waits.append(settings["timeout"])
+            return super().send(request, **settings)
+
+    connect()
+    with asking("looking"), requests.Session() as session:
+        session.mount("http://", Told())
+        session.get(f"{kaggle.url}/output/submission.csv")
+        assert (requests.Session.send, requests.adapters.HTTPAdapter.send) == untouched
+    assert waits == [None]
 
 
 def test_an_answer_that_is_no_json_is_told(kaggle, folder):

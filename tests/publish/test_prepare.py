@@ -15,10 +15,10 @@ from kernel.checkpoints import open_weights
 from kernel.config import Paths, Recipe
 from kernel.errors import UserError
 from kernel.inputs import COMPETITION, find_inputs, restore_weights
+from kernel.kaggle_image import read_image
 from kernel.miniature.pictures import scenes
 from kernel.pipeline import run
 from kernel.prompt_bank import PromptBank, write_prompts
-from kernel.publish.kaggle_image import read_image
 from kernel.publish.mounts import upload_and_unpack
 from kernel.publish.pins import PINS, read_pins
 from kernel.publish.prepare import Preparation, image_record

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel.publish.notebooks import build_notebooks
 from tests.publish.kaggle_client import change_kernel, make_project, quick_push, record, refused_push
 from tests.publish.kaggle_server import CODE, CUT, KERNEL, OWNER, WEIGHTS, Dataset, answered, refused
 
@@ -65,9 +66,36 @@ def test_the_push_is_recorded(kaggle, project):
         "url": f"https://service/code/{KERNEL}",
         "code_sha256": held["sha256"],
         "commit": None,
-        "recipe": "text",
+        "recipe": None,
     }
     assert expected.items() <= pushed.items()
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "text"])
+def test_the_recipe_that_the_notebook_runs_is_recorded(kaggle, project, recipe):
+    source = f'# %%\n# session.run("other")\nsession.run("{recipe}")\n'
+    (project / "notebooks/image_to_prompts.py").write_text(source)
+    build_notebooks(project)
+    assert quick_push(project)["recipe"] == recipe
+
+
+# the week's hours
+
+
+def test_the_gpu_hours_left_are_told_before_any_is_spent(kaggle, project, capsys):
+    quick_push(project)
+    assert (
+        "GPU hours left this week: 12.5 of 30.0, all of them again on 2026-11-28 00:00 UTC\n" in capsys.readouterr().err
+    )
+    calls = [request.call for request in kaggle.requests]
+    assert calls.index("GetAcceleratorQuotaStatistics") < calls.index("SaveKernel")
+
+
+@pytest.mark.parametrize("answer", [refused(404), refused(500), answered(), CUT])
+def test_a_service_that_names_no_hours_does_not_stop_a_push(kaggle, project, capsys, answer):
+    kaggle.script("GetAcceleratorQuotaStatistics", answer)
+    assert quick_push(project)["version"] == 1
+    assert "GPU hours left this week: unknown (" in capsys.readouterr().err
 
 
 def test_a_notebook_that_is_not_its_source_is_not_pushed(kaggle, project):

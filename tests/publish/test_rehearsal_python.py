@@ -1,8 +1,8 @@
 import pytest
 
 from kernel.errors import UserError
+from kernel.kaggle_image import Image
 from kernel.publish import rehearsal_python
-from kernel.publish.kaggle_image import Image
 from kernel.publish.rehearsal_python import base_python, image_python, installed_versions, python_version
 
 IMAGE = "# image: gcr.io/kaggle-gpu-images/python@sha256:0\n# python: {python}.0\n{packages}"

@@ -195,6 +195,7 @@ def test_an_answer_without_a_reference_is_told_with_its_words(kaggle, project):
 @pytest.mark.parametrize(
     ("description", "cause"),
     [
+        ("Row 17 has an imgId_eId that the solution lacks", "memory or time on the 16,000 hidden images"),
         ("Notebook Threw Exception", "Rehearse it with 'python -m kernel publish rehearse'"),
         ("Exceeded Allowed Compute", "memory or time ran out"),
         ("Submission CSV Not Found", "was not in /kaggle/working at the end"),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 from importlib.metadata import PackageNotFoundError
 from importlib.resources import files
 from pathlib import Path
@@ -30,7 +31,7 @@ from kernel.publish.weights import (
 )
 from kernel.publish.word_lists import PRIOR_PROMPTS, prior_prompts, trendings, write_word_lists
 from kernel.sentences import SentenceEncoder
-from tests.publish.hub_server import DECOYS, Hub, miniature_hub, pinned, refused_client, run_client
+from tests.publish.hub_server import DECOYS, Hub, miniature_hub, pinned, refused_client, run_client, start_client
 
 PUBLISH = """
 from kernel.config import recipe_named
@@ -192,6 +193,33 @@ def test_a_resumed_run_makes_the_same_captioners(resumed, made):
 def test_a_clip_that_is_only_a_pickle_becomes_the_same_safetensors_file(resumed, made):
     name = "clip/open_clip_model.safetensors"
     assert (resumed[0] / name).read_bytes() == (made.folder / name).read_bytes()
+
+
+# a damaged folder's place
+
+KILLED_REMOVING = """
+import os, signal
+gone = False
+def kill(event, arguments):
+    global gone
+    if gone and event in ("os.remove", "os.rmdir"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    gone = gone or (event == "os.remove" and os.path.basename(arguments[0]) == "manifest.json")
+sys.addaudithook(kill)
+"""
+
+
+def test_a_kill_while_the_folder_that_is_replaced_is_removed_costs_no_download(place, hub, tmp_path):
+    shutil.copytree(place / "weights", tmp_path / "weights")
+    (tmp_path / "weights" / "prior.txt").write_text("changed")
+    where = (tmp_path / "weights", tmp_path / "scratch", place / "pins.json")
+    process = start_client(hub, KILLED_REMOVING + PUBLISH, *where)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    hub.requests.clear()
+    run_client(hub, PUBLISH, *where)
+    open_weights(tmp_path / "weights")
+    assert hub.requests == []
 
 
 # refusals

@@ -1,6 +1,6 @@
 import pytest
 
-from kernel.publish.kaggle_image import Image
+from kernel.kaggle_image import Image
 from kernel.publish.wheel_checks import check_wheels
 from tests.publish.wheel_files import make_wheel
 

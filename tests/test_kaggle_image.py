@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.kaggle_image import Image, read_image
+from kernel.kaggle_image import Image, read_image
 
 HEADERS = "# image: gcr.io/kaggle-gpu-images/python@sha256:37c6\n# python: 3.12.13\n"
 COMMITTED = Path(__file__).parents[2] / "wheels" / "kaggle-image.txt"

@@ -1,0 +1,58 @@
+"""Everything that the package imports is declared in pyproject.toml."""
+
+import ast
+import importlib.metadata
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.conftest import ROOT
+
+# what a run, a bank build, and the way to Kaggle may need; `dev` has no say in these
+EXTRAS = {"run": [], "bank": ["bank"], "publish": ["bank", "publish"]}
+BUILDING = ("near_duplicates.py", "build_bank.py", "fit.py", "fit_shares.py")
+ONLY_MEASURED = ("miniature", "truesize", "text_side")
+FROM_KAGGLES_IMAGE = {"ipython"}  # imported in the notebook alone
+
+
+def declared(extras: list[str]) -> set[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for name in extras for line in project["optional-dependencies"][name])]
+    return {canonicalize_name(Requirement(line).name) for line in lines}
+
+
+def imported(paths: list[Path]) -> set[str]:
+    """The distributions that these files import, anywhere in them."""
+    modules: set[str] = set()
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                modules |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules.add(node.module.partition(".")[0])
+    known = importlib.metadata.packages_distributions()
+    third_party = modules - set(sys.stdlib_module_names) - {"kernel"}
+    return {canonicalize_name(known.get(module, [module])[0]) for module in third_party}
+
+
+def part_of(path: Path) -> str:
+    return "publish" if "publish" in path.parts else "bank" if path.name in BUILDING else "run"
+
+
+def files_of(part: str) -> list[Path]:
+    paths = [path for path in sorted((ROOT / "kernel").rglob("*.py")) if not set(ONLY_MEASURED) & set(path.parts)]
+    return [path for path in paths if part_of(path.relative_to(ROOT)) == part]
+
+
+@pytest.mark.parametrize("part", EXTRAS)
+def test_what_is_imported_is_declared(part):
+    needed = imported(files_of(part))
+    assert needed - declared(EXTRAS[part]) - FROM_KAGGLES_IMAGE <= {"kagglesdk"}  # the client's own other half
+
+
+def test_what_only_kaggles_image_brings_is_there_to_develop_with():
+    assert FROM_KAGGLES_IMAGE <= declared(["dev"])
