@@ -86,6 +86,7 @@ WAYS = {
         after=("publish weights --pin", "publish weights",
                "bank WEIGHTS/prior.txt --weights OUT/weights --out OUT/prompt_bank"),
         leaves="OUT/weights/prompt_bank/bank.json",
+        slow=True,
     ),
     KERNEL + "publish prompts --pin": Way("hub", PINNED.format("prompts.parquet"), leaves="OUT/pins.json"),
     KERNEL + "publish prompts": Way(
