@@ -22,10 +22,9 @@ $(VENV)/.stamp: pyproject.toml
 	@touch $@
 
 # the manifest's and the bank's records are written by the modules that check them
-RECORDS := $(addprefix kernel/,checkpoints.py clip.py sentences.py build_bank.py prompt_bank.py text_head.py) \
-           $(wildcard kernel/models/captioners/*.py)
+RECORDS := $(wildcard kernel/models/*.py kernel/models/captioners/*.py kernel/banks/*.py)
 
-$(MINIATURE): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py)
+$(MINIATURE): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py kernel/miniature/*/*.py)
 	$(BIN)/python -m kernel.miniature.assemble
 
 miniature: $(VENV)/.stamp  ## the miniature weights folder build/weights, put together anew
@@ -44,24 +43,24 @@ test-slow: $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, 
 	$(PYTEST) -m slow
 
 figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictures
-	$(BIN)/python -m kernel.miniature.evaluate
+	$(BIN)/python -m kernel.miniature.training.figures
 
 ablation: $(MINIATURE)  ## what each estimate adds, on miniature pictures: build/ablation/ablation.json, .svg
-	$(BIN)/python -m kernel.miniature.ablation
+	$(BIN)/python -m tests.bench.ablation
 
 PROMPTS ?= ../shared/prompts/real_prompts.txt
 
 textside: $(MINIATURE)  ## what the text side's settings are worth on real prompts: PROMPTS=FILE, build/textside/textside.md
-	$(BIN)/python -m kernel.text_side --prompts $(PROMPTS) --out build/textside
+	$(BIN)/python -m tests.bench.text_side --prompts $(PROMPTS) --out build/textside
 
 scale: $(MINIATURE)  ## 16,000 drawn pictures through a run beside 1,600: time by stage, peak memory; takes an hour
-	$(BIN)/python -m kernel.miniature.endurance scale
+	$(BIN)/python -m tests.bench.endurance scale
 
 deadlines: $(MINIATURE)  ## runs under ever longer --deadline: what each leaves, and whether it ends in time
-	$(BIN)/python -m kernel.miniature.endurance deadlines
+	$(BIN)/python -m tests.bench.endurance deadlines
 
 truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predicted, measured (12 GB of disk, 18 GB of RAM)
-	$(BIN)/python -m kernel.truesize --stored shipped
+	$(BIN)/python -m tests.bench.truesize --stored shipped
 
 bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
 	$(BIN)/python -m tests.bench

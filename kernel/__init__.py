@@ -17,12 +17,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernel.api import describe, evaluate, plan, run, show
+    from kernel.commands.api import describe, evaluate, plan, run, show
     from kernel.config import Recipe
 
 __version__ = "0.2.0"
 __all__ = ["Recipe", "describe", "evaluate", "plan", "run", "show"]
-HOMES = {"Recipe": "kernel.config", **dict.fromkeys(("describe", "evaluate", "plan", "run", "show"), "kernel.api")}
+HOMES = {
+    "Recipe": "kernel.config",
+    **dict.fromkeys(("describe", "evaluate", "plan", "run", "show"), "kernel.commands.api"),
+}
 
 
 def __getattr__(name: str) -> Any:

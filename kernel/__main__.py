@@ -11,6 +11,9 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
+from kernel.commands.describe import add_describe
+from kernel.commands.doctor import add_doctor
+from kernel.commands.options import Parser, add_weights, positive
 from kernel.config import (
     DEFAULT_DEMO,
     DEFAULT_RECIPE,
@@ -19,13 +22,10 @@ from kernel.config import (
     Paths,
     recipe_named,
 )
-from kernel.deadline import Deadline
-from kernel.describing.command import add_describe
-from kernel.doctor import add_doctor
 from kernel.errors import UserError
-from kernel.offline import refuse_network
-from kernel.options import Parser, add_weights, positive
-from kernel.output import json_text, printing
+from kernel.system.deadline import Deadline
+from kernel.system.offline import refuse_network
+from kernel.system.output import json_text, printing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -170,7 +170,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_publish_steps(publish: Parser) -> None:
-    from kernel.publish.commands import add_steps  # only a `publish` command imports anything of publish
+    from kernel.commands.publish import add_steps  # only a `publish` command imports anything of publish
 
     add_steps(publish)
 
@@ -185,8 +185,8 @@ def add_recipe(command: argparse.ArgumentParser) -> None:
 
 
 def run_command(options: argparse.Namespace) -> int:
-    from kernel.durations import seconds_of
-    from kernel.pipeline import run
+    from kernel.pipeline.run import run
+    from kernel.system.durations import seconds_of
 
     recipe = recipe_named(options.recipe, options.settings)
     deadline = Deadline.after(seconds_of(options.deadline) if options.deadline else None, options.started)
@@ -209,7 +209,7 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def evaluate_command(options: argparse.Namespace) -> int:
-    from kernel.evaluation import evaluate
+    from kernel.evaluation.evaluate import evaluate
 
     result = evaluate(options.submission, options.prompts, options.weights, options.device)
     if options.json:
@@ -222,8 +222,8 @@ def evaluate_command(options: argparse.Namespace) -> int:
 
 
 def check_command(options: argparse.Namespace) -> int:
-    from kernel.images import left_out_note, list_images
-    from kernel.submission import check_submission
+    from kernel.pipeline.images import left_out_note, list_images
+    from kernel.pipeline.submission import check_submission
 
     images = list_images(options.images)
     for note in left_out_note(options.images):
@@ -234,7 +234,7 @@ def check_command(options: argparse.Namespace) -> int:
 
 
 def report_command(options: argparse.Namespace) -> int:
-    from kernel.report import write_report
+    from kernel.evaluation.report import write_report
 
     where = {"images": options.images, "weights": options.weights}
     print(write_report(options.run, options.prompts, options.pictures_beside, **where))
@@ -242,11 +242,11 @@ def report_command(options: argparse.Namespace) -> int:
 
 
 def plan_command(options: argparse.Namespace) -> int:
-    from kernel.budget.gpus import GB, gpu_named
-    from kernel.budget.plan import plan
-    from kernel.budget.table import plan_table, write_picture
-    from kernel.durations import seconds_of
-    from kernel.prompt_bank import RECORD, read_record
+    from kernel.banks.prompt_bank import RECORD, read_record
+    from kernel.pipeline.planning.gpus import GB, gpu_named
+    from kernel.pipeline.planning.plan import plan
+    from kernel.pipeline.planning.table import plan_table, write_picture
+    from kernel.system.durations import seconds_of
 
     prompts = options.bank_prompts
     if options.bank and prompts is None:
@@ -267,7 +267,7 @@ def plan_command(options: argparse.Namespace) -> int:
 
 
 def bank_command(options: argparse.Namespace) -> int:
-    from kernel.build_bank import build_bank
+    from kernel.banks.build import build_bank
 
     settings = BankSettings(options.prompts, options.column, options.exclude, options.near)
     record = build_bank(settings, options.weights, options.out, options.device)
@@ -283,7 +283,7 @@ def bank_command(options: argparse.Namespace) -> int:
 
 
 def fit_command(options: argparse.Namespace) -> int:
-    from kernel.fit import fit
+    from kernel.training.fit import fit
 
     result = fit(options.pairs, options.weights, options.bank, options.out, options.device)
     for name, share in result["shares"].items():
@@ -295,7 +295,7 @@ def fit_command(options: argparse.Namespace) -> int:
 
 
 def explain_command(options: argparse.Namespace) -> int:
-    from kernel.explain import explain, text_of
+    from kernel.evaluation.explain import explain, text_of
 
     recipe = recipe_named(options.recipe, options.settings)
     explanation = explain(options.image, recipe, options.weights, options.bank, options.device)
@@ -304,8 +304,8 @@ def explain_command(options: argparse.Namespace) -> int:
 
 
 def constant_command(options: argparse.Namespace) -> int:
-    from kernel.constant import write_constant
-    from kernel.images import left_out_note
+    from kernel.pipeline.constant import write_constant
+    from kernel.pipeline.images import left_out_note
 
     count = write_constant(options.images, options.weights, options.out)
     for note in left_out_note(options.images):
@@ -315,7 +315,7 @@ def constant_command(options: argparse.Namespace) -> int:
 
 
 def verify_command(options: argparse.Namespace) -> int:
-    from kernel.verify import verify
+    from kernel.evaluation.seed_deck import verify
 
     verdict = verify(options.run)
     print(verdict.text)

@@ -1,6 +1,6 @@
 """Fixtures shared by all tests. The network is refused before anything else is imported."""
 
-from kernel.offline import refuse_network
+from kernel.system.offline import refuse_network
 
 refuse_network()
 
@@ -15,11 +15,11 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
 
-from kernel.checkpoints import Weights, open_weights  # noqa: E402
 from kernel.config import DEFAULT_WEIGHTS, Paths, Recipe  # noqa: E402
-from kernel.devices import Device  # noqa: E402
-from kernel.miniature.drawing import draw  # noqa: E402
-from kernel.miniature.grammar import Scene, scene_stream  # noqa: E402
+from kernel.miniature.world.drawing import draw  # noqa: E402
+from kernel.miniature.world.grammar import Scene, scene_stream  # noqa: E402
+from kernel.models.weights_folder import Weights, open_weights  # noqa: E402
+from kernel.system.devices import Device  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "sample"
@@ -46,7 +46,7 @@ def weights(weights_folder: Path) -> Weights:
 @pytest.fixture(scope="module")
 def short_prior() -> Iterator[None]:
     """The constant answer from 20 of the prior's 2,000 prompts: seconds less a run, where its value does not matter."""
-    from kernel import constant
+    from kernel.pipeline import constant
 
     really = constant.read_phrases
     with pytest.MonkeyPatch.context() as patch:
@@ -82,8 +82,8 @@ def drawn() -> list[tuple[Image.Image, Scene]]:
 @pytest.fixture(scope="module")
 def submission_by(tmp_path_factory, weights_folder, drawn, short_prior) -> Callable[[Recipe], dict[str, np.ndarray]]:
     """The rows that a recipe gives undisturbed of the pictures of `image_folder`."""
-    from kernel.pipeline import run
-    from kernel.submission import read_submission
+    from kernel.pipeline.run import run
+    from kernel.pipeline.submission import read_submission
 
     def answered(recipe: Recipe) -> dict[str, np.ndarray]:
         folder = tmp_path_factory.mktemp("undisturbed")

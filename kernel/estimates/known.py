@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernel.banks.prompt_bank import PromptBank
 from kernel.config import Recipe
-from kernel.devices import Device
-from kernel.prompt_bank import PromptBank
-from kernel.sentences import SentenceEncoder
+from kernel.models.sentences import SentenceEncoder
+from kernel.system.devices import Device
 
 # Yields how many images more are done; returns rows (n, 384), and (n,) bool, False where nothing is said of an image.
 Making = Generator[int, None, tuple[np.ndarray, np.ndarray]]

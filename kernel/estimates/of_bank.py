@@ -5,11 +5,11 @@ Of a bad image, whose features are a zero row, none says anything.
 
 import numpy as np
 
+from kernel.banks.nearest import nearest, neighbour_estimate
+from kernel.banks.prompt_bank import PromptBank
 from kernel.estimates.known import Known, Making
-from kernel.fusion import unit_rows
-from kernel.neighbours import nearest, neighbour_estimate
-from kernel.prompt_bank import PromptBank
-from kernel.text_head import mean_feature
+from kernel.models.linear_head import mean_feature
+from kernel.models.vectors import unit_rows
 
 
 def neighbours(known: Known) -> Making:

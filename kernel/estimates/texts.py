@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from kernel.config import EMBEDDING_DIMENSIONS, Recipe
+from kernel.estimates.fusion import group_means
 from kernel.estimates.known import Known, Making, Said
-from kernel.fusion import group_means
 
 IMAGES = 256  # whose texts are in memory as vectors at a time
 

@@ -14,16 +14,16 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from kernel.bank_in_weights import add_bank
-from kernel.build_bank import build_bank
-from kernel.checkpoints import write_manifest
-from kernel.clip import clip_tokenizer_record
+from kernel.banks.build import build_bank
+from kernel.banks.into_weights import add_bank
 from kernel.config import DEFAULT_WEIGHTS, BankSettings
-from kernel.miniature import grammar
-from kernel.miniature.pictures import scenes
+from kernel.miniature.world import grammar
+from kernel.miniature.world.folders import scenes
 from kernel.models.captioners.captioner import CaptionerKind
 from kernel.models.captioners.loading import KINDS
-from kernel.sentences import sentence_tokenizer_record
+from kernel.models.clip import clip_tokenizer_record
+from kernel.models.sentences import sentence_tokenizer_record
+from kernel.models.weights_folder import write_manifest
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PRIOR_SEED = 3
@@ -65,7 +65,7 @@ def put_clip(folder: Path, checkpoints: Path) -> dict[str, Any]:
 
 def put_captioner(folder: Path, checkpoints: Path, kind: CaptionerKind) -> dict[str, Any]:
     """The captioner with CLIP's vision tower in it, as one safetensors file."""
-    from kernel.miniature.captioner_parts import vision_weights
+    from kernel.miniature.training.captioner_parts import vision_weights
 
     shutil.copytree(checkpoints / kind.name, folder)
     state = load_file(folder / "model.safetensors")

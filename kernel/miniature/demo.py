@@ -6,24 +6,24 @@ from pathlib import Path
 
 import numpy as np
 
-from kernel.checkpoints import open_weights
 from kernel.config import EMBEDDING_DIMENSIONS, RECIPES, Paths
-from kernel.devices import find_device
 from kernel.errors import UserError
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
 from kernel.estimates.texts import weighed_captions
-from kernel.evaluation import pairwise_cosine
-from kernel.images import list_images
+from kernel.evaluation.metrics import pairwise_cosine
+from kernel.evaluation.report import write_report
 from kernel.miniature.assemble import put_bank
-from kernel.miniature.drawing import draw
-from kernel.miniature.grammar import scene_stream
-from kernel.miniature.pictures import scenes
-from kernel.pipeline import run
-from kernel.report import write_report
-from kernel.sentences import SentenceEncoder
-from kernel.store import RunFolder, read_run
-from kernel.submission import read_submission, write_submission
+from kernel.miniature.world.drawing import draw
+from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.grammar import scene_stream
+from kernel.models.sentences import SentenceEncoder
+from kernel.models.weights_folder import open_weights
+from kernel.pipeline.images import list_images
+from kernel.pipeline.run import run
+from kernel.pipeline.run_folder import RunFolder, read_run
+from kernel.pipeline.submission import read_submission, write_submission
+from kernel.system.devices import find_device
 
 FIRST_SEED = 1_000  # apart from the seeds of training, held-out figures and prior
 CONSTANT_SEED = 4

@@ -12,11 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from kernel.bank_cost import bank_bytes, cost_lines
-from kernel.bank_in_weights import add_bank
-from kernel.child import ending, stream
-from kernel.devices import CODE
+from kernel.banks.cost import bank_bytes, cost_lines
+from kernel.banks.into_weights import add_bank
 from kernel.errors import UserError
+from kernel.system.processes import CODE, ending, stream
 
 SAVED_BYTES = 20 * 1000**3
 # The word lists come with this package, read as data; it is not imported, so what it requires is not needed.

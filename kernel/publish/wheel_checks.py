@@ -13,7 +13,7 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from kernel.kaggle_image import Image, minor_version
+from kernel.system.kaggle_image import Image, minor_version
 
 REQUIREMENTS = "requirements.txt"
 IMAGE = "kaggle-image.txt"

@@ -14,10 +14,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import Version
 
-from kernel.checkpoints import file_sha256
 from kernel.errors import UserError
-from kernel.kaggle_image import exact_version, logical_lines, minor_version, read_image, read_text
 from kernel.publish.wheel_checks import IMAGE, NEVER_SHIPPED, PLATFORMS, REQUIREMENTS, check_wheels, refused_names
+from kernel.system.files import file_sha256
+from kernel.system.kaggle_image import exact_version, logical_lines, minor_version, read_image, read_text
 
 PIP_SECONDS = 600
 

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kernel.config import DEFAULT_WEIGHTS
-from kernel.machine import machine_named
 from tests.bench import describing, parts
 from tests.bench.jobs import JOBS, Job
+from tests.bench.machine import machine_named
 from tests.bench.material import Material, prepare, prepare_miniature
 from tests.bench.summary import chart, missed, ratios, table
 

@@ -25,8 +25,8 @@ OUT = Path("build/bench")
 
 def whole_run(images: int, scratch: Path) -> Callable[[], object]:
     from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, Paths
-    from kernel.miniature.endurance import draw_pictures
-    from kernel.pipeline import run
+    from kernel.pipeline.run import run
+    from tests.bench.endurance import draw_pictures
 
     number = max(IMAGES) if images in IMAGES else images
     pictures = draw_pictures(Path(f"build/endurance/images-{number}"), number)
@@ -35,7 +35,7 @@ def whole_run(images: int, scratch: Path) -> Callable[[], object]:
 
 
 def ranking(images: int, scratch: Path) -> Callable[[], object]:
-    from kernel.word_banks import rank
+    from kernel.banks.word_banks import rank
     from tests.bench.parts import PHRASES, TOP, unit
 
     rng = np.random.default_rng(0)
@@ -44,7 +44,7 @@ def ranking(images: int, scratch: Path) -> Callable[[], object]:
 
 
 def submission(images: int, scratch: Path) -> Callable[[], object]:
-    from kernel.submission import write_submission
+    from kernel.pipeline.submission import write_submission
 
     rows = np.random.default_rng(0).standard_normal((images, 384), dtype=np.float32)
     return lambda: write_submission(scratch / "submission.csv", [f"{index:09x}" for index in range(images)], rows)
@@ -52,8 +52,8 @@ def submission(images: int, scratch: Path) -> Callable[[], object]:
 
 def bank(prompts: int, scratch: Path) -> Callable[[], object]:
     """The bank lies in a file, as a real one does, and is made a part at a time: no more of it is ever in memory."""
-    from kernel.devices import Device
-    from kernel.neighbours import nearest
+    from kernel.banks.nearest import nearest
+    from kernel.system.devices import Device
     from tests.bench.parts import unit
 
     rng = np.random.default_rng(0)

@@ -14,8 +14,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from kernel.checkpoints import open_weights
-from kernel.deadline import NEVER
+from kernel.models.weights_folder import open_weights
+from kernel.system.deadline import NEVER
 from tests.bench.material import CLIP, Material
 
 WHOS = ("ours", "clip_interrogator")
@@ -28,13 +28,13 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
     """Prompts of the first pictures, and seconds an image of the stages as workers run them."""
     from tempfile import TemporaryDirectory
 
-    from kernel.describing.describe import job_in, recipe_of
-    from kernel.describing.request import Request
-    from kernel.devices import Device
-    from kernel.images import ImageFile
-    from kernel.stages.batches import Share
-    from kernel.stages.captions import CaptionsStage
-    from kernel.stages.describe import DescribeStage
+    from kernel.interrogator.request import Request
+    from kernel.pipeline.describe import job_in, recipe_of
+    from kernel.pipeline.images import ImageFile
+    from kernel.pipeline.stages.batches import Share
+    from kernel.pipeline.stages.captions import CaptionsStage
+    from kernel.pipeline.stages.describe import DescribeStage
+    from kernel.system.devices import Device
 
     weights = open_weights(material.weights)
     files = [ImageFile(path.stem, path) for path in sorted(material.pictures.iterdir())[:images]]
@@ -77,7 +77,7 @@ def original(material: Material) -> Any:
     import open_clip
     from clip_interrogator import Config, Interrogator, LabelTable
 
-    from kernel.word_banks import features_file, read_features, read_phrases, shipped_features
+    from kernel.banks.word_banks import features_file, read_features, read_phrases, shipped_features
     from tests.bench.contenders.plain import load_blip, load_clip
 
     config = Config(clip_model_name=f"{CLIP}/random", cache_path=str(material.cache), download_cache=False)
@@ -134,7 +134,7 @@ def beside(
 
 
 def main(who: str, mode: str, folder: str, images: str, top: str) -> None:
-    from kernel.offline import refuse_network
+    from kernel.system.offline import refuse_network
 
     warnings.simplefilter("ignore")
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")

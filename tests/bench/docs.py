@@ -84,7 +84,7 @@ def commands_of(parser: argparse.ArgumentParser) -> list[tuple[str, str, argpars
 
 
 def suffixes() -> str:
-    from kernel.images import SUFFIXES
+    from kernel.pipeline.images import SUFFIXES
 
     return ", ".join(f"`{suffix}`" for suffix in sorted(SUFFIXES)) + ".\n"
 

@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kernel.checkpoints import MANIFEST, Weights, open_weights, read_manifest, write_manifest
-from kernel.clip import CONFIG, ClipEncoder
-from kernel.devices import Device
-from kernel.miniature.drawing import draw
-from kernel.miniature.grammar import scene_stream
+from kernel.banks.word_banks import features_key, read_phrases
+from kernel.miniature.world.drawing import draw
+from kernel.miniature.world.grammar import scene_stream
 from kernel.models.captioners.blip import BLIP, BLIP_TEXT
-from kernel.publish.word_lists import write_word_lists
-from kernel.truesize.sizes import SIZES, tiny_clip
-from kernel.truesize.weights import clip_tensors, put_clip
-from kernel.word_banks import features_key, read_phrases
+from kernel.models.clip import CONFIG, ClipEncoder
+from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.publish.hub.word_lists import write_word_lists
+from kernel.system.devices import Device
+from tests.bench.truesize.sizes import SIZES, tiny_clip
+from tests.bench.truesize.weights import clip_tensors, put_clip
 
 CLIP = "ViT-B-32"
 SEED = 60_000

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kernel.checkpoints import open_weights
-from kernel.clip import ClipEncoder
 from kernel.config import DEFAULT_WEIGHTS
-from kernel.devices import Device
-from kernel.machine import machine_named
+from kernel.models.clip import ClipEncoder
+from kernel.models.weights_folder import open_weights
+from kernel.system.devices import Device
 from tests.bench.describing import WHOS, contend
+from tests.bench.machine import machine_named
 from tests.bench.material import Material, prepare, prepare_miniature
 
 OUT = Path("build/bench")

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from kernel.submission import read_submission, write_submission
-from kernel.word_banks import rank
+from kernel.banks.word_banks import rank
+from kernel.pipeline.submission import read_submission, write_submission
 from tests.bench.contenders.plain import pandas_submission
 
 PHRASES, DIMENSIONS, TOP = 100_952, 1024, 3
@@ -102,7 +102,7 @@ def decoding(rounds: int, pictures: Path) -> dict[str, list[float]]:
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image
 
-    from kernel.images import decoded_batches, list_images
+    from kernel.pipeline.images import decoded_batches, list_images
 
     files = list_images(pictures)
     preprocess = image_transform_v2(PreprocessCfg(size=224), is_train=False)

@@ -5,9 +5,9 @@ import json
 import pytest
 from PIL import Image
 
-from kernel.checkpoints import open_weights
-from kernel.images import list_images
-from kernel.store import RunFolder
+from kernel.models.weights_folder import open_weights
+from kernel.pipeline.images import list_images
+from kernel.pipeline.run_folder import RunFolder
 from tests.bench import __main__ as bench
 from tests.bench import parts, tried
 from tests.bench.docs import measured

@@ -16,13 +16,13 @@ from unittest import mock
 import torch
 from PIL import Image
 
-from kernel.checkpoints import Weights, open_weights
-from kernel.clip import ClipEncoder
 from kernel.config import DEFAULT_WEIGHTS
-from kernel.devices import Device
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.captioners.loading import load_captioner
-from kernel.sentences import SentenceEncoder
+from kernel.models.clip import ClipEncoder
+from kernel.models.sentences import SentenceEncoder
+from kernel.models.weights_folder import Weights, open_weights
+from kernel.system.devices import Device
 from tests.bench.__main__ import OUT
 from tests.bench.contenders.plain import load_blip
 from tests.bench.jobs import JOBS

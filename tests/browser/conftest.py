@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from kernel.doctor import browser as installed_browser
+from kernel.commands.doctor import browser as installed_browser
 
 CHROMIUM = installed_browser()
 

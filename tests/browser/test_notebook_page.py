@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from kernel.inputs import COMPETITION
-from kernel.notebook import RERUN, RUN_TYPE
-from kernel.publish.staging import stage_code
+from kernel.notebook.inputs import COMPETITION
+from kernel.notebook.session import RERUN, RUN_TYPE
+from kernel.publish.kaggle.staging import stage_code
 from tests.conftest import ROOT
+from tests.evaluation.test_report import finished  # noqa: F401  (a run to show)
 from tests.publish.wheel_files import make_wheel
-from tests.test_report import finished  # noqa: F401  (a run to show)
 
 HTML = ["--to", "html", "--template", "basic", "--execute", "--ExecutePreprocessor.timeout=-1"]
 

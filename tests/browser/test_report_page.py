@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kernel.report import write_report
+from kernel.evaluation.report import write_report
 from tests.browser.opening import opening
 from tests.browser.screenshots import VIEW, pictures_of
-from tests.test_report import HOSTILE, finished  # noqa: F401  (the same run)
+from tests.evaluation.test_report import HOSTILE, finished  # noqa: F401  (the same run)
 
 
 @pytest.fixture(scope="module")

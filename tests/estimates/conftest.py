@@ -1,8 +1,8 @@
 import pytest
 
-from kernel.build_bank import build_bank
+from kernel.banks.build import build_bank
 from kernel.config import BankSettings
-from kernel.miniature.pictures import scenes
+from kernel.miniature.world.folders import scenes
 from tests.conftest import TEST_SEED
 
 

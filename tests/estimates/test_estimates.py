@@ -10,23 +10,23 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kernel.build_bank import build_bank
-from kernel.checkpoints import write_manifest
+from kernel.banks.build import build_bank
 from kernel.config import ESTIMATES, RECIPES, BankSettings, Paths, Recipe
-from kernel.deadline import Deadline
 from kernel.errors import UserError
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
-from kernel.fusion import unit_rows
-from kernel.images import list_images
-from kernel.job import Job
-from kernel.pipeline import run
-from kernel.report import write_report
-from kernel.sentences import SentenceEncoder
-from kernel.stages.answer import AnswerStage
-from kernel.stages.batches import Share
-from kernel.store import RunFolder
-from kernel.submission import check_submission, read_submission
+from kernel.evaluation.report import write_report
+from kernel.models.sentences import SentenceEncoder
+from kernel.models.vectors import unit_rows
+from kernel.models.weights_folder import write_manifest
+from kernel.pipeline.images import list_images
+from kernel.pipeline.job import Job
+from kernel.pipeline.run import run
+from kernel.pipeline.run_folder import RunFolder
+from kernel.pipeline.stages.answer import AnswerStage
+from kernel.pipeline.stages.batches import Share
+from kernel.pipeline.submission import check_submission, read_submission
+from kernel.system.deadline import Deadline
 
 RECIPE = Recipe(separator=", ")
 FAST = replace(RECIPES["text"], num_beams=2, captions_per_image=2, neighbours=20)

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from kernel.banks.prompt_bank import PromptBank
 from kernel.config import Recipe
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
-from kernel.fusion import unit_rows
-from kernel.prompt_bank import PromptBank
-from kernel.sentences import SentenceEncoder
+from kernel.models.sentences import SentenceEncoder
+from kernel.models.vectors import unit_rows
 
 
 @pytest.fixture(scope="module")

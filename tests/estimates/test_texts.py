@@ -9,7 +9,7 @@ from kernel.config import Recipe
 from kernel.estimates import estimate, estimating
 from kernel.estimates.known import Known, Said
 from kernel.estimates.texts import compose, modifier_line, weighed_captions
-from kernel.sentences import SentenceEncoder
+from kernel.models.sentences import SentenceEncoder
 
 DECK = Recipe()
 texts = st.text(max_size=20)

@@ -1,9 +1,9 @@
 import torch
 from safetensors.torch import load_file
 
-from kernel.checkpoints import open_weights
 from kernel.miniature.assemble import CHECKPOINTS, assemble
-from kernel.miniature.captioner_parts import vision_weights
+from kernel.miniature.training.captioner_parts import vision_weights
+from kernel.models.weights_folder import open_weights
 
 
 def test_the_assembled_folder_is_complete_by_its_own_manifest(weights):

@@ -7,7 +7,7 @@ import pytest
 from kernel.__main__ import main
 from kernel.errors import UserError
 from kernel.miniature.demo import demo
-from kernel.submission import check_submission
+from kernel.pipeline.submission import check_submission
 
 
 def test_a_small_demo_leaves_a_competition_a_run_and_a_report(tmp_path, weights_folder, capsys):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from kernel.publish.staging import Staged
+from kernel.publish.kaggle.staging import Staged
 from kernel.publish.wheels import fill_wheels
 from tests.conftest import ROOT
-from tests.publish.kaggle_client import make_staged, talk_to
-from tests.publish.kaggle_server import KaggleServer
+from tests.publish.kaggle.kaggle_client import make_staged, talk_to
+from tests.publish.kaggle.kaggle_server import KaggleServer
 
 
 @pytest.fixture(scope="session")

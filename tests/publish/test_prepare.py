@@ -11,30 +11,30 @@ from pathlib import Path
 
 import pytest
 
-from kernel.checkpoints import open_weights
+from kernel.banks.prompt_bank import PromptBank, write_prompts
 from kernel.config import Paths, Recipe
 from kernel.errors import UserError
-from kernel.inputs import COMPETITION, find_inputs, restore_weights
-from kernel.kaggle_image import read_image
-from kernel.miniature.pictures import scenes
-from kernel.pipeline import run
-from kernel.prompt_bank import PromptBank, write_prompts
-from kernel.publish.mounts import upload_and_unpack
-from kernel.publish.pins import PINS, read_pins
+from kernel.miniature.world.folders import scenes
+from kernel.models.weights_folder import open_weights
+from kernel.notebook.inputs import COMPETITION, find_inputs, restore_weights
+from kernel.pipeline.run import run
+from kernel.publish.hub.pins import PINS, read_pins
+from kernel.publish.hub.prompt_sources import PROMPTS
+from kernel.publish.kaggle.staging import stage_code
 from kernel.publish.prepare import Preparation, image_record
-from kernel.publish.prompt_sources import PROMPTS
-from kernel.publish.staging import stage_code
+from kernel.publish.rehearsal.mounts import upload_and_unpack
+from kernel.system.kaggle_image import read_image
 from tests.conftest import TEST_SEED
-from tests.publish.hub_server import Hub, miniature_hub, pinned, run_client
-from tests.publish.test_prompts import diffusiondb
+from tests.publish.hub.hub_server import Hub, miniature_hub, pinned, run_client
+from tests.publish.hub.test_prompts import diffusiondb
 
 MEGABYTE = 10**6
 # Kaggle saves 20 GB, and 13 GB of results and 23 GB of downloads meet there; here 116 MB of weights, 52 MB of
 # phrase features and 5 MB of lists and wheels, and downloads of 140 MB, of which the largest is 91 MB.
 SAVED = 190 * MEGABYTE
 PIN_PROMPTS = """
-from kernel.publish.hub import pin_repositories
-from kernel.publish.prompt_sources import PROMPTS
+from kernel.publish.hub.download import pin_repositories
+from kernel.publish.hub.prompt_sources import PROMPTS
 pin_repositories(Path(sys.argv[1]), PROMPTS, ["diffusiondb"])
 """
 EXECUTE = """

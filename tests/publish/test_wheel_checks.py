@@ -1,7 +1,7 @@
 import pytest
 
-from kernel.kaggle_image import Image
 from kernel.publish.wheel_checks import check_wheels
+from kernel.system.kaggle_image import Image
 from tests.publish.wheel_files import make_wheel
 
 IMAGE = Image("3.12.13", "image@sha256:0", {"torch": "2.10.0+cu128", "numpy": "2.0.2", "tqdm": None})

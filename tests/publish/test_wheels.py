@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kernel.checkpoints import file_sha256
 from kernel.errors import UserError
 from kernel.publish.wheels import fill_wheels, read_requirements
+from kernel.system.files import file_sha256
 from tests.publish.wheel_files import make_wheel
 
 ROOT = Path(__file__).parents[2]

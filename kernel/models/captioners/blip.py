@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from kernel.devices import Device
 from kernel.models.captioners.captioner import CaptionerKind, Published
 from kernel.models.captioners.checkpoint import load_complete
+from kernel.system.devices import Device
 
 # Source: config.json of blip-image-captioning-base and -large; the text decoder has 12 heads where the class says 8,
 # which has 12 layers of 768 and 384 pixels by itself

@@ -10,12 +10,12 @@ from typing import Any
 
 from PIL import Image
 
-from kernel.checkpoints import ADVICE
 from kernel.config import Recipe
-from kernel.devices import Device
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import CaptionerKind, Published
 from kernel.models.captioners.checkpoint import load_complete
+from kernel.models.weights_folder import ADVICE
+from kernel.system.devices import Device
 
 
 def flan_t5(model_width: int, feed_forward: int, heads: int) -> dict[str, Any]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from PIL import Image
 
-from kernel.checkpoints import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.config import Recipe
-from kernel.devices import Device
 from kernel.models.captioners.checkpoint import LOADING_ERRORS, cannot_load, in_full_precision
+from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
+from kernel.system.devices import Device
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernel.checkpoints import ADVICE
-from kernel.devices import Device
 from kernel.errors import UserError
+from kernel.models.weights_folder import ADVICE
+from kernel.system.devices import Device
 
 LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from kernel.checkpoints import Weights
 from kernel.config import Recipe
-from kernel.devices import Device
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.blip import BLIP
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.captioner import Captioner, CaptionerKind, Published
+from kernel.models.weights_folder import Weights
+from kernel.system.devices import Device
 
 # by the class that a manifest names; the better one first, as a weights folder's captioners stand in for one another
 KINDS: dict[str, CaptionerKind] = {kind.class_name: kind for kind in (BLIP2, BLIP)}

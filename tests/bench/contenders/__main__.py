@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def main(name: str, job: str, folder: str, out: str, started: str, images: str, batches: str) -> None:
-    from kernel.offline import refuse_network
+    from kernel.system.offline import refuse_network
 
     # a library's advice would stand among the answers, and a model that it fetches would not be the bench's
     warnings.simplefilter("ignore")

@@ -57,7 +57,7 @@ def generated(blip: Any, job: Job, pixels: Any) -> Any:
 def some_words(material: Material, job: Job) -> Iterator[list[str]]:
     """Phrases as many and as long as the others find, for one caption after the other: features are random, so picks
     are too."""
-    from kernel.word_banks import read_phrases
+    from kernel.banks.word_banks import read_phrases
 
     banks = [(read_phrases(material.weights / "word_banks" / f"{name}.txt").phrases, number)
              for name, number in job.recipe.modifiers.items()]  # fmt: skip

@@ -9,13 +9,13 @@ from tests.bench.stopwatch import LOADING, Stopwatch
 
 
 def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
-    from kernel import pipeline
-    from kernel.clip import ClipEncoder
     from kernel.config import Paths
     from kernel.estimates import estimate
     from kernel.estimates.known import Known, Making
     from kernel.models.captioners.captioner import Captioner
-    from kernel.stages import answer, captions
+    from kernel.models.clip import ClipEncoder
+    from kernel.pipeline import run as pipeline
+    from kernel.pipeline.stages import answer, captions
 
     for owner, method, stage in (
         (ClipEncoder, "encode_images", "clip"),

@@ -13,9 +13,8 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
     import torch
     from PIL import Image
 
-    from kernel.checkpoints import open_weights
-    from kernel.inventory import word_lists
-    from kernel.word_banks import features_file, read_features, shipped_features
+    from kernel.banks.word_banks import features_file, read_features, shipped_features, word_lists
+    from kernel.models.weights_folder import open_weights
 
     with watch.stage(LOADING):
         clip, preprocess = load_clip(material.weights)

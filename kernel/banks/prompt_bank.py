@@ -1,0 +1,301 @@
+"""Prompt banks: prompts with their CLIP text features and MiniLM embeddings, as files.
+
+A bank is a folder, row i of every file belonging to prompt i:
+prompts.parquet       column `prompt`
+clip.safetensors      `features` (N, d) float16 unit rows
+sentences.safetensors `embeddings` (N, 384) float16 unit rows
+head.safetensors      the text-only head fitted on them
+fusion.json           only where `fit` was run: the estimates' shares fitted on images with known prompts
+regression.safetensors beside it: the head fitted on those images' features
+bank.json             {"format": 1, "clip", "sentences": the models' sha256, "count": N, "files": [{"path", "bytes",
+                      "sha256"}], "sources", "dropped", "excluded", "created"}
+The two matrices are memory-mapped and never read whole. Rounding to float16 moves a cosine by at most 5e-4.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernel.config import BANK, EMBEDDING_DIMENSIONS, ESTIMATES, FIT, NEAREST, RECIPES, Recipe
+from kernel.errors import UserError, others_beside
+from kernel.models.linear_head import ADVICE, Head, load_head
+from kernel.models.weights_folder import Weights
+from kernel.system.files import file_sha256, write_json
+from kernel.system.tensor_files import Tensor, read_header, write_tensors
+
+FORMAT = 1
+RECORD = "bank.json"
+PROMPTS, HEAD = "prompts.parquet", "head.safetensors"
+SHARES, REGRESSION = "fusion.json", "regression.safetensors"
+MATRICES = {"clip.safetensors": "features", "sentences.safetensors": "embeddings"}
+ROW_GROUP = 16_384  # prompts that are read together for one of them
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` left beside a bank: the estimates' shares, and the head on the features of images."""
+
+    shares: dict[str, float]
+    regression: Head
+
+
+@dataclass(frozen=True)
+class PromptBank:
+    """An opened bank. features (N, d) and embeddings (N, 384) are float16 memory maps."""
+
+    folder: Path
+    record: dict[str, Any]
+    features: np.memmap
+    embeddings: np.memmap
+    head: Head
+
+    @classmethod
+    def open(cls, folder: Path, clip_sha256: str, sentences_sha256: str) -> "PromptBank":
+        """Raises UserError naming the first file that is wrong, or the model that the bank was not made with.
+
+        The matrices are checked by size and header, for reading gigabytes to hash them would cost minutes; the
+        other files by sha256. The prompts' file is not opened: a run needs no word of it.
+        """
+        record = read_record(folder / RECORD)
+        for key, name, sha256 in (("clip", "CLIP", clip_sha256), ("sentences", "MiniLM", sentences_sha256)):
+            if record[key] != sha256:
+                raise UserError(
+                    f"{folder / RECORD}: made with the {name} model {record[key][:8]}..., the weights folder holds "
+                    f"{sha256[:8]}...: their vectors cannot be compared. Give the bank's own weights, or {ADVICE}"
+                )
+        for entry in record["files"]:
+            check_file(folder / entry["path"], entry)
+        features, embeddings = (open_matrix(folder / name, tensor) for name, tensor in MATRICES.items())
+        bank = cls(folder, record, features, embeddings, load_head(folder / HEAD))
+        shape = (features.shape[1], EMBEDDING_DIMENSIONS)
+        if bank.head.weights.shape != shape:
+            raise UserError(f"{folder / HEAD}: maps {bank.head.weights.shape}; expected {shape}. {ADVICE}")
+        for name, count in (("clip.safetensors", len(features)), ("sentences.safetensors", len(embeddings))):
+            if count != record["count"]:
+                raise UserError(f"{folder / name}: {count} rows; {RECORD} says {record['count']}. {ADVICE}")
+        return bank
+
+    def fitted(self) -> Fitted | None:
+        """What `fit` left beside the bank; None when it was not fitted."""
+        path = self.folder / SHARES
+        return read_fitted(path, self.record, self.head.weights.shape) if path.is_file() else None
+
+    def parquet(self) -> Any:
+        import pyarrow
+        from pyarrow.parquet import ParquetFile
+
+        try:
+            file = ParquetFile(self.folder / PROMPTS)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise UserError(f"{self.folder / PROMPTS}: not a readable parquet file ({error}). {ADVICE}") from error
+        if file.schema_arrow.names != ["prompt"]:
+            raise UserError(f"{self.folder / PROMPTS}: columns {file.schema_arrow.names}; expected 'prompt'. {ADVICE}")
+        rows, count = file.metadata.num_rows, self.record["count"]
+        if rows != count:
+            raise UserError(f"{self.folder / PROMPTS}: {rows} rows; {RECORD} says {count}. {ADVICE}")
+        return file
+
+    def prompts(self, indices: Iterable[int]) -> list[str]:
+        """The prompts of these rows, in the order asked for; only the row groups that hold them are read.
+
+        Raises IndexError for a row that the bank does not have.
+        """
+        rows = np.fromiter(indices, dtype=np.int64)
+        count = self.record["count"]
+        if len(rows) and not 0 <= rows.min() <= rows.max() < count:
+            raise IndexError(f"rows {rows.min()} to {rows.max()} of a bank of {count} prompts")
+        found: dict[int, str] = {}
+        with self.parquet() as file:
+            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+            borders = np.cumsum([0, *groups])
+            of_row = np.searchsorted(borders, rows, side="right") - 1
+            for group in np.unique(of_row):
+                column = file.read_row_group(group, columns=["prompt"])["prompt"]
+                found |= {row: column[row - borders[group]].as_py() for row in rows[of_row == group].tolist()}
+        return [found[row] for row in rows.tolist()]
+
+
+def read_fitted(path: Path, bank: dict[str, Any], shape: tuple[int, ...]) -> Fitted:
+    """fusion.json and its regression, which maps `shape`. Raises UserError when they are damaged or of other models."""
+    refit = "Remove it, or run 'python -m kernel fit' again"
+    regression = path.with_name(REGRESSION)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        shares = {name: float(share) for name, share in content["shares"].items()}
+        if content["format"] != FORMAT or not set(shares) <= set(ESTIMATES) or min(shares.values()) < 0:
+            raise ValueError(f"format {content['format']!r}, shares {shares}")
+        if abs(sum(shares.values()) - 1) > 1e-6:
+            raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
+        models = {key: content[key] for key in ("clip", "sentences")}
+        sha256 = content["regression"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not fitted shares of format {FORMAT} ({error!r}). {refit}") from error
+    if models != {key: bank[key] for key in models}:
+        raise UserError(f"{path}: fitted with other models than the bank's, so its shares mean nothing here. {refit}")
+    if not regression.is_file() or file_sha256(regression) != sha256:
+        raise UserError(f"{regression}: missing, or not the one that {path.name} was fitted with. {refit}")
+    head = load_head(regression)
+    if head.weights.shape != shape:
+        raise UserError(f"{regression}: maps {head.weights.shape}; expected {shape}. {refit}")
+    return Fitted(shares, head)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            f"{path}: not found; expected a finished prompt bank{others_beside(path.parent, RECORD)}. {ADVICE}"
+        )
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["format"] != FORMAT:
+            raise ValueError(f"format is {record['format']!r}")
+        sizes = {entry["path"]: (int(entry["bytes"]), str(entry["sha256"])) for entry in record["files"]}
+        if sorted(sizes) != sorted([PROMPTS, HEAD, *MATRICES]):
+            raise ValueError(f"lists the files {sorted(sizes)}")
+        if not all(isinstance(record[key], str) for key in ("clip", "sentences")):
+            raise ValueError("a model is not named by its sha256")
+        count = int(record["count"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not a prompt bank's record of format {FORMAT} ({error!r}). {ADVICE}") from error
+    if count < 1:
+        raise UserError(f"{path}: the bank holds no prompt, so no image has a neighbour in it. {ADVICE}")
+    return record
+
+
+def check_file(path: Path, entry: dict[str, Any]) -> None:
+    if not path.is_file():
+        raise UserError(f"{path}: missing, though {RECORD} lists it: the bank is incomplete. {ADVICE}")
+    size = path.stat().st_size
+    if size != entry["bytes"]:
+        raise UserError(f"{path}: {size} bytes, {RECORD} says {entry['bytes']}: the file is incomplete. {ADVICE}")
+    if path.name not in MATRICES and file_sha256(path) != entry["sha256"]:
+        raise UserError(f"{path}: sha256 differs from the one in {RECORD}: the file was changed. {ADVICE}")
+
+
+def open_matrix(path: Path, tensor: str) -> np.memmap:
+    """Maps the only tensor of a safetensors file, (N, d) float16. Raises UserError when its header says otherwise."""
+    try:
+        listed = read_header(path)
+        if [(own.name, own.dtype) for own in listed] != [(tensor, "F16")]:
+            raise ValueError(f"holds {[f'{own.dtype} {own.name}' for own in listed]}; expected {tensor} alone, in F16")
+        rows, dimensions = listed[0].shape
+        return np.memmap(path, dtype="<f2", mode="r", offset=listed[0].start, shape=(rows, dimensions))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a matrix named {tensor} ({error!r}): the file is damaged. {ADVICE}") from error
+
+
+def write_bank(
+    folder: Path,
+    count: int,
+    prompts: Iterable[list[str]],
+    features: Iterable[np.ndarray],
+    embeddings: Iterable[np.ndarray],
+    head: Head,
+    record: dict[str, Any],
+) -> None:
+    """Writes a bank of `count` prompts from batches of prompts, of (b, d) and of (b, 384) unit rows.
+
+    `record` holds the keys clip, sentences, sources, dropped and excluded of bank.json. Each iterable is gone
+    through once, batch by batch. Every file is written under a temporary name and renamed; bank.json is removed
+    first and written last, so a bank cut short is no bank.
+    Raises ValueError when the batches do not add up to `count`, UserError for rows that are not unit rows and for
+    a folder that cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / RECORD).unlink(missing_ok=True)
+        write_prompts(folder / PROMPTS, count, prompts)
+        write_matrix(folder / "clip.safetensors", (count, head.weights.shape[0]), features)
+        write_matrix(folder / "sentences.safetensors", (count, head.weights.shape[1]), embeddings)
+        head.save(folder / HEAD)
+        paths = [folder / name for name in (PROMPTS, *MATRICES, HEAD)]
+        files = [{"path": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths]
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        write_json(folder / RECORD, {"format": FORMAT, "count": count, **record, "created": created, "files": files})
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the prompt bank cannot be written ({error.strerror or error}); no {RECORD} was left, so "
+            "nothing takes it for a bank. Free space or give --out another folder, then run the same command again"
+        ) from error
+
+
+def write_prompts(path: Path, count: int, batches: Iterable[list[str]]) -> None:
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    unfinished = path.with_name(f".{path.name}.tmp")
+    prompts = chain.from_iterable(batches)
+    schema = pyarrow.schema([("prompt", pyarrow.string())])
+    written = 0
+    try:
+        with ParquetWriter(unfinished, schema) as writer:
+            while group := list(islice(prompts, ROW_GROUP)):
+                writer.write_table(pyarrow.table({"prompt": group}, schema=schema))
+                written += len(group)
+        if written != count:
+            raise ValueError(f"{path}: {written} prompts; expected {count}")
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def write_matrix(path: Path, shape: tuple[int, int], batches: Iterable[np.ndarray]) -> None:
+    """The safetensors file of one float16 matrix, written row by row: a memory map dies on a full disk, a file says so.
+
+    Raises UserError when a row's length is not 1 within 1 %, as that of NaN, ValueError for another shape.
+    """
+
+    def blocks(tensor: Tensor) -> Iterator[bytes]:
+        written = 0
+        for rows in batches:
+            lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
+            off = np.flatnonzero(~(np.abs(lengths - 1) < 0.01))
+            if len(off):
+                raise UserError(
+                    f"{path}: row {written + off[0]} has length {lengths[off[0]]:.3g}; expected 1: the model that "
+                    "made it is damaged, or its half precision overflowed. Nothing was written; try --device cpu"
+                )
+            if rows.shape[1] != shape[1]:
+                raise ValueError(f"{path}: rows of {rows.shape[1]} numbers; expected {shape[1]}")
+            yield rows.astype("<f2").tobytes()
+            written += len(rows)
+
+    write_tensors(path, [Tensor(MATRICES[path.name], "F16", shape)], blocks, metadata={})
+
+
+def opened_bank(recipe: Recipe, given: Path | None, weights: Weights) -> PromptBank | None:
+    """The bank given, or the weights folder's, when the recipe has a share for it. Raises UserError without one."""
+    if not recipe.needs(BANK):
+        return None
+    folder = given or weights.folder / "prompt_bank"
+    if given is None and not (folder / RECORD).is_file():
+        raise UserError(
+            f"recipe {recipe.name!r} asks a prompt bank, and none was given. Make one with 'python -m kernel bank "
+            "PROMPTS --weights DIR --out BANK' and give --bank BANK, or run --recipe baseline, which needs none"
+        )
+    bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
+    if recipe.needs(NEAREST) and recipe.neighbours > len(bank.features):
+        raise UserError(
+            f"{folder}: holds {len(bank.features)} prompts, recipe setting neighbours is {recipe.neighbours}. Set it "
+            f"to {len(bank.features)} or less, or build a larger bank with 'python -m kernel bank'"
+        )
+    if recipe.needs(FIT) and bank.fitted() is None:
+        raise UserError(
+            f"{folder}: holds no regression, for which the recipe has a share: it is fitted on images with known "
+            "prompts. Run 'python -m kernel fit PAIRS --bank BANK --out RUN', or set estimates without it"
+        )
+    return bank
+
+
+def with_fitted_shares(recipe: Recipe, bank: PromptBank | None) -> tuple[Recipe, str]:
+    """The recipe with the shares fitted for this bank, where there are any and no others were set; and their origin."""
+    if bank is None or recipe.estimates != RECIPES["text"].estimates:
+        return recipe, "recipe"
+    fitted = bank.fitted()
+    return (recipe, "published") if fitted is None else (replace(recipe, estimates=fitted.shares), "fitted")

@@ -1,0 +1,203 @@
+"""Prompts out of files, one at a time: read, cleaned, each text once.
+
+Nothing here holds a file: memory is one line, or one batch of a table, and a digest of every different prompt.
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from kernel.banks.cleaning import has_letter
+from kernel.errors import UserError
+
+COLUMNS = ("prompt", "Prompt", "text", "caption")
+DIALECTS = {".csv": csv.excel, ".tsv": csv.excel_tab}
+SUFFIXES = (".txt", *DIALECTS, ".jsonl", ".parquet")
+BATCH_ROWS = 4096
+
+
+def read_prompts_from(paths: list[Path], column: str | None = None) -> Iterator[str]:
+    """The prompts of .txt (a prompt a line), .csv, .tsv, .jsonl and .parquet files, in order, as they stand there.
+
+    Of a table it is the column `column`, else the first of `prompt`, `Prompt`, `text`, `caption` that is there, else
+    the only one that holds text. The first row of .csv and .tsv names the columns. A null is an empty prompt.
+    A .parquet file takes the memory of one row group's column, the others that of a line.
+
+    Raises UserError at once when a file cannot be opened or has no such column; and at its place when a row cannot be
+    read, which `count_prompts` finds beforehand.
+    """
+    found = [(path, find_column(path, column)) for path in paths]
+    return (prompt for path, own_column in found for prompt in read_file(path, own_column))
+
+
+def count_prompts(paths: list[Path], column: str | None = None) -> int:
+    """How many prompts `read_prompts_from` will give. Reads every file to its end, so no bad row is left unfound."""
+    return sum(1 for _ in read_prompts_from(paths, column))
+
+
+def find_column(path: Path, column: str | None) -> str:
+    """The column that holds a file's prompts; "" for .txt, which has none. Raises UserError naming what is there."""
+    if path.is_dir():
+        raise UserError(f"{path}: a folder; expected a file of prompts. Name the files in it")
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(
+            f"{path}: cannot read {path.suffix or 'a file without a suffix'}; expected prompts in a file that ends in "
+            f"{', '.join(SUFFIXES)}. Unpack or convert it"
+        )
+    with readable(path):
+        columns = columns_of(path)
+    if path.suffix.lower() == ".txt":
+        return ""
+    if not columns and path.suffix.lower() != ".parquet":
+        raise UserError(f"{path}: empty, or its first row is; expected rows of prompts. Fetch it again or leave it out")
+    names = COLUMNS if column is None else (column,)
+    named = [name for name in names if name in columns]
+    texts = [name for name, is_text in columns.items() if is_text and column is None]
+    if not named and len(texts) != 1:
+        raise UserError(
+            f"{path}: its columns of text are {', '.join(columns) or 'none'}; expected {' or '.join(names)}: "
+            "which one holds the prompts is unknown. Name it with --column"
+        )
+    return named[0] if named else texts[0]
+
+
+def columns_of(path: Path) -> dict[str, bool]:
+    """A table's columns that can hold prompts, and whether each holds words in the first row."""
+    kind = path.suffix.lower()
+    if kind in DIALECTS:
+        rows = table_rows(path)
+        _, header = next(rows, (0, []))
+        _, first = next(rows, (0, [""] * len(header)))
+        return dict(zip(header, map(has_letter, first), strict=True))
+    if kind == ".jsonl":
+        _, record = next(json_records(path), (0, {}))
+        return {name: isinstance(value, str) and has_letter(value) for name, value in record.items()}
+    if kind == ".parquet":
+        return dict.fromkeys(parquet_text_columns(path), True)
+    path.open("rb").close()
+    return {}
+
+
+def read_file(path: Path, column: str) -> Iterator[str]:
+    kind = path.suffix.lower()
+    with readable(path):
+        if kind == ".txt":
+            # a carriage return alone ends a line too, as old Macs wrote it
+            yield from (own for _, line in text_lines(path) for own in line.rstrip("\r\n").split("\r"))
+        elif kind in DIALECTS:
+            yield from table_prompts(path, column)
+        elif kind == ".jsonl":
+            yield from json_prompts(path, column)
+        else:
+            yield from parquet_prompts(path, column)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turns what reading raises into one line that names the file. The readers raise ValueError with the line."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected a file of prompts") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({first_line(error.strerror or error)}). Fetch it again") from error
+    except ValueError as error:
+        raise UserError(f"{path}: {first_line(error)}") from error
+
+
+def first_line(words: object) -> str:
+    return (str(words).strip() or "no reason given").splitlines()[0]
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, the line with its end), decoded one by one so that an error can name its line.
+
+    Byte order marks before a line are no part of it: files put behind one another bring one each.
+    """
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8").lstrip("\ufeff")
+            except UnicodeDecodeError as error:
+                raise ValueError(f"line {number}: not UTF-8 ({error.reason}). Save the file as UTF-8") from error
+
+
+def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(last line number, values) of .csv and .tsv, the header first; every row as long as the header."""
+    reader = csv.reader((line for _, line in text_lines(path)), DIALECTS[path.suffix.lower()], strict=True)
+    width = None
+    try:
+        for row in reader:
+            if not row:
+                continue
+            width = width or len(row)
+            if len(row) != width:
+                raise ValueError(
+                    f"line {reader.line_num}: {len(row)} values under {width} columns. "
+                    "Put values that hold separators, quotes or line breaks in double quotes"
+                )
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise ValueError(
+            f"line {reader.line_num}: not a row of a table ({error}). Close every double quote, and double those inside"
+        ) from error
+
+
+def table_prompts(path: Path, column: str) -> Iterator[str]:
+    rows = table_rows(path)
+    _, header = next(rows)
+    place = header.index(column)
+    yield from (row[place] for _, row in rows)
+
+
+def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(line number, object) of every line that is not blank."""
+    for number, line in text_lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: not JSON ({error}). Expected one object a line") from error
+        if not isinstance(record, dict):
+            raise ValueError(f"line {number}: JSON but no object. Expected one object a line")
+        yield number, record
+
+
+def json_prompts(path: Path, column: str) -> Iterator[str]:
+    for number, record in json_records(path):
+        if column not in record:
+            raise ValueError(f"line {number}: no {column} among {', '.join(record) or 'no names'}. Give every line one")
+        value = record[column]
+        if not isinstance(value, str | None):
+            raise ValueError(f"line {number}: {column} is no text but {value!r:.40}. Name another column with --column")
+        yield value or ""
+
+
+def parquet_text_columns(path: Path) -> list[str]:
+    import pyarrow.parquet
+    from pyarrow import types
+
+    def is_text(kind: Any) -> bool:
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        return types.is_string(kind) or types.is_large_string(kind)
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        return [field.name for field in file.schema_arrow if is_text(field.type)]
+
+
+def parquet_prompts(path: Path, column: str) -> Iterator[str]:
+    yield from (value or "" for (value,) in parquet_rows(path, [column]))
+
+
+def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
+    """The values of these columns, row by row; None for a null."""
+    import pyarrow.parquet
+
+    # buffering ahead would hold the columns of every row group until the end
+    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+        for batch in file.iter_batches(BATCH_ROWS, columns=columns):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)

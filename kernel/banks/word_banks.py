@@ -1,0 +1,138 @@
+"""Word banks: phrases with their CLIP text features, and which of them fit an image best."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kernel.banks.nearest import best
+from kernel.config import Recipe
+from kernel.errors import UserError, did_you_mean
+from kernel.models.weights_folder import FEATURES_FOLDER, Weights
+from kernel.system.files import write_whole
+
+if TYPE_CHECKING:
+    from kernel.models.clip import ClipEncoder
+
+
+@dataclass(frozen=True)
+class Phrases:
+    """The usable lines of a word list, in order, and how many were dropped and why."""
+
+    name: str
+    phrases: list[str]
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class WordBank:
+    """Phrases and their unit text features. Shape of features: (len(phrases), d)."""
+
+    name: str
+    phrases: list[str]
+    features: np.ndarray
+
+
+def read_phrases(path: Path) -> Phrases:
+    """One phrase a line; blank, repeated and undecodable lines are dropped and counted.
+
+    Raises UserError when the file is missing or no phrase is left.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such word list; expected a text file with one phrase a line")
+    phrases: dict[str, None] = {}
+    dropped = {"blank": 0, "duplicate": 0, "undecodable": 0}
+    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
+        phrase = line.decode("utf-8", errors="replace").strip()
+        if not phrase:
+            dropped["blank"] += 1
+        elif "\ufffd" in phrase:
+            dropped["undecodable"] += 1
+        elif phrase in phrases:
+            dropped["duplicate"] += 1
+        else:
+            phrases[phrase] = None
+    if not phrases:
+        raise UserError(f"{path}: no phrase left ({dropped}); expected one phrase a line")
+    return Phrases(path.stem, list(phrases), dropped)
+
+
+def features_key(clip_sha256: str, phrases: list[str]) -> str:
+    """The name of a features file: a sha256 of the model and the phrases."""
+    return hashlib.sha256(json.dumps([clip_sha256, phrases], ensure_ascii=False).encode()).hexdigest()
+
+
+def shipped_features(weights: Weights) -> Path:
+    """Where a weights folder brings the features of its word lists."""
+    return weights.folder / FEATURES_FOLDER
+
+
+def features_file(words: Phrases, clip_sha256: str, folders: Sequence[Path]) -> Path | None:
+    """Where in one of the folders the phrases' features lie; None where they are yet to be encoded."""
+    name = f"{features_key(clip_sha256, words.phrases)}.safetensors"
+    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+
+def read_features(words: Phrases, path: Path) -> WordBank:
+    from safetensors.numpy import load_file
+
+    features = load_file(path)["features"].astype(np.float32)
+    if features.shape[0] != len(words.phrases):
+        raise UserError(
+            f"{path}: {features.shape[0]} rows for the {len(words.phrases)} phrases of {words.name}: the file is "
+            "damaged. Remove it and run again"
+        )
+    return WordBank(words.name, words.phrases, features)
+
+
+def encode_missing(words: Phrases, clip: "ClipEncoder", clip_sha256: str, folders: Sequence[Path], batch: int) -> None:
+    """Encodes the phrases where none of the folders has their features, and keeps them in the last one."""
+    from safetensors.numpy import save
+
+    if features_file(words, clip_sha256, folders) is None:
+        features = clip.encode_texts(words.phrases, batch)
+        folders[-1].mkdir(parents=True, exist_ok=True)
+        name = f"{features_key(clip_sha256, words.phrases)}.safetensors"
+        write_whole(folders[-1] / name, save({"features": features}))
+
+
+def rank(
+    image_features: np.ndarray, bank_features: np.ndarray, top_k: int, chunk: int = 512
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `top_k` best phrases of every image: indices and cosines, best first, ties by index.
+
+    Unit rows (n, d) and (p, d) -> (n, k) int64 and (n, k) float32 with k = min(top_k, p); exact.
+    `chunk` images are compared with the whole bank at a time, so memory is chunk x p floats.
+    """
+    import torch
+
+    images, bank = torch.from_numpy(image_features), torch.from_numpy(bank_features)
+    k = min(top_k, len(bank))
+    indices = np.empty((len(images), k), dtype=np.int64)
+    cosines = np.empty((len(images), k), dtype=np.float32)
+    for start in range(0, len(images), chunk):
+        values, order = best(images[start : start + chunk] @ bank.T, top_k)
+        indices[start : start + chunk] = order.numpy()
+        cosines[start : start + chunk] = values.numpy()
+    return indices, cosines
+
+
+def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
+    """The recipe's word lists. A name ending in .txt is a user's own file, any other lies in word_banks/."""
+    folder = weights.folder / "word_banks"
+    lists = []
+    for name, count in recipe.modifiers.items():
+        own = name.endswith(".txt")
+        if count and not own and not (folder / f"{name}.txt").is_file():
+            valid = sorted(path.stem for path in folder.glob("*.txt"))
+            raise UserError(
+                f"unknown word bank {name!r}{did_you_mean(name, valid)}. Valid: {', '.join(valid)}, or a path ending "
+                "in .txt to a file of your own"
+            )
+        if count:
+            lists.append(replace(read_phrases(Path(name) if own else folder / f"{name}.txt"), name=name))
+    return lists

@@ -1,0 +1,132 @@
+"""A run that has answered, read back from its folder: later, from anywhere, and after it was moved."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernel.banks.prompt_bank import RECORD, PromptBank
+from kernel.errors import UserError
+from kernel.evaluation.whereabouts import places
+from kernel.pipeline.images import ImageFile
+from kernel.pipeline.run_folder import RunFolder, read_run
+from kernel.pipeline.submission import read_submission
+from kernel.system.files import file_sha256
+
+GO_ON = "Give the same 'python -m kernel run' command again"
+
+
+class Nearest(NamedTuple):
+    """Of each image its nearest prompts of the bank, best first: their rows in the bank, (n, k) int64, their cosines,
+    (n, k), and their weights among all neighbours that were asked for, (n, k)."""
+
+    indices: np.ndarray
+    cosines: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run left, in the order of `ids`, which its submission.csv holds: whatever became of its images since.
+
+    `answer` (n, 384), `estimates` by name as (n, 384) rows and (n,) bool where they say something, `captions` and
+    `modifiers` empty where the run did not come to them, `seen` (n,) bool: whether CLIP has seen the image.
+    """
+
+    path: Path
+    record: dict[str, Any]
+    folder: RunFolder
+    answer: np.ndarray
+    estimates: dict[str, tuple[np.ndarray, np.ndarray]]
+    captions: list[list[str]]
+    modifiers: list[list[str]]
+    nearest: Nearest | None
+    seen: np.ndarray
+
+    @property
+    def ids(self) -> list[str]:
+        return [image.id for image in self.folder.images]
+
+    @property
+    def captioners(self) -> list[str]:
+        """The names of those that made the captions."""
+        return list(self.record["captioners"])
+
+    @property
+    def models(self) -> dict[str, str]:
+        """The sha256 of the models that answered, by name."""
+        return self.record["identity"]["estimates"]["models"]
+
+    @cached_property
+    def bank(self) -> PromptBank | None:
+        """The prompt bank that the run asked; None where it asked none, or that bank is gone or was built anew."""
+        if self.record["bank"] is None:
+            return None
+        for folder in places(self.path, self.record["bank"]["folder"]):
+            record = folder / RECORD
+            # another bank's rows would be other prompts
+            if record.is_file() and file_sha256(record) == self.record["identity"]["estimates"]["bank"]:
+                return PromptBank.open(folder, self.models["clip"], self.models["sentences"])
+        return None
+
+
+def finished_run(run: Path) -> Finished:
+    """Reads all that the run in folder `run` left; its images, weights and bank may be anywhere, or gone.
+
+    Raises UserError, in one line, where there is no run, where it has not answered yet, and for damaged files.
+    """
+    record = answered_record(run)
+    rows = read_submission(run / "submission.csv")
+    if len(rows) != record["counts"]["images"]:
+        raise UserError(
+            f"{run}: submission.csv holds {len(rows)} images, the run was over {record['counts']['images']}: it is not "
+            f"the run's own. {GO_ON} to make it anew"
+        )
+    try:
+        # images are known by their ids alone: where they lie now is not the run's to say
+        folder = RunFolder(run, [ImageFile(image_id, Path(image_id)) for image_id in rows],
+                           record["recipe"]["shard_images"])  # fmt: skip
+        shares = [name for name, share in record["recipe"]["estimates"].items() if share > 0]
+        nearest = folder.read_nearest()
+        return Finished(
+            path=run,
+            record=record,
+            folder=folder,
+            answer=np.stack(list(rows.values())),
+            estimates={name: folder.read_estimate(name) for name in shares if folder.estimate_path(name).is_file()},
+            captions=folder.read_captions()[0],
+            modifiers=modifiers_of(folder),
+            nearest=None if nearest is None else Nearest(*nearest),
+            seen=np.abs(folder.read_clip()[0]).max(axis=1, initial=0) > 0,
+        )
+    except Exception as error:  # each format's reader has exceptions of its own for a damaged file
+        raise UserError(
+            f"{run}: what the run left cannot be read ({error!r}): a file is damaged "
+            f"or missing. {GO_ON}: what is damaged is made anew"
+        ) from error
+
+
+def answered_record(run: Path) -> dict[str, Any]:
+    """run.json of a run that has answered at least once. Raises UserError for a folder that holds none."""
+    record = read_run(run)
+    if record is None:
+        raise UserError(f"{run}: no finished run found; expected a folder that 'python -m kernel run' wrote")
+    # when it begins a run writes a record without counts, and a submission that is the same row for every image
+    if "counts" not in record or not (run / "submission.csv").is_file():
+        raise UserError(
+            f"{run}: has no answer yet: the run was ended before its first one, or is still at work. {GO_ON}: it goes "
+            "on where it was"
+        )
+    return record
+
+
+def modifiers_of(folder: RunFolder) -> list[list[str]]:
+    """Each image's modifiers; none where the time was over before the run came to them."""
+    if not (folder.folder / "clip" / "modifiers.json").is_file():
+        return [[] for _ in folder.images]
+    modifiers = folder.read_modifiers()
+    if len(modifiers) != len(folder.images):
+        raise ValueError(f"modifiers.json is of {len(modifiers)} images, the run of {len(folder.images)}")
+    return modifiers

@@ -1,0 +1,53 @@
+"""What is asked of `describe`, as plain data that another process can read."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from kernel.banks.word_banks import shipped_features
+from kernel.config import DEFAULT_FEATURES
+from kernel.errors import UserError, did_you_mean
+from kernel.models.weights_folder import Weights
+
+NAME = "request.json"
+MODES = ("classic", "fast", "best", "negative")
+# clip-interrogator 0.6.0: three flavors in classic mode, 32 terms at most in the others
+TOP = {"classic": 3, "fast": 32, "best": 32, "negative": 32}
+
+
+@dataclass(frozen=True)
+class Request:
+    """`top` is the most terms of a prompt (in mode classic the flavors), `without` the banks that are left out, `own`
+    a user's files by the bank that they replace or add, `features` the folder for features that the weights lack."""
+
+    mode: str = "fast"
+    top: int | None = None
+    without: tuple[str, ...] = ()
+    own: dict[str, str] = field(default_factory=dict)
+    features: str = str(DEFAULT_FEATURES)
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise UserError(f"unknown mode {self.mode!r}{did_you_mean(self.mode, MODES)}. Valid: {', '.join(MODES)}")
+        if self.top is not None and self.top < 1:
+            raise UserError(f"--top {self.top}: expected 1 or more")
+
+    @property
+    def most(self) -> int:
+        return self.top or TOP[self.mode]
+
+    @property
+    def needs_captions(self) -> bool:
+        return self.mode != "negative"
+
+    def features_folders(self, weights: Weights) -> tuple[Path, Path]:
+        """Where features of banks lie: those that the weights folder brings, those that are computed and kept."""
+        return shipped_features(weights), Path(self.features)
+
+    def write(self, folder: Path) -> None:
+        (folder / NAME).write_text(json.dumps(asdict(self)), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Request":
+        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
+        return cls(**{**content, "without": tuple(content["without"])})

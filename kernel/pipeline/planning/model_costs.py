@@ -1,0 +1,172 @@
+"""What a model costs, counted without its weights: the real class with the published configuration on the meta device.
+
+Parameters and bytes are exact. Operations are counted as in open_clip's docs/model_profile.csv, by torch's own counter
+with two for every multiply-add, attention included (ViT-g-14: 534.06 GFLOPs an image, 47.09 a text).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kernel.models.captioners.captioner import CaptionerKind, Published
+from kernel.models.captioners.loading import kind_of
+from kernel.models.clip import meta_clip
+from kernel.pipeline.planning.counting import Work, count
+from kernel.pipeline.planning.published_models import MINILM
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A model's parameters in memory, and their bytes by dtype as the loader leaves them.
+
+    `stored` also counts the output head of BLIP, which its file holds twice. `largest_block` is the most that one
+    device must take of a split model; `read_per_token` are the bytes that one step of decoding reads. `mapped_bytes`
+    are those of a known file that the CPU runs as they lie there.
+    """
+
+    parameters: int
+    stored: int
+    bytes_by_dtype: dict[str, int]
+    largest_block: int = 0
+    read_per_token: int = 0
+    mapped_bytes: int = 0
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.bytes_by_dtype.values())
+
+
+@dataclass(frozen=True)
+class Clip:
+    """CLIP: weights, and the work of one image and of one text."""
+
+    name: str
+    weights: Weighed
+    image: Work
+    text: Work
+    dimensions: int
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How captions are decoded: `rows` sequences an image of `steps` new tokens; beams are reordered, samples not."""
+
+    rows: int
+    steps: int
+    reordered: bool = True
+
+
+@dataclass(frozen=True)
+class Captioning:
+    """A captioner: its weights, the work of encoding one image, and that of the first three tokens of one row.
+
+    `steps` holds each one's work and the bytes of keys and values after it. From the second on, each step adds the same
+    to the one before: one token more to attend to. `layers` are the blocks that every step passes. `image_token_bytes`
+    are an image's tokens that all its rows look at in every layer (BLIP; the others have them in the cache).
+    """
+
+    name: str
+    weights: Weighed
+    encode: Work
+    steps: tuple[tuple[Work, int], tuple[Work, int], tuple[Work, int]]
+    vocabulary: int
+    layers: int
+    image_token_bytes: int = 0
+
+    def decode(self, decoding: Decoding) -> Work:
+        """All steps of all rows of one image."""
+        first, second, third = (work for work, _ in self.steps)
+        later = decoding.steps - 1
+
+        def total(of: Callable[[Work], int]) -> int:
+            growing = (of(third) - of(second)) * later * (later - 1) // 2
+            return decoding.rows * (of(first) + later * of(second) + growing)
+
+        return Work(
+            total(lambda step: step.half_operations),
+            total(lambda step: step.single_operations),
+            decoding.rows * max(step.activation_bytes for step, _ in self.steps),
+        )
+
+    def row_cache_bytes(self, decoding: Decoding) -> int:
+        """Keys and values of all rows of one image at the last step."""
+        (_, first), (_, second), _ = self.steps
+        return decoding.rows * (first + (decoding.steps - 1) * (second - first))
+
+
+def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
+    """CLIP by open_clip's configuration, in half precision as models/clip.py loads it on a GPU, else in float32."""
+    import torch
+
+    model = meta_clip(model_config, half)
+    side = model_config["vision_cfg"]["image_size"]
+    pixels = torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
+    tokens = torch.zeros(1, model.context_length, device="meta", dtype=torch.long)
+    return Clip(
+        name,
+        weigh(model),
+        count(lambda: model.encode_image(pixels), half),
+        count(lambda: model.encode_text(tokens), half),
+        model_config["embed_dim"],
+    )
+
+
+def sentence_costs(tokens: int, config: dict[str, Any] = MINILM) -> tuple[Weighed, Work]:
+    """MiniLM in float32, as models/sentences.py loads it: its weights, and the work of a text of `tokens` tokens."""
+    import torch
+    from transformers import BertConfig, BertModel
+
+    with torch.device("meta"):
+        model = BertModel(BertConfig(**config)).eval()
+    ids = torch.zeros(1, tokens, device="meta", dtype=torch.long)
+    return weigh(model), count(lambda: model(input_ids=ids), half=False)
+
+
+def captioner_costs(published: Published, half: bool) -> Captioning:
+    """A captioner with one image encoded and three tokens decoded, as its kind's own model would."""
+    kind = kind_of(published.class_name, published.name)
+    model = kind.meta_model(published.config, half)
+    image = kind.one_image(model, half)
+    seen: list[Any] = []
+    steps: list[tuple[Work, int]] = []
+    caches: list[Any] = [None]
+    encode = count(lambda: seen.append(kind.encode_image(model, image)), half)
+    for _ in range(3):
+        work = count(lambda: caches.append(kind.decode_step(model, seen[0], caches[-1])), half)
+        # the cache stays from step to step, so it is no activation
+        size = kind.cache_bytes(caches[-1])
+        steps.append((Work(work.half_operations, work.single_operations, max(0, work.activation_bytes - size)), size))
+    return Captioning(
+        name=published.name,
+        weights=weigh_captioner(kind, model, published.head_stored_twice),
+        encode=encode,
+        steps=(steps[0], steps[1], steps[2]),
+        vocabulary=len(kind.output_head(model)),
+        layers=len(kind.decoder_layers(model)),
+        image_token_bytes=kind.image_token_bytes(seen[0]),
+    )
+
+
+def weigh_captioner(kind: CaptionerKind, model: Any, head_stored_twice: bool = False) -> Weighed:
+    """As `weigh`, with what a step of decoding reads."""
+    weighed, head = weigh(model), kind.output_head(model)
+    return replace(
+        weighed,
+        stored=weighed.parameters + (head.numel() if head_stored_twice else 0),
+        read_per_token=sum(parameter.nbytes for parameter in kind.decoder_layers(model).parameters()) + head.nbytes,
+    )
+
+
+def weigh(model: Any) -> Weighed:
+    """Parameters and bytes of a model on any device."""
+    import torch
+
+    parameters = 0
+    by_dtype: dict[str, int] = {}
+    for parameter in model.parameters():
+        parameters += parameter.numel()
+        name = str(parameter.dtype).removeprefix("torch.")
+        by_dtype[name] = by_dtype.get(name, 0) + parameter.nbytes
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    blocks = [sum(parameter.nbytes for parameter in block.parameters()) for blocks in lists for block in blocks]
+    return Weighed(parameters, parameters, by_dtype, largest_block=max(blocks, default=0))

@@ -1,0 +1,77 @@
+"""The plan of the very run that is about to start: its own models on its own devices, and the batches that fit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from kernel.banks.prompt_bank import PromptBank
+from kernel.config import Recipe
+from kernel.errors import UserError
+from kernel.models.weights_folder import Weights
+from kernel.pipeline.planning.from_weights import MEASURED_AS, models_of, predicted_memory
+from kernel.pipeline.planning.gpus import KNOWN, Gpu
+from kernel.pipeline.planning.plan import Plan, plan
+from kernel.system.devices import Device
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The recipe with batches that fit, and by stage as run.json names them what a run is estimated to take."""
+
+    recipe: Recipe
+    stages: Mapping[str, dict[str, Any]]
+    notes: list[str]
+
+
+def plan_run(
+    recipe: Recipe, weights: Weights, bank: PromptBank | None, devices: list[Device], images: int, shipped: bool
+) -> RunPlan:
+    """Counts the models of the weights folder for the devices; every figure of it is an estimate.
+
+    Without a plan, for models of an unknown kind, a run goes all the same.
+    """
+    gpu, notes = gpu_of(devices)
+    try:
+        models = models_of(weights, recipe, half=devices[0].is_gpu)
+    except UserError as error:
+        return RunPlan(recipe, {}, [str(error)])
+    prompts = len(bank.features) if bank else None
+    planned = plan(recipe, gpu, images, bank_prompts=prompts, features_shipped=shipped, models=models)
+    memory = predicted_memory(planned)
+    stages = {
+        name: {"seconds_estimated": round(seconds, 3), "bytes_estimated": memory.get(name)}
+        for name, seconds in seconds_by_stage(planned).items()
+    }
+    return RunPlan(with_fitting_batches(recipe, planned), stages, notes)
+
+
+def seconds_by_stage(planned: Plan) -> dict[str, float]:
+    seconds = {stage.name: stage.seconds for stage in planned.stages}
+    measured = {**MEASURED_AS, "submission": ("submission",)}
+    return {
+        name: sum(seconds.get(own, 0.0) for own in parts)
+        for name, parts in measured.items()
+        if any(own in seconds for own in parts)
+    }
+
+
+def with_fitting_batches(recipe: Recipe, planned: Plan) -> Recipe:
+    """The recipe's batches where they fit, the largest that do where not: nothing has to fail first to find out."""
+    fits = {stage.name: max(1, stage.fits_up_to) for stage in planned.stages if stage.batch}
+    return replace(
+        recipe,
+        clip_batch=min(recipe.clip_batch, fits["clip"]),
+        caption_batch=min(recipe.caption_batch, fits.get("captions", recipe.caption_batch)),
+    )
+
+
+def gpu_of(devices: list[Device]) -> tuple[Gpu, list[str]]:
+    """The devices as a plan knows them: published speeds by the driver's name, the memory that it reports."""
+    first = devices[0]
+    memory = min(device.memory or KNOWN["cpu"].memory for device in devices)
+    if not first.is_gpu:
+        return replace(KNOWN["cpu"], memory=memory // len(devices)), []
+    words = first.title.split()
+    known = next((gpu for gpu in KNOWN.values() if gpu.name in words), None)
+    notes = [] if known else [f"the speeds of {first.title} are not known, the plan takes a T4's"]
+    return replace(known or KNOWN["T4"], memory=memory, count=len(devices)), notes

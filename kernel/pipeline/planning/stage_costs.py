@@ -1,0 +1,325 @@
+"""Memory and time of each stage of a run on one device: counted operations and bytes, assumed speeds.
+
+Speeds are published peaks times an assumed share (gpus.py); what else is assumed stands here by name.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes
+from kernel.banks.nearest import BLOCK, IMAGES
+from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
+from kernel.pipeline.planning.counting import Work
+from kernel.pipeline.planning.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
+from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed
+from kernel.pipeline.planning.published_models import PHRASES
+
+HOST_CORES = 4
+HOST_SPEED = 0.064e12  # float32 operations a second of these cores together, half of their peak
+
+
+def assumed(value: float, says: str) -> Any:
+    return field(default=value, metadata={"says": says})
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What nobody measured with these models, and how the plan says it."""
+
+    half_efficiency: float = assumed(HALF_EFFICIENCY, "half-precision peak reached")
+    single_efficiency: float = assumed(SINGLE_EFFICIENCY, "float32 peak reached")
+    bandwidth_efficiency: float = assumed(BANDWIDTH_EFFICIENCY, "memory bandwidth reached")
+    tensor_share: float = assumed(0.95, "device memory that tensors may fill (the rest is lost between them)")
+    gpu_context_gb: float = assumed(0.5, "GB of a GPU for CUDA's own context and workspaces")
+    layers_held_twice: float = assumed(
+        1, "layers whose cache is held twice while beams are reordered, one after the other"
+    )
+    score_copies: float = assumed(4, "float32 copies of a step's scores")
+    layer_start_seconds: float = assumed(0.001, "seconds of the host to start one decoder layer's kernels")
+    decode_core_seconds: float = assumed(0.017, "core-seconds to decode a 512-768 px PNG and resize it")
+    dataset_bytes_a_second: float = assumed(200e6, "bytes read from a mounted dataset a second")
+    gpu_libraries_gb: float = assumed(3.0, "GB of the host for a worker's libraries, with CUDA")
+    # anonymous memory; `make truesize` measures 0.62 to 0.74: torch 0.28, transformers 0.16, sentence-transformers 0.1
+    cpu_libraries_gb: float = assumed(0.7, "GB of the host for a worker's libraries, without")
+    prompt_tokens: int = assumed(48, "tokens of a prompt")
+    row_seconds: float = assumed(0.0025, "seconds to write and check one row of the submission")
+
+    def told(self) -> dict[str, float]:
+        """What is assumed, in words, and how much."""
+        return {own.metadata["says"]: getattr(self, own.name) for own in fields(self)}
+
+
+ASSUMED = Assumed()
+
+
+@dataclass(frozen=True)
+class Case:
+    """`images` of a recipe by these models on one device of `gpu`, of whose memory tensors may fill `usable` bytes."""
+
+    recipe: Recipe
+    gpu: Gpu
+    clip: Clip
+    sentences: Weighed
+    images: int
+    usable: int
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of one worker. Memory of its device in bytes at `batch` items; `fits_up_to` items fill the device.
+
+    `mapped_bytes` of its weights a CPU runs as they lie in the file: memory that it had better have, but that the
+    system takes back when it needs room.
+    """
+
+    name: str
+    model: str
+    weights_bytes: int
+    fixed_bytes: int
+    bytes_per_item: int
+    batch: int
+    fits_up_to: int
+    operations: float
+    bytes_read: float
+    seconds: float
+    bound_by: str
+    mapped_bytes: int = 0
+
+    @property
+    def memory_bytes(self) -> int:
+        return self.memory_at(self.batch)
+
+    def memory_at(self, batch: int) -> int:
+        return self.weights_bytes + self.fixed_bytes + batch * self.bytes_per_item
+
+
+def decoding_of(recipe: Recipe) -> Decoding:
+    """Beams or samples an image, and the steps of a caption of full length: its first token is given."""
+    sampling = recipe.caption_decoding == "sampling"
+    rows = recipe.captions_per_image if sampling else recipe.num_beams
+    return Decoding(rows, max(recipe.max_length - 1, 1), reordered=not sampling)
+
+
+def usable_bytes(gpu: Gpu) -> int:
+    """Bytes of one device that tensors may fill."""
+    own = ASSUMED.cpu_libraries_gb if gpu.is_cpu else ASSUMED.gpu_context_gb
+    return int(gpu.memory * ASSUMED.tensor_share - own * GB)
+
+
+def compute_seconds(gpu: Gpu, work: Work, items: float) -> float:
+    half = work.half_operations / gpu.half_speed if work.half_operations else 0.0
+    return items * (half + work.single_operations / gpu.single_speed)
+
+
+def largest_batch(usable: int, resident: int, bytes_per_item: int) -> int:
+    """The most items whose memory is at most `usable`; 0 when not even one fits."""
+    return max(0, (usable - resident) // bytes_per_item)
+
+
+def model_stage(
+    name: str, model: str, weights: int, fixed: int, per_item: int, *, asked: int, items: int, usable: int, **work: Any
+) -> Stage:
+    """A stage on the device: at the recipe's batch, the largest that fits or all items there are, but at least 1."""
+    most = largest_batch(usable, weights + fixed, per_item)
+    return Stage(name, model, weights, fixed, per_item, max(1, min(asked, most, items)), most, **work)
+
+
+def host_stage(name: str, seconds: float, bytes_read: float) -> Stage:
+    return Stage(name, "", 0, 0, 0, 0, 0, 0, bytes_read, seconds, "host")
+
+
+def submission_stage(images: int) -> Stage:
+    return host_stage("submission", images * ASSUMED.row_seconds, images * EMBEDDING_DIMENSIONS * 4)
+
+
+def prepare_seconds(gpu: Gpu) -> float:
+    """Seconds to have one image ready for one of the workers, which share the cores."""
+    return ASSUMED.decode_core_seconds * gpu.count / HOST_CORES
+
+
+def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
+    """Work of the device beside work of the host; on the CPU both are the same cores'."""
+    if gpu.is_cpu:
+        return device + host, "device"
+    return (device, "device") if device >= host else (host, "host")
+
+
+def reading_stage(clip: Clip, captioner: Captioning | None, sentences: Weighed, gpu: Gpu) -> Stage:
+    """Every weights file once for its sha256 and once by each worker, one after the other."""
+    files = clip.weights.bytes + sentences.bytes + (captioner.weights.bytes if captioner else 0)
+    read = files * (1 + gpu.count)
+    return host_stage("read weights", read / ASSUMED.dataset_bytes_a_second, read)
+
+
+def clip_stage(case: Case) -> Stage:
+    gpu, clip, sentences, images = case.gpu, case.clip, case.sentences, case.images
+    seconds, bound_by = slower(gpu, compute_seconds(gpu, clip.image, images), images * prepare_seconds(gpu))
+    return model_stage(
+        "clip", clip.name, clip.weights.bytes, sentences.bytes, clip.image.activation_bytes,
+        asked=case.recipe.clip_batch, items=images, usable=case.usable,
+        operations=images * clip.image.operations, bytes_read=0, seconds=seconds, bound_by=bound_by,
+        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
+    )  # fmt: skip
+
+
+def words_stage(case: Case, shipped: bool, lists: Mapping[str, int] = PHRASES) -> Stage:
+    """Phrases through the text tower, by one worker while the others wait; then the host ranks them for each image.
+
+    On a CPU the device's memory is the host's, where the features lie too, those of the longest list once more while
+    its batches are put together.
+    """
+    recipe, gpu, clip, sentences = case.recipe, case.gpu, case.clip, case.sentences
+    phrases, longest = phrases_of(recipe, lists), longest_of(recipe, lists)
+    encoded = 0 if shipped else phrases
+    encoding = compute_seconds(gpu, clip.text, encoded)
+    ranking = 2 * case.images * phrases * clip.dimensions
+    features = (phrases + longest) * clip.dimensions * 4 if gpu.is_cpu else 0
+    return model_stage(
+        "word banks", clip.name, clip.weights.bytes, sentences.bytes + features, clip.text.activation_bytes,
+        asked=recipe.text_batch, items=longest, usable=case.usable,
+        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
+        operations=encoded * clip.text.operations + ranking, bytes_read=phrases * clip.dimensions * 4,
+        seconds=encoding + ranking / HOST_SPEED, bound_by="device" if encoding > ranking / HOST_SPEED else "host",
+    )  # fmt: skip
+
+
+def phrases_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> int:
+    """Phrases of the recipe's lists; one of unknown length, such as a user's own, is taken for as long as `mediums`."""
+    return sum(lengths_of(recipe, lists))
+
+
+def longest_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> int:
+    """Phrases of the longest of the recipe's lists: lists are encoded one after the other."""
+    return max(lengths_of(recipe, lists), default=0)
+
+
+def lengths_of(recipe: Recipe, lists: Mapping[str, int]) -> list[int]:
+    return [lists.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count]
+
+
+def captions_stage(case: Case, captioner: Captioning) -> Stage:
+    """Images encoded once; then steps that each read the decoder's weights once a batch and the cache of every row."""
+    recipe, gpu, sentences, images, usable = case.recipe, case.gpu, case.sentences, case.images, case.usable
+    weights, decoding = captioner.weights, decoding_of(recipe)
+    per_item = captioning_bytes(captioner, decoding)
+    most = largest_batch(usable, weights.bytes + sentences.bytes, per_item)
+    batch = max(1, min(recipe.caption_batch, most, images))
+    steps = math.ceil(images / batch) * decoding.steps
+    read = steps * weights.read_per_token + images * decoding.steps * cache_traffic(captioner, decoding)
+    start = 0.0 if gpu.is_cpu else ASSUMED.layer_start_seconds
+    work = captioner.decode(decoding)
+    computing = compute_seconds(gpu, work, images)
+    decode, bound_by = slower(gpu, computing + read / gpu.read_speed, steps * captioner.layers * start)
+    encoding = compute_seconds(gpu, captioner.encode, images)
+    encode, encode_bound_by = slower(gpu, encoding, images * prepare_seconds(gpu))
+    return model_stage(
+        "captions", captioner.name, weights.bytes, sentences.bytes, per_item,
+        asked=recipe.caption_batch, items=images, usable=usable,
+        mapped_bytes=weights.mapped_bytes + sentences.mapped_bytes, bytes_read=read,
+        operations=images * (captioner.encode.operations + work.operations),
+        seconds=encode + decode, bound_by=bound_by if decode > encode else encode_bound_by,
+    )  # fmt: skip
+
+
+def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
+    """Bytes an image takes at its worst moment: while it is encoded, or at the last step of its captions."""
+    copies = 1 + ASSUMED.layers_held_twice / captioner.layers if decoding.reordered else 1
+    scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED.score_copies
+    cache = captioner.image_token_bytes + copies * captioner.row_cache_bytes(decoding)
+    decode = captioner.decode(decoding).activation_bytes + cache + scores
+    return int(max(captioner.encode.activation_bytes, decode))
+
+
+def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
+    """Bytes that one step moves for an image: its cache read by attention, and read and written where beams change
+    places; its tokens read by every layer, for the scores and for what is heard."""
+    rows = captioner.row_cache_bytes(decoding) * (3 if decoding.reordered else 1)
+    return 2 * captioner.layers * captioner.image_token_bytes + rows
+
+
+def cosines_stage(case: Case) -> Stage:
+    """Every caption through CLIP's text tower, to weigh it by its cosine to the image."""
+    clip, sentences = case.clip, case.sentences
+    texts = case.images * case.recipe.captions_per_image
+    return model_stage(
+        "caption cosines", clip.name, clip.weights.bytes, sentences.bytes, clip.text.activation_bytes,
+        asked=case.recipe.text_batch, items=texts, usable=case.usable,
+        operations=texts * clip.text.operations, bytes_read=0,
+        seconds=compute_seconds(case.gpu, clip.text, texts), bound_by="device",
+        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
+    )  # fmt: skip
+
+
+def sentences_stage(case: Case, sentence: Work) -> Stage:
+    recipe, sentences = case.recipe, case.sentences
+    needs = [ESTIMATES[name].needs for name in recipe.shared]
+    texts = case.images * sum(recipe.captions_per_image if CAPTIONS in own else MODIFIERS in own for own in needs)
+    return model_stage(
+        "sentences", "all-MiniLM-L6-v2", sentences.bytes, 0, sentence.activation_bytes,
+        asked=recipe.text_batch, items=texts, usable=case.usable,
+        operations=texts * sentence.operations, bytes_read=0, seconds=compute_seconds(case.gpu, sentence, texts),
+        bound_by="device", mapped_bytes=sentences.mapped_bytes,
+    )  # fmt: skip
+
+
+def neighbours_stage(case: Case, prompts: int) -> Stage:
+    """All images past the bank, block by block, in float32, on one device: kernel/banks/nearest.py."""
+    recipe, gpu, clip, sentences, images = case.recipe, case.gpu, case.clip, case.sentences, case.images
+    block = min(prompts, BLOCK)
+    width = clip.dimensions
+    fixed = images * width * 4 + block * width * (4 + BYTES_A_NUMBER) + min(images, IMAGES) * block * 4
+    fixed += images * recipe.neighbours * 12  # a cosine and an index each
+    operations = 2 * images * prompts * width
+    read = prompts * width * BYTES_A_NUMBER
+    # products are written, then read twice to find the best
+    moved = 3 * 4 * images * prompts
+    seconds = operations / gpu.single_speed + moved / gpu.read_speed
+    seconds += read / ASSUMED.dataset_bytes_a_second
+    weights, mapped = sentences.bytes, sentences.mapped_bytes
+    return Stage("neighbours", "", weights, fixed, 0, 0, 0, operations, read, seconds, "device", mapped)
+
+
+def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int] = PHRASES) -> dict[str, int]:
+    """The host's memory when every worker loads its captioner at once, one after the other, and while words are ranked.
+
+    A model passes through the host whole on its way to its device.
+    """
+    gpu, clip = case.gpu, case.clip
+    if gpu.is_cpu:
+        return {}
+    library = ASSUMED.gpu_libraries_gb * GB
+    largest = max(clip.weights.bytes, captioner.weights.bytes if captioner else 0)
+    phrases = phrases_of(case.recipe, lists)
+    ranked = 4 * (case.images + phrases) * clip.dimensions + 512 * phrases * 4
+    return {
+        f"models loading at the same time by {gpu.count} worker{'s' * (gpu.count > 1)}": int(
+            gpu.count * (library + largest)
+        ),
+        "models loading one after the other": int(gpu.count * library + largest),
+        "words ranked": int(gpu.count * library + ranked),
+    }
+
+
+def split_note(gpu: Gpu, captioner: Captioning, captions: Stage, usable: int) -> str:
+    """What a captioner too large for one device would take of each of several, layers shared out evenly."""
+    each = captions.weights_bytes / gpu.count + captioner.weights.largest_block / 2 + captions.fixed_bytes
+    most = largest_batch(usable, int(each), math.ceil(captions.bytes_per_item / gpu.count))
+    says = f"batch {most} would fit" if most else "not even that would fit"
+    return (
+        f"split over {gpu.count} {gpu.name}: about {each / GB:.1f} GB of weights on each of {usable / GB:.1f} usable, "
+        f"{says}; one image passes the devices in turn, so {gpu.count} are no faster than one, the host still takes "
+        f"all {captions.weights_bytes / GB:.1f} GB as it loads, and this package puts a captioner on one device"
+    )
+
+
+def bank_cost(gpu: Gpu, clip: Clip, prompts: int) -> dict[str, float]:
+    """Building a bank of `prompts` prompts on one of these devices: CLIP's text tower is nearly all of it."""
+    return {
+        "prompts": prompts,
+        "operations_per_prompt": clip.text.operations,
+        "operations": prompts * clip.text.operations,
+        "seconds": compute_seconds(gpu, clip.text, prompts),
+        "bytes": bank_bytes(prompts),
+    }

@@ -1,0 +1,162 @@
+"""run.json: what ran, on what, what came of it, and what it took beside what was planned."""
+
+import importlib.metadata
+import math
+import os
+import platform
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+from kernel import __version__
+from kernel.config import Paths
+from kernel.pipeline.images import left_out
+from kernel.pipeline.preparation import Prepared
+from kernel.pipeline.run_folder import RunFolder
+from kernel.pipeline.shortfall import Shortfall
+from kernel.system.deadline import Deadline
+from kernel.system.durations import duration
+from kernel.system.memory import PeakMemory
+
+REPORTED_VERSIONS = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pandas", "pillow")
+# of each worker, before a stage's seconds are told by them: the first also warms caches up
+FIRST_BATCHES = 3
+
+
+class Record:
+    """Gathers seconds and memory by stage while a run goes on."""
+
+    def __init__(
+        self, ready: Prepared, paths: Paths, folder: RunFolder, warnings: list[str], library_warnings: Counter[str]
+    ) -> None:
+        self.folder = folder
+        self.recipe = ready.recipe
+        self.asked = ready.captioners[0]
+        self.weights = ready.weights
+        self.seconds: dict[str, float] = {}
+        self.memory: dict[str, dict[str, int | None]] = {}
+        self.paces: dict[str, Pace] = {}
+        self.library_warnings = library_warnings
+        bank = ready.bank
+        self.planned = ready.planned
+        self.static: dict[str, Any] = {
+            "identity": folder.identity,
+            "recipe": asdict(ready.recipe),
+            "shards": folder.borders,
+            "left_out": left_out(paths.images),
+            "images": str(paths.images.absolute()),
+            "weights": str(paths.weights.absolute()),
+            "bank": {"folder": str(bank.folder.absolute()), "excluded": bank.record["excluded"]} if bank else None,
+            "shares_from": ready.shares_from,
+            "versions": versions(),
+            "docker_image": os.environ.get("KAGGLE_DOCKER_IMAGE"),
+            "device": ", ".join(device.name for device in ready.devices),
+            "devices": [asdict(device) for device in ready.devices],
+            "started": time.time(),
+            "dropped_phrases": {own.name: own.dropped for own in ready.words},
+            "warnings": warnings,
+        }
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            with PeakMemory() as memory:
+                yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0) + time.perf_counter() - start, 3)
+            self.took(stage, memory.host, None)
+
+    def took(self, stage: str, host_bytes: int, device_bytes: int | None) -> None:
+        """Keeps the most memory that this process, or any worker, has needed for a stage."""
+        known = self.memory.get(stage, {"host": 0, "device": None})
+        self.memory[stage] = {
+            "host": max(known["host"] or 0, host_bytes),
+            "device": max(filter(None, (known["device"], device_bytes)), default=None),
+        }
+
+    def planned_seconds(self, stage: str) -> float:
+        return self.planned.get(stage, {}).get("seconds_estimated") or 0.0
+
+    def forecast(self, deadline: Deadline) -> str:
+        """One line: whether the run is estimated to fit, and what happens where not."""
+        seconds = {stage: self.planned_seconds(stage) for stage in self.planned}
+        total, left = sum(seconds.values()), deadline.left()
+        parts = ", ".join(f"{stage} {duration(spent)}" for stage, spent in seconds.items())
+        said = f"planned (an estimate): {parts}; {duration(total)} in all"
+        if math.isinf(left):
+            return said
+        if total <= left:
+            return f"{said} of {duration(left)} left"
+        return f"{said}, {duration(left)} are left: captions will have fewer beams, or fewer images captions"
+
+    def corrected(self, stage: str) -> str:
+        """What a stage's first batches say of its time, beside the plan."""
+        planned, found = self.planned_seconds(stage), self.paces[stage].seconds or 0
+        return f"{stage}: planned (an estimate) {duration(planned)}, by its first batches {duration(found)}"
+
+    def write(self, problems: list[str]) -> dict[str, Any]:
+        """Writes run.json as things stand, and returns its content; `problems` tell why, the shards what."""
+        short = Shortfall.of(self.folder, self.recipe, self.asked)
+        counts = short.counts
+        content = {
+            **self.static,
+            "captioners": dict(short.captioners),
+            "models": {
+                name: self.weights.models[name]["source"] for name in ("clip", *sorted(short.captioners), "sentences")
+            },
+            "counts": counts,
+            "bad_images": short.bad,
+            "caption_failures": short.failed,
+            "problems": [*short.problems(self.asked), *problems],
+            "library_warnings": dict(self.library_warnings),
+            "seconds": self.seconds,
+            "images_per_second": {stage: counts["images"] / spent for stage, spent in self.seconds.items() if spent},
+            "memory": self.memory,
+            "plan": self.plan(),
+        }
+        self.folder.write_run(content)
+        return content
+
+    def plan(self) -> dict[str, dict[str, Any]]:
+        """By stage: seconds as estimated beforehand, by its first batches, and in the end; memory likewise."""
+        return {
+            stage: {
+                **self.planned.get(stage, {}),
+                "seconds_by_first_batches": pace.seconds,
+                "seconds": self.seconds.get(stage),
+                "bytes": self.memory.get(stage, {}).get("device") or self.memory.get(stage, {}).get("host"),
+            }
+            for stage, pace in self.paces.items()
+        }
+
+
+class Pace:
+    """How long a stage will take in all, by its first batches."""
+
+    def __init__(self, images: int, workers: int) -> None:
+        self.images, self.batches = images, FIRST_BATCHES * workers
+        self.start = time.perf_counter()
+        self.seen: list[tuple[float, int]] = []
+        self.seconds: float | None = None
+
+    def batch(self, images: int) -> bool:
+        """Whether with this batch of so many images the stage's seconds became known."""
+        if self.seconds is not None or not self.images:
+            return False
+        self.seen.append((time.perf_counter() - self.start, images))
+        if len(self.seen) < self.batches:
+            return False
+        (begun, _), (now, _) = self.seen[0], self.seen[-1]
+        done = sum(number for _, number in self.seen)
+        an_image = (now - begun) / (done - self.seen[0][1])
+        self.seconds = round(now + (self.images - done) * an_image, 3)
+        return True
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in REPORTED_VERSIONS}
+    return {"kernel": __version__, "python": platform.python_version(), **found}

@@ -1,0 +1,139 @@
+"""Images through a model, batch by batch, whatever a single one of them or the device's memory does."""
+
+import gc
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from PIL.Image import Image
+
+from kernel.pipeline.images import BadImage, ImageFile, decoded_batches
+from kernel.system.deadline import Deadline, OutOfTime
+from kernel.system.memory import return_freed_memory
+from kernel.system.stderr import STDERR
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a worker has before it: about so many images (or phrases) of this stage, and when it must be done."""
+
+    images: int
+    ends: Deadline
+
+
+class CannotBeUsed(Exception):
+    """A model fails on everything, or has no memory even for one image."""
+
+
+@dataclass
+class BatchSize:
+    """Images encoded at a time; halved whenever the device's memory does not hold them."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Of each file what was made of its image, None where there is nothing; {id: reason} of images that cannot be
+    decoded and of those on which the model failed; and the ids of those that the time did not suffice for."""
+
+    results: list[Any]
+    bad: dict[str, str]
+    failed: dict[str, str]
+    unmade: list[str]
+
+
+def encode_files(
+    files: list[ImageFile], size: BatchSize, encode: Callable[[list[Image]], Iterable[Any]]
+) -> Generator[int, None, Encoded]:
+    """What `encode` makes of every file's image, until it raises OutOfTime; yields how many more are done.
+
+    Raises CannotBeUsed when one image alone does not fit into the device's memory, or `encode` fails on all of many.
+    """
+    results: list[Any] = []
+    bad: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    for decoded in decoded_batches(files, size.value):
+        good = [(file, image) for file, image in decoded if not isinstance(image, BadImage)]
+        try:
+            found = encoded([image for _, image in good], size, encode)
+        except OutOfTime:
+            break
+        made = dict(zip([file.id for file, _ in good], found, strict=True))
+        for file, image in decoded:
+            result = image if isinstance(image, BadImage) else made[file.id]
+            if isinstance(result, BadImage):
+                bad[file.id] = result.reason
+            elif isinstance(result, Failed):
+                failed[file.id] = result.reason
+            results.append(None if isinstance(result, BadImage | Failed) else result)
+        yield len(decoded)
+    # of a single image that says nothing of the model
+    if len(failed) > 1 and len(failed) + len(bad) == len(files):
+        raise CannotBeUsed(next(iter(failed.values())))
+    unmade = [file.id for file in files[len(results) :]]
+    return Encoded([*results, *[None] * len(unmade)], bad, failed, unmade)
+
+
+def in_one(encoding: Generator[int, None, Encoded]) -> Encoded:
+    """What comes of it, for whom the steps do not count."""
+    while True:
+        try:
+            next(encoding)
+        except StopIteration as end:
+            return end.value
+
+
+@dataclass(frozen=True)
+class Failed:
+    """An image on which a model failed, and how."""
+
+    reason: str
+
+
+def encoded(images: list[Image], size: BatchSize, encode: Callable[[list[Image]], Iterable[Any]]) -> list[Any]:
+    """One result an image, a Failed where `encode` raised on that image alone."""
+    results: list[Any] = []
+    while len(results) < len(images):
+        part = images[len(results) : len(results) + size.value]
+        try:
+            results.extend(encode(part))
+            continue
+        except (OutOfTime, CannotBeUsed):
+            raise
+        except Exception as error:  # whatever a model raises on an odd image must not end a run over 16,000
+            reason, no_memory = first_line(error), is_out_of_memory(error)
+        # out of the except block the error no longer holds the tensors of its frames
+        if no_memory and len(part) == 1:
+            raise CannotBeUsed(f"one image alone does not fit into memory: {reason}")
+        if no_memory:
+            size.value = len(part) // 2
+            release_memory()
+            print(f"out of memory: {size.value} images at a time from here on", file=STDERR)
+        elif len(part) == 1:
+            results.append(Failed(reason))
+        else:
+            results.extend(own for image in part for own in encoded([image], size, encode))
+    return results
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    import torch
+
+    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(own in str(error) for own in words)
+
+
+def first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def release_memory() -> None:
+    """Gives back what nobody refers to any more: whoever held a model drops it first."""
+    import torch
+
+    gc.collect()
+    return_freed_memory()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,0 +1,91 @@
+"""Images to captions, shard by shard, with as much effort as the time allows."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+from PIL.Image import Image
+
+from kernel.config import Recipe
+from kernel.models.captioners.captioner import Captioner
+from kernel.models.captioners.loading import load_captioner
+from kernel.pipeline.caption_shard import CaptionShard
+from kernel.pipeline.images import ImageFile
+from kernel.pipeline.job import Job
+from kernel.pipeline.stages.batches import BatchSize, Encoded, Share, encode_files
+from kernel.system.deadline import Effort, OutOfTime
+from kernel.system.devices import Device
+
+
+class Said(NamedTuple):
+    """An image's captions, and whether they were made with less effort than asked."""
+
+    captions: list[str]
+    reduced: bool
+
+
+class CaptionsStage:
+    def __init__(self, job: Job, device: Device, name: str) -> None:
+        self.job, self.name = job, name
+        self.captioner = load_captioner(job.weights, name, device)
+        self.size = BatchSize(job.recipe.caption_batch)
+        self.effort = Effort(most_effort(job.recipe), 0)
+
+    def make(self, item: int, share: Share) -> Iterator[int]:
+        """Captions of a shard; of one that is there already, by a lesser captioner, only the whole in its place."""
+        folder, recipe = self.job.folder, self.job.recipe
+        self.effort.images, self.effort.ends = share.images, share.ends
+        encode = partial(batch_captions, self.captioner, recipe, batch_seeds(recipe.seed, item), self.effort)
+        files = folder.shard_files(item)
+        made = yield from encode_files(files, self.size, encode)
+        stands = folder.has_shard("captions", item)
+        if not made.unmade or (len(made.unmade) < len(files) and not stands):
+            content, ids = self.content(files, made), [file.id for file in files]
+            folder.write_captions(item, content.over(folder.read_caption_shard(item), ids) if stands else content)
+        if made.unmade:
+            raise OutOfTime
+
+    def content(self, files: list[ImageFile], made: Encoded) -> CaptionShard:
+        said: list[Said | None] = made.results
+        return CaptionShard(
+            captions=[[caption for caption in own.captions if caption] if own else [] for own in said],
+            captioners=[self.name if own else None for own in said],
+            sha256={self.name: self.job.weights.sha256(self.name)},
+            bad=made.bad,
+            failed=made.failed,
+            reduced=[file.id for file, own in zip(files, said, strict=True) if own and own.reduced],
+            unmade=made.unmade,
+        )
+
+
+def batch_captions(
+    captioner: Captioner, recipe: Recipe, seeds: Iterator[int], effort: Effort, images: list[Image]
+) -> list[Said]:
+    """Captions with as much effort as the time allows."""
+    given = effort.next(len(images))
+    start = time.perf_counter()
+    captions = captioner.captions(images, with_effort(recipe, given), next(seeds))
+    effort.took(len(images), given, time.perf_counter() - start)
+    return [Said(own, given < effort.most) for own in captions]
+
+
+def most_effort(recipe: Recipe) -> int:
+    return recipe.num_beams if recipe.caption_decoding == "beams" else recipe.captions_per_image
+
+
+def with_effort(recipe: Recipe, effort: int) -> Recipe:
+    """The recipe with that many beams, or sampled captions, at most."""
+    captions = min(recipe.captions_per_image, effort)
+    if recipe.caption_decoding == "beams":
+        return replace(recipe, num_beams=effort, captions_per_image=captions)
+    return replace(recipe, captions_per_image=captions)
+
+
+def batch_seeds(seed: int, shard: int) -> Iterator[int]:
+    """A seed for each batch of a shard, whatever was made before it: a run that goes on draws what it would have."""
+    for batch in count():
+        yield int(np.random.SeedSequence([seed, shard, batch]).generate_state(1)[0])

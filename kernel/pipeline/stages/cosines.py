@@ -1,0 +1,30 @@
+"""Captions to their cosines with their own image, by CLIP, shard by shard."""
+
+from collections.abc import Iterator
+
+from kernel.models.clip import ClipEncoder
+from kernel.pipeline.job import Job
+from kernel.pipeline.stages.batches import Share
+from kernel.system.deadline import OutOfTime
+from kernel.system.devices import Device
+
+
+class CosinesStage:
+    def __init__(self, job: Job, device: Device) -> None:
+        self.job = job
+        self.clip = ClipEncoder.load(job.weights, device)
+
+    def make(self, item: int, share: Share) -> Iterator[int]:
+        if share.ends.left() <= 0:
+            raise OutOfTime
+        folder = self.job.folder
+        image_features, _, _ = folder.read_clip_shard(item)
+        captions = folder.read_caption_shard(item).captions
+        texts = list(dict.fromkeys(text for said in captions for text in said))
+        rows = dict(zip(texts, self.clip.encode_texts(texts, self.job.recipe.text_batch), strict=True)) if texts else {}
+        cosines = [
+            [float(features @ rows[text]) for text in said]
+            for features, said in zip(image_features, captions, strict=True)
+        ]
+        folder.write_caption_cosines(item, cosines)
+        yield len(captions)

@@ -1,0 +1,58 @@
+"""Images with their captions to prompts for people, shard by shard."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from kernel.interrogator.modes import Describer
+from kernel.interrogator.request import Request
+from kernel.interrogator.terms import TermTable, chosen_banks
+from kernel.models.clip import ClipEncoder
+from kernel.models.text_tower import TextTower
+from kernel.pipeline.job import Job
+from kernel.pipeline.stages.batches import BatchSize, Share, encode_files, in_one
+from kernel.system.devices import Device
+
+
+class DescribeStage:
+    def __init__(self, job: Job, device: Device) -> None:
+        self.job = job
+        self.request = Request.read(job.folder.folder)
+        self.clip = ClipEncoder.load(job.weights, device)
+        self.banks = chosen_banks(self.request, job.weights)
+        self.size = BatchSize(job.recipe.clip_batch)
+        self.features = job.weights.sha256("clip"), self.request.features_folders(job.weights)
+        self.describer: Describer | None = None
+
+    def load_terms(self) -> Describer:
+        """Reads the features of every bank, which must have been encoded, once."""
+        if self.describer is None:
+            tower = TextTower(self.clip, self.job.recipe.text_batch)
+            self.describer = Describer(TermTable(self.banks, *self.features), tower)
+        return self.describer
+
+    def make(self, item: int, share: Share) -> Iterator[int]:
+        describer = self.load_terms()
+        files = self.job.folder.shard_files(item)
+        captions, failed = self.captions(item)
+        wanted = [file for file in files if file.id not in failed]
+        made = in_one(encode_files(wanted, self.size, self.clip.encode_images))
+        rows = {file.id: row for file, row in zip(wanted, made.results, strict=True) if row is not None}
+        content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
+        if rows:
+            texts = [captions.get(image, "") for image in rows]
+            found = describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
+            for image, text, own in zip(rows, texts, found, strict=True):
+                caption = {"caption": text} if self.request.needs_captions else {}
+                content[image] = {**caption, **own.as_json()}
+        self.job.folder.write_descriptions(item, content)
+        yield len(files)
+
+    def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
+        """By image the caption, and why there is none; nothing of either where the mode needs none."""
+        if not self.request.needs_captions:
+            return {}, {}
+        said = self.job.folder.read_caption_shard(shard)
+        ids = [file.id for file in self.job.folder.shard_files(shard)]
+        captions = {image: own[0] for image, own in zip(ids, said.captions, strict=True) if own}
+        return captions, said.bad | said.failed

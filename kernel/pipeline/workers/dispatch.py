@@ -1,0 +1,318 @@
+"""Shares the items of a stage out among devices: to one fresh process a GPU, or here, where a CPU is all there is.
+
+Each worker takes the next item when it is done with one, so faster devices do more. What a worker had in hand when it
+died, hung or gave up goes to the others.
+"""
+
+import json
+import math
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from kernel.pipeline.job import Job
+from kernel.pipeline.stages import Stage
+from kernel.pipeline.stages.batches import Share, release_memory
+from kernel.pipeline.stages.load import load_stage
+from kernel.pipeline.stages.steps import reason_of, steps
+from kernel.system.deadline import Deadline
+from kernel.system.devices import Device
+from kernel.system.processes import child_environment, ending
+
+TRIES = 2  # an item on which two workers ended is not given to a third
+BARREN_ROUNDS = 3  # so often are workers started anew that die without having made anything
+
+
+@dataclass
+class Outcome:
+    """What came of a stage: the items that nobody made, why workers gave up, whether the time was over, and the most
+    memory that one worker's process took, in bytes: of the host, anonymous, and of its GPU; and how often libraries
+    warned of what in workers' processes."""
+
+    left: list[int]
+    reasons: list[str] = field(default_factory=list)
+    out_of_time: bool = False
+    host_bytes: int = 0
+    device_bytes: int | None = None
+    library_warnings: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True)
+class Ends:
+    """When a stage begins nothing more, and when a worker that is still at something is ended as hanging."""
+
+    begins: Deadline = Deadline()
+    hangs: Deadline = Deadline()
+
+
+class Work:
+    """A stage's work on its items: whoever goes through it is told how many images (or phrases) more are done, and
+    finds the `outcome` at its end. What goes wrong with the one who goes through it is no part of the work."""
+
+    def __init__(self, steps: Generator[int, None, Outcome]) -> None:
+        self.steps = steps
+        self.outcome = Outcome([])
+
+    def __iter__(self) -> Iterator[int]:
+        self.outcome = yield from self.steps
+
+    def close(self) -> None:
+        """Ends workers that are still at it."""
+        self.steps.close()
+
+
+def work(
+    job: Job,
+    devices: list[Device],
+    stage: str,
+    items: Mapping[int, int],
+    ends: Ends,
+    here: Callable[[], Stage] | None = None,
+) -> Work:
+    """Makes the items, {number: its images or phrases}, on the devices. `here` loads the stage in this process, where
+    it runs here.
+
+    Going through it raises OSError when the disk refuses a shard; whatever else goes wrong with a worker is told by
+    the outcome.
+    """
+    if not items:
+        return Work(nothing())
+    if len(devices) == 1 and not devices[0].is_gpu:
+        return Work(work_here(here or (lambda: load_stage(stage, job, devices[0])), items, ends.begins))
+    return Work(Dispatch(job, devices, stage, items, ends).run())
+
+
+def nothing() -> Generator[int, None, Outcome]:
+    yield from ()
+    return Outcome([])
+
+
+def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadline) -> Generator[int, None, Outcome]:
+    outcome = Outcome(list(items))
+    try:
+        stage = load()
+    except Exception as error:
+        outcome.reasons.append(reason_of(error))
+        return outcome
+    while outcome.left:
+        item, images = outcome.left[0], sum(items[own] for own in outcome.left)
+        for step in steps(stage, item, Share(images, ends)):
+            if "progress" in step:
+                yield step["progress"]
+            elif "made" in step:
+                outcome.left.remove(item)
+            elif "disk" in step:
+                raise OSError(*step["disk"])
+            elif "given_up" in step:
+                outcome.reasons.append(step["given_up"])
+            else:
+                outcome.out_of_time = True
+        if item in outcome.left:
+            break
+    del stage  # its model goes before the next one loads
+    release_memory()
+    return outcome
+
+
+class Dispatch:
+    """One stage over several processes: a thread for each, which gives it an item and reads what comes of it."""
+
+    def __init__(self, job: Job, devices: list[Device], stage: str, items: Mapping[int, int], ends: Ends) -> None:
+        self.job, self.devices, self.stage, self.items, self.ends = job, devices, stage, items, ends
+        self.waiting = deque(items)
+        self.in_hand: list[int] = []
+        self.tries: Counter[int] = Counter()
+        # what the threads have to tell; whoever reads it does so in his own
+        self.told: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self.living = 0
+        self.over = False  # no time, or no disk: nothing more is begun
+        self.hung = False
+        self.died = False
+        self.made = 0
+        self.disk: OSError | None = None
+        self.result = Outcome([])
+        self.changed = threading.Condition()
+        # two models on their way through the host at once may be more than it holds
+        self.loading = threading.Lock()
+
+    def run(self) -> Generator[int, None, Outcome]:
+        """Starts workers, and anew for what is left when the last one died: another process may well do it."""
+        barren = 0
+        while self.waiting and barren < BARREN_ROUNDS:
+            self.died, made = False, self.made
+            yield from self.round()
+            if self.over or self.hung or not self.died:
+                break
+            barren = 0 if self.made > made else barren + 1
+        if self.disk:
+            raise self.disk
+        self.result.left += self.waiting
+        return self.result
+
+    def round(self) -> Iterator[int]:
+        workers = [
+            WorkerProcess(self.job, self.stage, device, len(self.devices))
+            for device in self.devices[: len(self.waiting)]
+        ]
+        self.living = len(workers)
+        threads = [threading.Thread(target=self.drive, args=(worker,), daemon=True) for worker in workers]
+        try:
+            for thread in threads:
+                thread.start()
+            while any(thread.is_alive() for thread in threads):
+                with suppress(queue.Empty):
+                    yield self.told.get(timeout=min(1.0, max(self.ends.hangs.left(), 0.01)))
+                if self.ends.hangs.left() <= 0 and not self.hung:
+                    self.hung = True
+                    for worker in workers:
+                        worker.kill()
+        finally:
+            for worker in workers:
+                worker.kill()
+        for thread in threads:
+            thread.join()
+        while not self.told.empty():
+            yield self.told.get()
+
+    def drive(self, worker: "WorkerProcess") -> None:
+        """Takes items to one worker until there are none, or it ends."""
+        item: int | None = None
+        try:
+            with self.loading:
+                worker.ask(self.told.put, load=True)
+            while (item := self.take()) is not None:
+                seconds = self.ends.begins.left()
+                order = {"item": item, "images": self.share(item), "seconds": None if math.isinf(seconds) else seconds}
+                reply = worker.ask(self.told.put, **order)
+                self.put_down(item, made="made" in reply)
+                if "out_of_time" in reply:
+                    self.end(out_of_time=True)
+        except OSError as error:
+            self.disk = error
+            self.end()
+        except Exception as error:
+            said = f"the worker on {worker.device.name} hung and was ended" if self.hung else str(error)
+            with self.changed:
+                self.living -= 1
+                self.died |= isinstance(error, Died)
+                self.result.reasons.append(said)
+                self.result.out_of_time |= self.hung
+        if item is not None:  # it ended with this one in hand
+            self.put_down(item, made=False)
+        host, device = worker.peak_memory()
+        with self.changed:
+            self.result.library_warnings += worker.library_warnings
+            self.result.host_bytes = max(self.result.host_bytes, host)
+            self.result.device_bytes = max(filter(None, (self.result.device_bytes, device)), default=None)
+        self.told.put(0)  # so that this one's end is noticed at once
+
+    def take(self) -> int | None:
+        """The next item; None when there is none, nor one in another worker's hands that might come back."""
+        with self.changed:
+            while not self.waiting and self.in_hand and not self.over:
+                self.changed.wait()
+            if self.over or not self.waiting:
+                return None
+            self.in_hand.append(self.waiting.popleft())
+            return self.in_hand[-1]
+
+    def put_down(self, item: int, made: bool) -> None:
+        with self.changed:
+            self.in_hand.remove(item)
+            self.tries[item] += 1
+            self.made += made
+            if not made and self.tries[item] < TRIES:
+                self.waiting.appendleft(item)
+            elif not made:
+                self.result.left.append(item)
+            self.changed.notify_all()
+
+    def end(self, out_of_time: bool = False) -> None:
+        with self.changed:
+            self.over = True
+            self.result.out_of_time |= out_of_time
+            self.changed.notify_all()
+
+    def share(self, item: int) -> int:
+        """About how many images this worker still has before it."""
+        with self.changed:
+            own = self.items[item]
+            waiting = sum(self.items[other] for other in self.waiting)
+            return max(own, math.ceil((own + waiting) / max(self.living, 1)))
+
+
+class GaveUp(Exception):
+    """A worker makes nothing more: its model cannot be used."""
+
+
+class Died(Exception):
+    """A worker's process ended, killed or by itself."""
+
+
+class WorkerProcess:
+    """kernel/pipeline/workers/worker.py on one device, and what it answers."""
+
+    def __init__(self, job: Job, stage: str, device: Device, workers: int) -> None:
+        self.device = device
+        self.library_warnings: Counter[str] = Counter()
+        environment = child_environment()
+        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
+        seen = device
+        if device.is_gpu:
+            # it sees no other GPU, so no library can put a context there
+            index = int(device.name.partition(":")[2])
+            visible = [own for own in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if own]
+            environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
+            seen = replace(device, name="cuda:0")
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "kernel.pipeline.workers.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
+        )  # fmt: skip
+        with suppress(BrokenPipeError):
+            self.send(job=job.as_json(), stage=stage, device=asdict(seen))
+
+    def send(self, **order: Any) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(order) + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, tell: Callable[[int], None], **order: Any) -> dict[str, Any]:
+        """What comes of the order. Raises GaveUp or Died, or OSError when the disk refused a shard."""
+        with suppress(BrokenPipeError):
+            self.send(**order)
+        for reply in self.replies():
+            if "progress" in reply:
+                tell(reply["progress"])
+            elif "given_up" in reply:
+                raise GaveUp(reply["given_up"])
+            elif "disk" in reply:
+                raise OSError(*reply["disk"])
+            else:
+                return reply
+        raise Died(f"the worker on {self.device.name} ended ({ending(self.process.wait())})")
+
+    def replies(self) -> Iterator[dict[str, Any]]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            reply = json.loads(line)
+            self.library_warnings.update(reply.pop("library_warnings", {}))
+            yield reply
+
+    def peak_memory(self) -> tuple[int, int | None]:
+        """Of the host and of the device; nothing of a worker that was killed."""
+        with suppress(OSError, ValueError):
+            self.send()
+            reply = next(self.replies(), {})
+            self.process.wait()
+            return reply.get("host", 0), reply.get("device")
+        return 0, None
+
+    def kill(self) -> None:
+        self.process.kill()

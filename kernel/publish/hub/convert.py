@@ -1,0 +1,166 @@
+"""Checkpoints to half precision, one block of one tensor at a time: no model is ever loaded.
+
+Files are read with plain reads at the offsets of the safetensors header, not mapped into memory, so what stays
+in memory is one block, whatever the size of the checkpoint or of its largest tensor.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernel.errors import UserError, first_line
+from kernel.system.tensor_files import ITEM_BYTES, Tensor, read_header, write_tensors
+
+BLOCK_BYTES = 2**26
+# how much of a mapped pickle may be read before it is mapped anew: mapped pages count as memory until then
+REMAP_BYTES = 2**28
+NARROWED = ("F32", "BF16")
+
+
+def convert_safetensors(source: Path, target: Path, full_precision: Sequence[str] = ()) -> str:
+    """Writes `source`'s tensors to `target` in half precision; returns the sha256 of what was written.
+
+    float32 and bfloat16 become float16, or float32 where a dotted part of the name is in `full_precision`;
+    all else stays. Raises UserError on a value that float16 cannot hold, a dtype that is none of these, a full disk.
+    """
+    tensors = {tensor.name: tensor for tensor in tensors_in(source)}
+
+    def blocks(name: str) -> Iterator[bytes]:
+        tensor = tensors[name]
+        with source.open("rb") as file:
+            file.seek(tensor.start)
+            for start in range(0, tensor.bytes, BLOCK_BYTES):
+                yield file.read(min(BLOCK_BYTES, tensor.bytes - start))
+
+    return write_converted(target, tensors.values(), blocks, full_precision)
+
+
+def convert_pickle(source: Path, target: Path) -> str:
+    """As convert_safetensors, from a flat state dict that torch saved. Its sha256 must have been checked before.
+
+    Raises UserError too when it holds anything but tensors: nothing in it is run.
+    """
+    state = open_pickle(source)
+    tensors = [Tensor(name, dtype_name(tensor), tuple(tensor.shape)) for name, tensor in state.items()]
+    read = 0
+
+    def blocks(name: str) -> Iterator[bytes]:
+        import torch
+
+        nonlocal state, read
+        if read > REMAP_BYTES:
+            # dropped before it is opened again, or both would be mapped
+            state, read = {}, 0
+            state = open_pickle(source)
+        values = state[name].reshape(-1)
+        count = BLOCK_BYTES // values.element_size()
+        for start in range(0, len(values), count):
+            yield values[start : start + count].contiguous().view(torch.uint8).numpy().tobytes()
+        read += values.nbytes
+
+    return write_converted(target, tensors, blocks, ())
+
+
+def open_pickle(path: Path) -> dict[str, Any]:
+    """{name: tensor}, mapped, not read."""
+    import pickle
+
+    import torch
+
+    try:
+        state = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+        raise UserError(
+            f"{path}: torch does not read it as plain weights ({first_line(error)}); nothing in it was run"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise UserError(
+            f"{path}: not a flat dictionary of tensors, so its names cannot be the model's. Nothing was run"
+        )
+    return state
+
+
+def dtype_name(tensor: Any) -> str:
+    import torch
+
+    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+             torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+             torch.bool: "BOOL"}  # fmt: skip
+    return names.get(tensor.dtype, str(tensor.dtype))
+
+
+def tensors_in(path: Path) -> list[Tensor]:
+    """Raises UserError when the file is no safetensors file, or a damaged one."""
+    try:
+        return read_header(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. Remove it and run again") from error
+
+
+def write_converted(
+    target: Path, tensors: Iterable[Tensor], blocks: Callable[[str], Iterator[bytes]], full_precision: Sequence[str]
+) -> str:
+    sources = {tensor.name: tensor for tensor in tensors}
+    targets = [Tensor(tensor.name, target_dtype(tensor, full_precision), tensor.shape) for tensor in sources.values()]
+
+    def converted(tensor: Tensor) -> Iterator[bytes]:
+        for block in blocks(tensor.name):
+            yield recoded(block, sources[tensor.name].dtype, tensor.dtype, tensor.name)
+
+    return write_checkpoint(target, targets, converted)
+
+
+def target_dtype(tensor: Tensor, full_precision: Sequence[str]) -> str:
+    if tensor.dtype not in ITEM_BYTES:
+        raise UserError(
+            f"{tensor.name} is of dtype {tensor.dtype}; expected one of {', '.join(ITEM_BYTES)}: it cannot be "
+            "converted. This checkpoint is not the one that this version was made for"
+        )
+    if tensor.dtype not in NARROWED:
+        return tensor.dtype
+    return "F32" if any(part in full_precision for part in tensor.name.split(".")) else "F16"
+
+
+def recoded(block: bytes, dtype: str, wanted: str, name: str) -> bytes:
+    """The values of `block` in another dtype. Raises UserError when a finite value becomes infinite."""
+    if dtype == wanted:
+        return block
+    if dtype == "BF16":
+        # bfloat16 is the upper half of a float32
+        values = (np.frombuffer(block, "<u2").astype("<u4") << 16).view("<f4")
+    else:
+        values = np.frombuffer(block, "<f4")
+    if wanted == "F32":
+        return values.tobytes()
+    with np.errstate(over="ignore"):
+        halves = values.astype("<f2")
+    lost = np.isinf(halves) & np.isfinite(values)
+    if lost.any():
+        raise UserError(
+            f"{name}: holds {values[lost][0]:g}, beyond float16's 65504: the model would give infinities. "
+            "This checkpoint cannot be halved; use the one whose revision is pinned"
+        )
+    return halves.tobytes()
+
+
+def write_checkpoint(path: Path, tensors: Sequence[Tensor], blocks: Callable[[Tensor], Iterable[bytes]]) -> str:
+    """As write_tensors, told to be torch's. Raises UserError when the disk does not take it."""
+    try:
+        return write_tensors(path, tensors, blocks, {"format": "pt"})
+    except OSError as error:
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror}), it takes "
+            f"{sum(tensor.bytes for tensor in tensors) / 1e9:.2f} GB. Nothing was left under its name. Free space "
+            "there or give --out another disk, then run again: finished files are kept"
+        ) from error
+
+
+def shard_index(shards: list[Path]) -> dict[str, Any]:
+    """The index that transformers reads beside shards: which file holds which tensor."""
+    tensors = {shard.name: tensors_in(shard) for shard in shards}
+    return {
+        "metadata": {"total_size": sum(tensor.bytes for listed in tensors.values() for tensor in listed)},
+        "weight_map": {tensor.name: shard for shard, listed in tensors.items() for tensor in listed},
+    }

@@ -1,0 +1,184 @@
+"""What is taken from the hub: repositories, revisions, files with sizes and hashes (pins.json).
+
+Each file is pinned by the hash that the hub itself keeps: the sha256 of a large file, the git blob of a small one.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kernel.errors import UserError
+from kernel.models.captioners.loading import SHIPPED_KINDS
+from kernel.system.files import file_sha256, write_json
+
+PINS = Path(__file__).with_name("pins.json")
+NAMED_REVISION = re.compile(r"[0-9a-f]{40}")
+HASHES = {"sha256": re.compile(r"[0-9a-f]{64}"), "blob": re.compile(r"[0-9a-f]{40}")}
+SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
+
+OF_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+                 "spiece.model", "vocab.txt")  # fmt: skip
+OF_CAPTIONERS = ("generation_config.json", "processor_config.json", "preprocessor_config.json", *OF_TOKENIZERS)
+
+
+@dataclass(frozen=True)
+class FileChoice:
+    """Which of a repository's files are needed: `required` ones, `optional` ones, the first of `weights` there is.
+
+    Without `weights` it is the `required` ones exactly, known by name beforehand.
+    """
+
+    required: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+    weights: tuple[str, ...] = ("model.safetensors",)
+
+
+CHOICES = {
+    # the only pickle that is ever taken, for a repository that has nothing else
+    "clip": FileChoice(("open_clip_config.json",), (), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),
+    **{name: FileChoice(("config.json",), OF_CAPTIONERS) for name in SHIPPED_KINDS},
+    "sentences": FileChoice(
+        ("config.json", "modules.json", "1_Pooling/config.json"),
+        ("config_sentence_transformers.json", "sentence_bert_config.json", *OF_TOKENIZERS),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """One section of the pins file: which repositories it names, of the hub's type `kind`, and what is taken of each.
+
+    `command` is what pins them.
+    """
+
+    section: str
+    kind: str
+    command: str
+    choices: dict[str, FileChoice]
+
+
+MODELS = Catalogue("repositories", "model", "python -m kernel publish weights --pin", CHOICES)
+
+
+@dataclass(frozen=True)
+class PinnedFile:
+    """Size in bytes and one hash: `kind` is sha256, or blob for git's sha1 of a small file."""
+
+    bytes: int
+    kind: str
+    hash: str
+
+    def record(self) -> dict[str, Any]:
+        return {"bytes": self.bytes, self.kind: self.hash}
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one revision, with the files pinned so far; `key` is its name in the pins file.
+
+    An empty revision stands for one that the hub still has to be asked for.
+    """
+
+    key: str
+    name: str
+    revision: str
+    files: dict[str, PinnedFile] = field(default_factory=dict)
+    catalogue: Catalogue = MODELS
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.revision[:8] or 'no revision yet'}"
+
+
+def needed_files(key: str, names: Iterable[str], catalogue: Catalogue = MODELS) -> list[str]:
+    """The names of the files that are taken, small ones first. Raises ValueError saying what is lacking."""
+    choice, present = catalogue.choices[key], set(names)
+    for name in choice.required:
+        if name not in present:
+            raise ValueError(f"it has no {name}")
+    small = [name for name in (*choice.required, *choice.optional) if name in present]
+    if not choice.weights:
+        return small
+    for name in choice.weights:
+        if name in present:
+            return [*small, name]
+    shards = sorted(name for name in present if SHARD.fullmatch(name))
+    if not shards:
+        raise ValueError(f"it has no {' or '.join(choice.weights)} and no shards of it")
+    count = int(shards[0].split("-of-")[1][:5])
+    if shards != [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]:
+        raise ValueError(f"its shards are incomplete: {', '.join(shards)}")
+    return [*small, *shards]
+
+
+def read_pins(path: Path, catalogue: Catalogue = MODELS) -> dict[str, Repository]:
+    """The catalogue's repositories by key, as far as they are pinned.
+
+    Raises UserError when the file is not as expected.
+    """
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))[catalogue.section]
+        repositories = {key: repository_of(key, listed[key], catalogue) for key in catalogue.choices}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the pins of the repositories") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: not as expected ({error!r}): nothing says what to download. Put the committed file back"
+        ) from error
+    return repositories
+
+
+def repository_of(key: str, content: dict[str, Any], catalogue: Catalogue) -> Repository:
+    """A null revision is one still to be asked for, and so has no files."""
+    revision = content["revision"] or ""
+    files = {name: pinned_file(name, record) for name, record in content["files"].items()}
+    if not NAMED_REVISION.fullmatch(revision) and (revision or files):
+        raise ValueError(f"{key}: revision {content['revision']!r} is no commit of 40 hex digits")
+    return Repository(key, content["repository"], revision, files, catalogue)
+
+
+def pinned_file(name: str, record: dict[str, Any]) -> PinnedFile:
+    for kind, shape in HASHES.items():
+        if kind in record and isinstance(record["bytes"], int) and shape.fullmatch(record[kind]):
+            return PinnedFile(record["bytes"], kind, record[kind])
+    raise ValueError(f"{name}: {record!r} holds no size with a sha256 or a blob")
+
+
+def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = MODELS) -> dict[str, Repository]:
+    """The repositories named by `keys`, every file pinned. Raises UserError where the hub was not asked yet."""
+    repositories = read_pins(path, catalogue)
+    keys = list(keys)
+    for key in keys:
+        repository = repositories[key]
+        try:
+            needed = needed_files(key, repository.files, catalogue)
+        except ValueError as error:
+            raise UserError(
+                f"{path}: the files of {repository.name} are not pinned ({error}). Run '{catalogue.command}' first: it "
+                "writes their sizes and hashes there; look at the change, commit it"
+            ) from error
+        if set(needed) != set(repository.files):
+            odd = sorted(set(repository.files) - set(needed))
+            raise UserError(f"{path}: lists {odd[0]} of {repository.name}, which is not needed. Remove the entry")
+    return {key: repositories[key] for key in keys}
+
+
+def write_pins(path: Path, repositories: Iterable[Repository]) -> None:
+    """Replaces revision and files of `repositories`; all else in the file stays."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for repository in repositories:
+        entry = content[repository.catalogue.section][repository.key]
+        entry["revision"] = repository.revision
+        entry["files"] = {name: file.record() for name, file in repository.files.items()}
+    write_json(path, content)
+
+
+def file_hash(path: Path, kind: str) -> str:
+    """sha256 of the contents, or git's sha1 of the file as a blob."""
+    if kind == "sha256":
+        return file_sha256(path)
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -1,0 +1,198 @@
+"""`publish prompts`: public prompts from the hub, filtered and sampled, as a file that `python -m kernel bank` reads.
+
+Beside OUT lies OUT.json, which says where every prompt can come from and what was dropped. Downloads stay in the
+scratch folder, so that other filters and seeds need no second one.
+"""
+
+import json
+import shutil
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from kernel.banks.prompt_bank import write_prompts
+from kernel.banks.prompt_files import parquet_rows, parquet_text_columns, readable
+from kernel.errors import UserError
+from kernel.publish.hub.download import bytes_to_come, fetch
+from kernel.publish.hub.pins import Repository, pinned_repositories
+from kernel.publish.hub.prompt_filters import REASONS, PromptSettings, passed
+from kernel.publish.hub.prompt_sources import PROMPTS, PromptSource, chosen_sources
+from kernel.publish.hub.sampling import Sample
+from kernel.system.files import file_sha256, write_json
+from kernel.system.progress import progress_bar
+
+FORMAT = 1
+NOT_DRAWN = "duplicate or not drawn"
+
+
+def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Path) -> dict[str, Any]:
+    """Makes `out` the sample that `settings` ask for, or finds that it is, and returns its record.
+
+    A download that was cut goes on where it was. Raises UserError for anything about sources, licences, pins, hub,
+    tables or disk, and when no prompt passes; `out` then stays as it was.
+    """
+    sources = chosen_sources(settings.sources, settings.accepted)
+    if out.suffix != ".parquet":
+        raise UserError(f"--out {out}: expected a name that ends in .parquet, by which the bank knows how to read it")
+    repositories = pinned_repositories(pins, [source.name for source in sources], PROMPTS)
+    asked = identity(settings, sources, repositories)
+    record = read_record(out)
+    if out.exists() and record is None:
+        raise UserError(f"{out}: exists, and no {record_path(out).name} says that this made it. Give --out a new file")
+    if record is not None and is_current(out, record, asked):
+        print(f"{out}: this very sample, whole; nothing to do", file=sys.stderr)
+        return record
+    try:
+        paths = downloaded(sources, repositories, scratch, pins)
+        counts: Counter[str] = Counter()
+        sample = Sample(settings.count, settings.seed)
+        for source in sources:
+            for path in paths[source.name]:
+                read_into(sample, source, path, settings, counts)
+        return written(out, sample.texts(), asked, counts)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or out}: cannot be written ({error.strerror or error}). Free space there, or give --out "
+            "or --scratch another disk, then run again: what was downloaded is kept"
+        ) from error
+
+
+def record_path(out: Path) -> Path:
+    return out.with_name(f"{out.name}.json")
+
+
+def identity(
+    settings: PromptSettings, sources: list[PromptSource], repositories: dict[str, Repository]
+) -> dict[str, Any]:
+    """What decides which prompts come out; the same again is the same file."""
+    return {
+        "format": FORMAT,
+        "sources": [
+            {
+                "name": source.name,
+                "repository": repositories[source.name].name,
+                "revision": repositories[source.name].revision,
+                "licence": source.licence,
+                "files": {name: file.record() for name, file in repositories[source.name].files.items()},
+            }
+            for source in sources
+        ],
+        "filters": {
+            "min_words": settings.min_words,
+            "max_words": settings.max_words,
+            "language": settings.language,
+            "max_nsfw": settings.max_nsfw,
+        },
+        "seed": settings.seed,
+        "count": settings.count,
+    }
+
+
+def read_record(out: Path) -> dict[str, Any] | None:
+    """What stands beside `out`; None when nothing does, or nothing that this command wrote."""
+    try:
+        record = json.loads(record_path(out).read_text(encoding="utf-8"))
+        return record if record["format"] == FORMAT and record["sha256"] and record["counts"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def is_current(out: Path, record: dict[str, Any], asked: dict[str, Any]) -> bool:
+    return (
+        out.is_file() and all(record.get(key) == asked[key] for key in asked) and file_sha256(out) == record["sha256"]
+    )
+
+
+def downloaded(
+    sources: list[PromptSource], repositories: dict[str, Repository], scratch: Path, pins: Path
+) -> dict[str, list[Path]]:
+    """The files of every source, checked by size and hash. Raises UserError before the first when they cannot fit."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    need = sum(bytes_to_come(repositories[source.name], name, scratch) for source in sources for name in source.files)
+    free = shutil.disk_usage(scratch).free
+    if free < need:
+        raise UserError(
+            f"{scratch}: {free / 1e9:.2f} GB are free, {need / 1e9:.2f} GB are to be downloaded: the disk would be "
+            f"full. Free {(need - free) / 1e9:.2f} GB there, or give --scratch another disk"
+        )
+    paths = {}
+    for source in sources:
+        repository = repositories[source.name]
+        print(f"{source.name}: {repository}, licence {source.licence}", file=sys.stderr)
+        paths[source.name] = [fetch(repository, name, scratch, pins) for name in source.files]
+    return paths
+
+
+def read_into(sample: Sample, source: PromptSource, path: Path, settings: PromptSettings, counts: Counter[str]) -> None:
+    """Adds the prompts of one file that pass; `counts` takes what was read, and what was dropped by its reason."""
+    scored = source.nsfw is not None
+    for text, score in source_rows(source, path):
+        counts["read"] += 1
+        verdict = passed(text, score, scored, settings)
+        if isinstance(verdict, str):
+            counts["passed"] += 1
+            sample.add(verdict)
+        else:
+            counts[verdict.value] += 1
+
+
+def source_rows(source: PromptSource, path: Path) -> Iterator[tuple[str, float | None]]:
+    """(prompt as it stands there, NSFW score or None) row by row; memory is that of one row group's columns."""
+    with readable(path):
+        total = check_columns(source, path)
+        rows = parquet_rows(path, source.columns)
+        for text, *scores in progress_bar(rows, total=total, desc=source.name, unit="row", unit_scale=True):
+            text = text or ""
+            yield source.noise.sub(" ", text) if source.noise else text, scores[0] if scores else None
+
+
+def check_columns(source: PromptSource, path: Path) -> int:
+    """The table's number of rows. Raises UserError when a column is not there or holds something else."""
+    import pyarrow.parquet
+    from pyarrow import types
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        total, schema = file.metadata.num_rows, file.schema_arrow
+    numbers = [field.name for field in schema if types.is_floating(field.type) or types.is_integer(field.type)]
+    for name, kind, fitting in (
+        (source.prompt, "text", parquet_text_columns(path)),
+        (source.nsfw, "numbers", [*numbers, None]),
+    ):
+        if name not in fitting:
+            raise UserError(
+                f"{path}: has no column {name!r} of {kind}; its columns are {', '.join(schema.names) or 'none'}. The "
+                f"source {source.name} is another than this program knows: take an older revision of it, or another "
+                "source"
+            )
+    return total
+
+
+def written(out: Path, prompts: list[str], asked: dict[str, Any], counts: Counter[str]) -> dict[str, Any]:
+    """Writes `out` and its record, each whole or not at all, and returns the record."""
+    dropped = {reason: counts[reason] for reason in REASONS}
+    names = ", ".join(source["name"] for source in asked["sources"])
+    if not prompts:
+        why = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count)
+        raise UserError(
+            f"{names}: none of {counts['read']:,} prompts passes the filters ({why or 'the table is empty'}), so "
+            f"{out} was not written. Loosen them: --min-words, --max-words, --language any, --max-nsfw"
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        write_prompts(unfinished, len(prompts), [prompts])
+        dropped[NOT_DRAWN] = counts["passed"] - len(prompts)
+        record = {
+            **asked,
+            "counts": {"read": counts["read"], "dropped": dropped, "written": len(prompts)},
+            "bytes": unfinished.stat().st_size,
+            "sha256": file_sha256(unfinished),
+        }
+        # the record first: without it a file that stands there is taken for someone else's
+        write_json(record_path(out), record)
+        unfinished.replace(out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return record

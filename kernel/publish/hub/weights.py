@@ -1,0 +1,280 @@
+"""`publish weights`: the real models from the hub, in half precision, as a weights folder with its manifest.
+
+Beside the result OUT lies .OUT.tmp while the work is under way: the folder as far as it is made, and record.json
+with what each file was made of, so that a killed run goes on. Downloads lie in the scratch folder, one at a time.
+"""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel.config import Recipe
+from kernel.errors import UserError, first_line
+from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
+from kernel.models.clip import clip_tokenizer_record
+from kernel.models.sentences import sentence_tokenizer_record
+from kernel.models.weights_addition import finish_additions
+from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
+from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
+from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
+from kernel.publish.hub.word_lists import write_word_lists
+from kernel.system.files import file_sha256, write_json
+
+WEIGHTS_SUFFIXES = (".safetensors", ".bin")
+# result by download, for the check of free disk: halved, or with the parts that stay float32
+RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()}}
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file to get: of which repository, its name there, its path in the weights folder."""
+
+    repository: Repository
+    name: str
+    target: str
+
+    @property
+    def is_weights(self) -> bool:
+        return self.name.endswith(WEIGHTS_SUFFIXES)
+
+    def origin(self) -> list[str]:
+        """What the result is made of; another origin is another result."""
+        return [self.repository.name, self.repository.revision, self.name, self.repository.files[self.name].hash]
+
+
+def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Path:
+    """Makes `out` the weights folder of a recipe's models, or finds that it is; returns it.
+
+    A killed or failed run goes on where it was. Raises UserError for anything about pins, hub, disk or models.
+    """
+    captioners = captioners_of(recipe)
+    repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
+    finish_additions(out)
+    if is_current(out, repositories, captioners):
+        print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
+        return out
+    try:
+        make_folder(out, repositories, captioners, scratch, pins)
+    except OSError as error:
+        raise UserError(
+            f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or give --out or "
+            "--scratch another disk, then run again: finished files are kept"
+        ) from error
+    print(f"{out}: made and verified", file=sys.stderr)
+    return out
+
+
+def make_folder(
+    out: Path, repositories: dict[str, Repository], captioners: list[str], scratch: Path, pins: Path
+) -> None:
+    unfinished = out.with_name(f".{out.name}.tmp")
+    folder = unfinished / "weights"
+    for needed in (folder, scratch):
+        needed.mkdir(parents=True, exist_ok=True)
+    items = items_of(repositories, captioners)
+    record = finished_files(unfinished, items)
+    todo = [item for item in items if item.target not in record]
+    check_disks(todo, scratch, folder)
+    write_word_lists(folder)
+    # configurations and tokenizers first: what is wrong with them shows before gigabytes come
+    for item in todo:
+        if not item.is_weights:
+            make(item, folder, scratch, pins, record)
+    models = manifest_models(repositories, folder, captioners, pins)
+    for item in todo:
+        if item.is_weights:
+            make(item, folder, scratch, pins, record)
+    write_shard_indexes(folder, items)
+    write_manifest(folder, models, captioners)
+    check_written(folder, record)
+    open_weights(folder)
+    if out.exists():
+        # out of the way in one rename: killed in the middle of its removal it would be taken for somebody else's folder
+        shutil.rmtree(unfinished / "replaced", ignore_errors=True)
+        out.replace(unfinished / "replaced")
+    folder.replace(out)
+    shutil.rmtree(unfinished)
+
+
+def captioners_of(recipe: Recipe) -> list[str]:
+    """In the order of fallback; a recipe that names one gets that one."""
+    if recipe.captioner == "auto":
+        return list(SHIPPED_KINDS)
+    if recipe.captioner not in SHIPPED_KINDS:
+        raise UserError(
+            f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
+            f"{', '.join(SHIPPED_KINDS)}"
+        )
+    return [recipe.captioner]
+
+
+def is_current(out: Path, repositories: dict[str, Repository], captioners: list[str]) -> bool:
+    """True when `out` is whole and of the pinned revisions. Raises UserError when it holds something else entirely."""
+    if not (out / MANIFEST).is_file():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: exists and is no weights folder, so it is not replaced. Give --out a new folder")
+        return False
+    try:
+        found = read_manifest(out / MANIFEST)
+        sources = {model: (entry["source"], entry["revision"]) for model, entry in found["models"].items()}
+        expected = {model: (repository.name, repository.revision) for model, repository in repositories.items()}
+        if sources != expected or found["captioners"] != captioners:
+            print(f"{out}: holds other models or revisions than the pinned ones: made anew", file=sys.stderr)
+            return False
+        open_weights(out)
+    except UserError as error:
+        print(f"{error}. The folder is made anew", file=sys.stderr)
+        return False
+    return True
+
+
+def items_of(repositories: dict[str, Repository], captioners: list[str]) -> list[Item]:
+    items = []
+    for model, repository in repositories.items():
+        parent = f"captioners/{model}" if model in captioners else model
+        for name in repository.files:
+            target = "open_clip_model.safetensors" if model == "clip" and name.endswith(WEIGHTS_SUFFIXES) else name
+            items.append(Item(repository, name, f"{parent}/{target}"))
+    return items
+
+
+def finished_files(unfinished: Path, items: list[Item]) -> dict[str, dict[str, Any]]:
+    """What record.json and the disk agree on for these items; every other file under way is removed."""
+    folder, path = unfinished / "weights", unfinished / "record.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    origins = {item.target: item.origin() for item in items}
+    finished = {
+        target: entry
+        for target, entry in record.items()
+        if entry["origin"] == origins.get(target)
+        and (folder / target).is_file()
+        and (folder / target).stat().st_size == entry["bytes"]
+    }
+    for path in folder.rglob("*"):
+        if path.is_file() and path.relative_to(folder).as_posix() not in finished:
+            path.unlink()
+    if finished:
+        print(f"{folder}: going on, {len(finished)} of {len(items)} files are made", file=sys.stderr)
+    return finished
+
+
+def check_disks(todo: list[Item], scratch: Path, folder: Path) -> None:
+    """Refuses to start when the largest download, or the result, cannot fit. Both can be on one disk."""
+    download = max((bytes_to_come(item.repository, item.name, scratch) for item in todo), default=0)
+    result = sum(int(item.repository.files[item.name].bytes * RESULT_SHARE[item.repository.key]) for item in todo)
+    needs = {scratch: download, folder: result}
+    if device_of(scratch) == device_of(folder):
+        needs = {folder: download + result}
+    for where, need in needs.items():
+        free = shutil.disk_usage(where).free
+        if free < need:
+            raise UserError(
+                f"{where}: {free / 1e9:.2f} GB are free, {need / 1e9:.2f} GB are needed for what is still to come: the "
+                f"disk would be full. Free {(need - free) / 1e9:.2f} GB there, or give --scratch or --out another disk"
+            )
+
+
+def device_of(path: Path) -> int:
+    return os.stat(path).st_dev
+
+
+def make(item: Item, folder: Path, scratch: Path, pins: Path, record: dict[str, dict[str, Any]]) -> None:
+    """Gets one file, puts it into the folder converted, notes that and sends the download away."""
+    target = folder / item.target
+    if item.is_weights:
+        print(f"{item.target}: from {item.repository}, {item.name}", file=sys.stderr)
+    source = fetch(item.repository, item.name, scratch, pins)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sha256 = put(item, source, target)
+    record[item.target] = {"origin": item.origin(), "sha256": sha256, "bytes": target.stat().st_size}
+    write_json(folder.parent / "record.json", record)
+    source.unlink()
+
+
+def put(item: Item, source: Path, target: Path) -> str:
+    """Writes `target`, halved where it holds weights that are run in half precision; returns its sha256."""
+    model = item.repository.key
+    kind = SHIPPED_KINDS.get(model)
+    if item.name.endswith(".bin"):
+        return convert_pickle(source, target)
+    if item.is_weights and model != "sentences":
+        return convert_safetensors(source, target, kind.full_precision if kind else ())
+    if item.name == "config.json" and kind:
+        write_json(target, kind.stated(json.loads(source.read_text(encoding="utf-8"))))
+        return file_sha256(target)
+    sha256 = file_sha256(source)
+    unfinished = target.with_name(f".{target.name}.tmp")
+    try:
+        shutil.copyfile(source, unfinished)
+        unfinished.replace(target)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return sha256
+
+
+def manifest_models(
+    repositories: dict[str, Repository], folder: Path, captioners: list[str], pins: Path
+) -> dict[str, dict[str, Any]]:
+    """The manifest's record of each model, made with its own tokenizer; captioners are checked as a run does."""
+    classes = {"clip": "CLIP", "sentences": "SentenceTransformer"}
+    classes |= {name: kind.class_name for name, kind in SHIPPED_KINDS.items()}
+    models: dict[str, dict[str, Any]] = {}
+    for model, repository in repositories.items():
+        try:
+            tokenizer = tokenizer_record_of(Weights(folder, models, captioners), model)
+            models[model] = {
+                "class": classes[model],
+                "source": repository.name,
+                "revision": repository.revision,
+                "tokenizer": tokenizer,
+            }
+            if model in captioners:
+                inspect_captioner(Weights(folder, models, captioners), model)
+        except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{repository}: its configuration is not what a run needs ({first_line(error)}); no weights were "
+                f"downloaded for it. {other_revision(repository, pins)}"
+            ) from error
+    return models
+
+
+def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
+    folder = weights.model_folder(model)
+    if model == "clip":
+        import open_clip
+
+        return clip_tokenizer_record(open_clip.get_tokenizer(f"local-dir:{folder}"))
+    if model == "sentences":
+        from transformers import AutoTokenizer
+
+        return sentence_tokenizer_record(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+    kind = SHIPPED_KINDS[model]
+    return kind.tokenizer_record(kind.read_processor(folder))
+
+
+def write_shard_indexes(folder: Path, items: Iterable[Item]) -> None:
+    shards: dict[Path, list[Path]] = {}
+    for item in items:
+        if SHARD.fullmatch(item.name):
+            path = folder / item.target
+            shards.setdefault(path.parent, []).append(path)
+    for parent, paths in shards.items():
+        write_json(parent / "model.safetensors.index.json", shard_index(paths))
+
+
+def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
+    """The disk must give back what was written to it."""
+    for entry in read_manifest(folder / MANIFEST)["files"]:
+        written = record.get(entry["path"])
+        if written is not None and written["sha256"] != entry["sha256"]:
+            (folder / entry["path"]).unlink()
+            raise UserError(
+                f"{folder / entry['path']}: reads back otherwise than it was written: the disk may be failing, or the "
+                "file was changed. It was removed; run again to make it anew"
+            )

@@ -1,0 +1,263 @@
+"""dataset-metadata.json and kernel-metadata.json: whose they are, and whether the service will take them as meant.
+
+The client ignores a key it does not know and turns the internet on when the key is missing, so every rule is
+checked here, before anything is sent.
+"""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel.errors import UserError
+from kernel.notebook.inputs import COMPETITION
+from kernel.publish.kaggle.staging import CODE_SLUG
+from kernel.publish.kaggle.staging import DATASET_METADATA as DATASET_FILE
+from kernel.system.files import write_whole
+
+PLACEHOLDER = "your-kaggle-name"
+PREPARE_SLUG = "image-to-prompts-prepare"
+PREPARE_NOTEBOOK = "notebooks/prepare.ipynb"
+KERNEL_FILE = "kernel-metadata.json"
+INIT = "Run 'python -m kernel publish init --user NAME'"
+SOURCES = ("dataset_sources", "competition_sources", "kernel_sources", "model_sources")
+DATASET_KEYS = {"id", "title", "subtitle", "description", "licenses", "keywords", "resources"}
+KERNEL_KEYS = {"id", "title", "code_file", "language", "kernel_type", "keywords", "machine_shape", *SOURCES,
+               "is_private", "enable_gpu", "enable_tpu", "enable_internet",
+               "docker_image", "docker_image_pinning_type"}  # fmt: skip
+REQUIRED = {
+    "language": "python",
+    "kernel_type": "notebook",
+    "is_private": True,
+    "enable_gpu": True,
+    "enable_tpu": False,
+    "enable_internet": False,
+    "machine_shape": "NvidiaTeslaT4",
+}
+ID = re.compile(r"[A-Za-z0-9_-]+/[a-z0-9-]+")
+MODEL_ID_PARTS = 5
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Both files, checked. Names are `owner/slug`, as the service spells them."""
+
+    dataset: dict[str, Any]
+    kernel: dict[str, Any]
+
+    @property
+    def owner(self) -> str:
+        return self.kernel["id"].partition("/")[0]
+
+    @property
+    def kernel_id(self) -> str:
+        return self.kernel["id"]
+
+    @property
+    def weights_id(self) -> str:
+        return self.dataset["id"]
+
+    @property
+    def code_id(self) -> str:
+        return f"{self.owner}/{CODE_SLUG}"
+
+    @property
+    def prepare_id(self) -> str:
+        return f"{self.owner}/{PREPARE_SLUG}"
+
+    @property
+    def weights_from_prepare(self) -> bool:
+        """The weights come from the prepare notebook's output instead of the weights dataset."""
+        return self.prepare_id in self.kernel["kernel_sources"]
+
+
+def read_metadata(project: Path) -> Metadata:
+    """Reads both files and checks every rule of the service. Raises UserError for the first one that is broken."""
+    metadata = Metadata(read_object(project / DATASET_FILE), read_object(project / KERNEL_FILE))
+    for name, content, keys in (
+        (DATASET_FILE, metadata.dataset, DATASET_KEYS),
+        (KERNEL_FILE, metadata.kernel, KERNEL_KEYS),
+    ):
+        unknown = sorted(set(content) - keys)
+        if unknown:
+            raise UserError(
+                f"{name}: unknown key {unknown[0]!r}, which the client would ignore without a word. "
+                f"Valid keys: {', '.join(sorted(keys))}"
+            )
+        check_id(name, content.get("id"))
+    check_dataset(metadata.dataset)
+    check_kernel(project, metadata.kernel)
+    check_sources(metadata)
+    return metadata
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: not found; run this in the project's top folder") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}). Mend that line, or take the file from the repository") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}. Take it from the repository")
+    return content
+
+
+def check_id(name: str, identifier: Any) -> None:
+    if not isinstance(identifier, str) or not ID.fullmatch(identifier):
+        raise UserError(
+            f"{name}: id is {identifier!r}; expected owner/slug with a slug of small letters, digits and '-'. {INIT}"
+        )
+    if identifier.startswith(f"{PLACEHOLDER}/"):
+        raise UserError(f"{name}: id {identifier!r} still has the placeholder for your account. {INIT}")
+
+
+def check_dataset(dataset: dict[str, Any]) -> None:
+    slug = dataset["id"].partition("/")[2]
+    check_length(DATASET_FILE, "the id's slug", slug, 6, 50)
+    check_length(DATASET_FILE, "title", dataset.get("title"), 6, 50)
+    if "subtitle" in dataset:
+        check_length(DATASET_FILE, "subtitle", dataset["subtitle"], 20, 80)
+    licenses = dataset.get("licenses")
+    named = isinstance(licenses, list) and all(isinstance(each, dict) and each.get("name") for each in licenses)
+    if not named or len(licenses or []) != 1:
+        raise UserError(
+            f'{DATASET_FILE}: licenses is {licenses!r}; the service takes exactly one, such as [{{"name": "other"}}]'
+        )
+
+
+def check_length(name: str, what: str, text: Any, low: int, high: int) -> None:
+    if not isinstance(text, str) or not low <= len(text) <= high:
+        found = f"has {len(text)} characters" if isinstance(text, str) else f"is {text!r}"
+        raise UserError(f"{name}: {what} {found}; the service takes {low} to {high}. Change it")
+
+
+def check_kernel(project: Path, kernel: dict[str, Any]) -> None:
+    from slugify import slugify
+
+    slug, title = kernel["id"].partition("/")[2], kernel.get("title")
+    check_length(KERNEL_FILE, "the id's slug", slug, 5, 50)
+    check_length(KERNEL_FILE, "title", title, 5, 50)
+    if slugify(str(title)) != slug:
+        raise UserError(
+            f"{KERNEL_FILE}: title {title!r} makes the slug {slugify(str(title))!r}, but the id has {slug!r}, so the "
+            "service may save it under another name. Make them equal"
+        )
+    for key, expected in REQUIRED.items():
+        # 0 == False and 1 == True, but the client reads numbers otherwise than true and false
+        if type(kernel.get(key)) is not type(expected) or kernel[key] != expected:
+            found = json.dumps(kernel[key]) if key in kernel else "missing"
+            raise UserError(f"{KERNEL_FILE}: {key} is {found}; expected {json.dumps(expected)}. Change it")
+    pinning = kernel.get("docker_image_pinning_type")
+    if pinning not in (None, "original", "latest"):
+        raise UserError(
+            f"{KERNEL_FILE}: docker_image_pinning_type is {pinning!r}; the service takes 'original' and 'latest'. "
+            "Change it, or take it out"
+        )
+    code_file = kernel.get("code_file")
+    if not isinstance(code_file, str) or not (project / code_file).is_file():
+        raise UserError(
+            f"{KERNEL_FILE}: code_file {code_file!r} is not there; expected a notebook. Run 'make notebooks'"
+        )
+    try:
+        kernelspec = json.loads((project / code_file).read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{code_file}: has no metadata.kernelspec.name, so the service cannot run it. Run 'make notebooks'"
+        ) from error
+    if not isinstance(kernelspec, str):
+        raise UserError(f"{code_file}: metadata.kernelspec.name is {kernelspec!r}, no name. Run 'make notebooks'")
+
+
+def check_sources(metadata: Metadata) -> None:
+    kernel = metadata.kernel
+    for key in SOURCES:
+        parts = {"competition_sources": 1, "model_sources": MODEL_ID_PARTS}.get(key, 2)
+        if not isinstance(kernel.get(key), list):
+            raise UserError(f"{KERNEL_FILE}: {key} is {kernel.get(key)!r}; expected a list. Change it")
+        for source in kernel[key]:
+            if not isinstance(source, str) or source.count("/") != parts - 1 or not all(source.split("/")):
+                raise UserError(f"{KERNEL_FILE}: {key} names {source!r}; expected {parts} parts with '/' between them")
+            if parts == 2 and source.startswith(("datasets/", "c/", "competitions/", "code/")):
+                raise UserError(f"{KERNEL_FILE}: {key} names {source!r}; expected owner/slug without a prefix")
+    expected = {"competition_sources": [COMPETITION], "dataset_sources": [metadata.code_id]}
+    if not metadata.weights_from_prepare:
+        expected["dataset_sources"].append(metadata.weights_id)
+    for key, names in expected.items():
+        for name in names:
+            if name not in kernel[key]:
+                raise UserError(
+                    f"{KERNEL_FILE}: {key} lacks {name!r}, so the notebook would not find what it needs there. {INIT}"
+                )
+
+
+def initialise(project: Path, user: str | None, weights_from: str = "dataset") -> str:
+    """Writes the account into both files and says so in one line; without `user` asks the client's configuration.
+
+    weights_from: "dataset", or "prepare" for weights made by the prepare notebook on the service itself.
+    """
+    if user is None:
+        from kernel.publish.kaggle.client import configured_user
+
+        user = configured_user()
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", user) or user == PLACEHOLDER:
+        raise UserError(f"--user {user!r}: expected your account's name as it stands in your profile's address")
+    dataset, kernel = read_object(project / DATASET_FILE), read_object(project / KERNEL_FILE)
+    dataset["id"] = f"{user}/{slug_of(DATASET_FILE, dataset)}"
+    old = str(kernel.get("id")).partition("/")[0]
+    kernel["id"] = f"{user}/{slug_of(KERNEL_FILE, kernel)}"
+    prepare, code = f"{user}/{PREPARE_SLUG}", f"{user}/{CODE_SLUG}"
+    # sources of other people stay, ours are written anew
+    for key in ("dataset_sources", "kernel_sources"):
+        moved = [re.sub(rf"^{re.escape(old)}/", f"{user}/", source) for source in kernel.get(key, [])]
+        kernel[key] = [source for source in moved if source not in (dataset["id"], code, prepare)]
+    if weights_from == "prepare":
+        kernel["dataset_sources"][:0] = [code]
+        kernel["kernel_sources"][:0] = [prepare]
+    else:
+        kernel["dataset_sources"][:0] = [dataset["id"], code]
+    write_object(project / DATASET_FILE, dataset)
+    write_object(project / KERNEL_FILE, kernel)
+    return f"{DATASET_FILE} and {KERNEL_FILE}: account {user}, weights from the {weights_from}"
+
+
+def slug_of(name: str, content: dict[str, Any]) -> str:
+    slug = str(content.get("id")).partition("/")[2]
+    if not slug:
+        raise UserError(f"{name}: id is {content.get('id')!r}; expected owner/slug. Take the file from the repository")
+    return slug
+
+
+def write_object(path: Path, content: dict[str, Any]) -> None:
+    """One key a line, as people edit it."""
+    lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
+    write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def stage_prepare(project: Path, metadata: Metadata, out: Path) -> None:
+    """Fills `out` with the prepare notebook and its metadata: the internet on, the code dataset as its only input."""
+    notebook = project / PREPARE_NOTEBOOK
+    if not notebook.is_file():
+        raise UserError(f"{notebook}: not found; expected the built notebook. Run 'make notebooks'")
+    kernel = {
+        **{key: value for key, value in metadata.kernel.items() if key in REQUIRED},
+        "id": metadata.prepare_id,
+        "title": "Image to prompts prepare",
+        "code_file": notebook.name,
+        "enable_internet": True,
+        "dataset_sources": [metadata.code_id],
+        "competition_sources": [],
+        "kernel_sources": [],
+        "model_sources": [],
+    }
+    stage_kernel(kernel, notebook, out)
+
+
+def stage_kernel(kernel: dict[str, Any], notebook: Path, out: Path) -> None:
+    """Fills `out` with one notebook and its metadata, ready for a push."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    shutil.copy(notebook, out / kernel["code_file"])
+    write_object(out / KERNEL_FILE, kernel)

@@ -1,0 +1,246 @@
+"""The notebook's way up: everything it will look for is there, then one push, then its run followed to the end.
+
+`build/kaggle/push.json` remembers the last push, so that a wait that was interrupted goes on without another.
+"""
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from kernel.errors import UserError
+from kernel.notebook.inputs import MARKER
+from kernel.publish.kaggle.client import asking, connect, one_line, read_record
+from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
+from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
+from kernel.publish.kaggle.staging import Staged, stage_code
+from kernel.publish.kaggle.waiting import wait_until
+from kernel.system.files import write_json
+
+RECORDS = Path("build/kaggle")
+LOG_LINES = 30
+RUN_RECORD = "run/run.json"
+AFTER_PUSH = (
+    "the notebook may have been saved all the same: look at its versions on the site before you push again, as "
+    "each push takes GPU hours"
+)
+
+
+def push(
+    project: Path,
+    *,
+    wait: bool = False,
+    pin: bool = False,
+    prepare: bool = False,
+    interval: float = 30.0,
+    limit: float = 36_000.0,
+    dataset_interval: float = 10.0,
+    dataset_limit: float = 3600.0,
+) -> dict[str, Any]:
+    """Pushes the notebook (or, with `prepare`, the one that makes the weights there) and returns its record.
+
+    The code dataset gets a new version first when it holds other code. wait: follows the run to its end. pin: on
+    the image of the last run that worked. Intervals and limits in seconds. Raises UserError with the next step.
+    """
+    from kernel.publish.kaggle.notebooks import check_built, check_inputs_named, recipe_named_in
+
+    metadata = read_metadata(project)
+    check_built(project)
+    records = project / RECORDS
+    code = stage_code(project, project / "build/code", metadata.owner)
+    folder = project / "build" / ("prepare" if prepare else "push")
+    if prepare:
+        stage_prepare(project, metadata, folder)
+    else:
+        kernel = metadata.kernel | (pinned(records) if pin else {})
+        notebook = project / kernel["code_file"]
+        stage_kernel(kernel | {"code_file": notebook.name}, notebook, folder)
+    staged = json.loads((folder / KERNEL_FILE).read_text(encoding="utf-8"))
+    check_inputs_named(folder / staged["code_file"], [source for key in SOURCES for source in staged.get(key, [])])
+    path = records / ("prepare.json" if prepare else "push.json")
+    content_sha256 = sha256_of_push(folder, code)
+    client = connect()
+    record = read_record(path)
+    if wait and record.get("content_sha256") == content_sha256 and record.get("status") is None:
+        print(f"{record['kernel']}: version {record['version']} is this very content, so it is followed, not pushed")
+        return follow(client, record, path, interval=interval, limit=limit)
+    commit = json.loads((code.folder / MARKER).read_text(encoding="utf-8"))["commit"]
+    publish_dataset(client, code, f"commit {commit}", records, interval=dataset_interval, limit=dataset_limit)
+    if not prepare and metadata.weights_from_prepare:
+        check_prepared(client, metadata.prepare_id)
+    elif not prepare:
+        wait_ready(client, metadata.weights_id, interval=dataset_interval, limit=dataset_limit)
+    print_gpu_hours(client)
+    record = {
+        **save(client, folder),
+        "code_sha256": code.sha256,
+        "content_sha256": content_sha256,
+        "commit": commit,
+        "recipe": recipe_named_in(folder / staged["code_file"]),
+        "status": None,
+    }
+    write_json(path, record)
+    print(f"{record['kernel']}: version {record['version']} pushed: {record['url']}")
+    return follow(client, record, path, interval=interval, limit=limit) if wait else record
+
+
+def pinned(records: Path) -> dict[str, Any]:
+    """The metadata's keys for the image of the last run that worked."""
+    image = read_record(records / "image.json").get("docker_image")
+    if not image:
+        raise UserError(
+            f"{records / 'image.json'}: no image of a run that worked is recorded, so there is none to pin. "
+            "Run 'python -m kernel publish push --wait' once without --pin"
+        )
+    return {"docker_image": image, "docker_image_pinning_type": "original"}
+
+
+def sha256_of_push(folder: Path, code: Staged) -> str:
+    digest = hashlib.sha256(code.sha256.encode())
+    for path in sorted(folder.iterdir()):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def check_prepared(client: Any, kernel: str) -> None:
+    """Refuses unless the prepare notebook has left its output."""
+    status, _ = kernel_status(client, kernel)
+    if status != "COMPLETE":
+        raise UserError(
+            f"{kernel}: its run is {status}, so the notebook would start without weights. "
+            "Run 'python -m kernel publish push --prepare --wait'"
+        )
+
+
+def print_gpu_hours(client: Any) -> None:
+    """What the week still allows; a push does not hang on knowing it."""
+    try:
+        with asking("asking for the GPU hours"):
+            answer = client.quota_view()
+            gpu = answer.gpu_quota
+            if gpu is None or gpu.time_used is None or gpu.total_time_allowed is None:
+                raise UserError("the service names none")
+    except UserError as error:
+        return print(f"GPU hours left this week: unknown ({error})", file=sys.stderr)
+    allowed, used = (time.total_seconds() / 3600 for time in (gpu.total_time_allowed, gpu.time_used))
+    refresh = (
+        f", all of them again on {answer.quota_refresh_time:%Y-%m-%d %H:%M} UTC" if answer.quota_refresh_time else ""
+    )
+    print(f"GPU hours left this week: {max(0.0, allowed - used):.1f} of {allowed:.1f}{refresh}", file=sys.stderr)
+
+
+def save(client: Any, folder: Path) -> dict[str, Any]:
+    """One push of the staged folder. The client prints some of the service's refusals and ends as if all were well."""
+    kernel = json.loads((folder / KERNEL_FILE).read_text(encoding="utf-8"))["id"]
+    with asking(f"pushing {kernel}", after=AFTER_PUSH):
+        response = client.kernels_push(str(folder))
+    if response.error:
+        raise UserError(
+            f"{kernel}: the service refused the push: {one_line(response.error)}. Nothing runs. Mend what it names, "
+            "then push again"
+        )
+    for kind in ("dataset", "competition", "kernel", "model"):
+        invalid = getattr(response, f"invalid_{kind}_sources")
+        if invalid:
+            raise UserError(
+                f"{kernel}: version {response.version_number} was saved without the {kind} sources {', '.join(invalid)}"
+                f", which the service does not know or does not show to you, so its run will fail. Stop it on "
+                f"{response.url}, mend {kind}_sources in {KERNEL_FILE}"
+                f"{' or join the competition on the site' if kind == 'competition' else ''}, then push again"
+            )
+    if not response.version_number:
+        raise UserError(f"{kernel}: the service named no version, so the push cannot be followed. Look at the site")
+    return {"kernel": kernel, "version": response.version_number, "url": response.url}
+
+
+def kernel_status(client: Any, kernel: str) -> tuple[str, str | None]:
+    """The status of a notebook's latest run, such as RUNNING or COMPLETE, and what it failed of."""
+    with asking(f"looking at the run of {kernel}"):
+        response = client.kernels_status(kernel)
+    return response.status.name, response.failure_message
+
+
+def latest_version(client: Any, kernel: str) -> int | None:
+    """The newest version's number; None where the service does not say."""
+    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
+
+    request = ApiGetKernelRequest()
+    request.user_name, request.kernel_slug = kernel.split("/")
+    with asking(f"looking at the versions of {kernel}"), client.build_kaggle_client() as service:
+        # the client says 0 where the service says nothing
+        return service.kernels.kernels_api_client.get_kernel(request).metadata.current_version_number or None
+
+
+def follow(client: Any, record: dict[str, Any], path: Path, *, interval: float, limit: float) -> dict[str, Any]:
+    """Waits until the pushed version has run. Returns its record; raises UserError when it did not COMPLETE."""
+    kernel, version = record["kernel"], record["version"]
+    option = " --prepare" if path.name == "prepare.json" else ""
+    go_on = f"It goes on there; 'python -m kernel publish push{option} --wait' follows it again without another push"
+    said = ""
+
+    def look() -> tuple[str, str | None] | None:
+        nonlocal said
+        status, failure = kernel_status(client, kernel)
+        if status != said:
+            said = status
+            print(f"{kernel}: version {version} is {said}", file=sys.stderr)
+        if status not in ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"):
+            return None
+        latest = latest_version(client, kernel)
+        if latest is not None and latest > version:
+            raise UserError(
+                f"{kernel}: version {latest} was pushed since version {version}, and the service tells only of the "
+                "latest. Push again, or look at the versions on the site"
+            )
+        # right after a push the run of the version before is still the latest
+        return (status, failure) if latest is None or latest == version else None
+
+    status, failure = wait_until(
+        look,
+        interval=interval,
+        limit=limit,
+        overdue=f"{kernel}: version {version} has not ended after {limit / 3600:.1f} hours. {go_on}",
+        interrupted=f"{kernel}: interrupted while version {version} runs. {go_on}",
+    )
+    record = record | {"status": status}
+    if status == "COMPLETE":
+        record |= collect(client, record, path.parent)
+    write_json(path, record)
+    if status != "COMPLETE":
+        raise UserError(
+            f"{kernel}: version {version} ended in {status}: {failure or 'no reason given'}. Mend it and push again; "
+            f"the end of its log:\n{log_tail(client, kernel)}"
+        )
+    print(f"{kernel}: version {version} is COMPLETE: {record['url']}")
+    return record
+
+
+def collect(client: Any, record: dict[str, Any], records: Path) -> dict[str, Any]:
+    """Keeps the image of a run that worked for --pin; returns the recipe that it ran, as far as it left word of it."""
+    records.mkdir(parents=True, exist_ok=True)
+    (records / RUN_RECORD).unlink(missing_ok=True)
+    with asking(f"getting {RUN_RECORD} of {record['kernel']}"):
+        client.kernels_output(record["kernel"], str(records), file_pattern="^run/run\\.json$", force=True)
+    run = read_record(records / RUN_RECORD)
+    if run.get("docker_image"):
+        image = {"docker_image": run["docker_image"], "kernel": record["kernel"], "version": record["version"]}
+        write_json(records / "image.json", image)
+    else:
+        print(f"{record['kernel']}: its output names no image, so --pin has nothing new", file=sys.stderr)
+    recipe = run.get("recipe")
+    return {"recipe": recipe["name"]} if isinstance(recipe, dict) and "name" in recipe else {}
+
+
+def log_tail(client: Any, kernel: str) -> str:
+    """The last lines that the run printed. A log is a JSON list of {"stream_name", "time", "data"}, or plain text."""
+    try:
+        with asking(f"getting the log of {kernel}"):
+            log = client.kernels_logs(kernel)
+    except UserError as error:
+        return str(error)
+    try:
+        text = "".join(part["data"] for part in json.loads(log))
+    except (ValueError, KeyError, TypeError):
+        text = log
+    return "\n".join(text.splitlines()[-LOG_LINES:])

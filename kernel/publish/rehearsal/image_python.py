@@ -1,0 +1,68 @@
+"""A virtual environment with the exact versions of Kaggle's image, built once and kept."""
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from kernel.errors import UserError
+from kernel.system.kaggle_image import Image, read_image
+
+# Of the image's hundreds of packages, those that the notebook uses.
+USED = (
+    "torch torchvision transformers sentence-transformers huggingface-hub safetensors pandas numpy pillow "
+    "scikit-learn protobuf accelerate timm jinja2 pyarrow regex tqdm wcwidth"
+).split()
+# Kaggle's image executes notebooks too; its versions of these are not on record.
+NOTEBOOK_PACKAGES = ["nbconvert", "ipykernel"]
+LIST_VERSIONS = (
+    "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+)
+
+
+def image_python(project: Path, folder: Path) -> Path:
+    """The interpreter of an environment in `folder` with every version that wheels/kaggle-image.txt records."""
+    image = read_image(project / "wheels" / "kaggle-image.txt")
+    base = base_python(image)
+    versions = {name: image.packages[name] for name in USED if name in image.packages}
+    # the registry has no local version labels, such as torch's +cu128
+    wanted = [f"{name}=={version.partition('+')[0]}" if version else name for name, version in versions.items()]
+    wanted += NOTEBOOK_PACKAGES
+    stamp = folder / "stamp.txt"
+    key = hashlib.sha256("\n".join([str(base), *wanted]).encode()).hexdigest()
+    if stamp.is_file() and stamp.read_text() == key:
+        return folder / "bin" / "python"
+    print(f"{folder}: building the image's environment once ({len(wanted)} packages, gigabytes)", file=sys.stderr)
+    shutil.rmtree(folder, ignore_errors=True)
+    for command in ([base, "-m", "venv", folder], [folder / "bin" / "python", "-m", "pip", "install", "-q", *wanted]):
+        if subprocess.run(list(map(str, command)), stdout=sys.stderr).returncode:
+            raise UserError(
+                f"{folder}: the environment with the image's versions could not be built (pip's words above). "
+                "Run again when the registry answers; --this-python rehearses on this Python's versions meanwhile"
+            )
+    stamp.write_text(key)
+    return folder / "bin" / "python"
+
+
+def base_python(image: Image) -> Path:
+    """An interpreter of the image's minor version where one is found, else the one that runs this."""
+    minor = ".".join(image.python.split(".")[:2])
+    kept = sorted(Path.home().glob(f".pyenv/versions/{minor}*/bin/python"))
+    found = shutil.which(f"python{minor}")
+    for candidate in [*([Path(found)] if found else []), *kept, Path(sys.executable)]:
+        answer = subprocess.run([candidate, "-c", "import venv, ssl"], capture_output=True)
+        if answer.returncode == 0:
+            return candidate
+    return Path(sys.executable)
+
+
+def installed_versions(python: Path) -> dict[str, str]:
+    answer = subprocess.run([python, "-c", LIST_VERSIONS], capture_output=True, text=True, check=True)
+    return json.loads(answer.stdout)
+
+
+def python_version(python: Path) -> str:
+    code = "import platform; print(platform.python_version())"
+    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()

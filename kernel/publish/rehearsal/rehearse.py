@@ -1,0 +1,308 @@
+"""The whole way on this machine, before a GPU hour is spent: stage, upload, mount, execute, check.
+
+Both datasets are built from the miniature weights, unpacked as Kaggle would and mounted read-only in both layouts; the
+built notebook is executed on the versions of Kaggle's image, without network, under Kaggle's environment variables.
+It proves the way, not the service: nothing of Kaggle's own is contacted or timed.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kernel.errors import UserError
+from kernel.models.captioners.blip2 import BLIP2
+from kernel.models.weights_folder import MANIFEST, write_manifest
+from kernel.notebook.inputs import COMPETITION
+from kernel.notebook.session import RERUN, RUN_TYPE
+from kernel.pipeline.images import list_images
+from kernel.pipeline.run_folder import read_run
+from kernel.pipeline.submission import check_submission
+from kernel.publish.kaggle.notebooks import check_built
+from kernel.publish.kaggle.staging import CODE_SLUG, DATASET_METADATA, stage_code, stage_dataset
+from kernel.publish.rehearsal.image_python import image_python, installed_versions, python_version
+from kernel.publish.rehearsal.mounts import LAYOUTS, mount, snapshot, upload_and_unpack
+from kernel.publish.rehearsal.pictures import draw_images, write_prompts
+from kernel.publish.rehearsal.sandbox import Sandbox
+from kernel.system.files import write_json
+from kernel.system.kaggle_image import read_image
+
+OWNER = "rehearsal"
+NOTEBOOK = "__notebook__.ipynb"
+VISIBLE_IMAGES = 7
+FEW_IMAGES = 64
+INPUT = "IMAGE_TO_PROMPTS_INPUT"
+SHOWN_VERSIONS = (
+    "torch torchvision transformers sentence-transformers open_clip_torch huggingface_hub safetensors pandas numpy "
+    "pillow scikit-learn"
+).split()
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way in which Kaggle executes the notebook.
+
+    `images` None stands for the full number of the scoring rerun, in the new layout; the old one differs from it only
+    in its paths, and gets few.
+    """
+
+    images: int | None
+    run_type: str = "Batch"
+    rerun: bool = True
+    prompts: str | None = None  # "true", "other" (of other images), or no prompts.csv
+    killed: bool = False
+
+
+VARIANTS = {
+    "interactive": Variant(VISIBLE_IMAGES, "Interactive", rerun=False, prompts="true"),
+    "visible": Variant(VISIBLE_IMAGES, rerun=False, prompts="true"),
+    "rerun-without-prompts": Variant(FEW_IMAGES),
+    "rerun-with-other-prompts": Variant(FEW_IMAGES, prompts="other"),
+    "rerun-killed": Variant(FEW_IMAGES, killed=True),
+    "rerun": Variant(None, prompts="true"),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    name: str
+    layout: str
+    images: int
+    submission_ok: bool
+    seconds: float
+    peak_bytes: int
+    problem: str | None
+
+
+def rehearse(
+    project: Path,
+    weights: Path,
+    out: Path,
+    images: int,
+    variants: list[str] | None = None,
+    layouts: list[str] | None = None,
+    this_python: bool = False,
+) -> int:
+    """Executes every variant in every layout, prints a line for each, writes OUT/rehearsal.json; 0 when all passed.
+
+    A stage that fails stops it with a UserError; a variant that fails is told and the others go on.
+    """
+    names, layouts = chosen("variant", variants, VARIANTS), chosen("layout", layouts, LAYOUTS)
+    started = time.time()
+    out.mkdir(parents=True, exist_ok=True)
+    with step("notebooks equal their sources"):
+        check_built(project)
+    with step("both datasets staged, uploaded and unpacked as Kaggle does"):
+        mounts = published(project, weights, out)
+    with step("Python of the rehearsal"):
+        python = Path(sys.executable) if this_python else image_python(project, out / "python").absolute()
+        found = installed_versions(python)
+    versions = {name: found[name] for name in SHOWN_VERSIONS if name in found}
+    print(f"  Python {python_version(python)}, " + ", ".join(f"{name} {own}" for name, own in versions.items()))
+    results = []
+    for layout in layouts:
+        for name in names:
+            count = VARIANTS[name].images or (images if layout == "new" else min(images, FEW_IMAGES))
+            pictures = draw_images(out / "pictures" / str(count), count)
+            results.append(executed(project, out, python, name, layout, pictures, mounts))
+    network = Sandbox(out / "sandbox", out).network
+    passed = all(result.submission_ok and result.problem is None for result in results)
+    content = {
+        "variants": [asdict(result) for result in results],
+        "versions": versions,
+        "python": python_version(python),
+        "network": network,
+    }
+    write_json(out / "rehearsal.json", content)
+    peak = max(result.peak_bytes for result in results)
+    print(
+        f"{'rehearsed' if passed else 'FAILED'}: {len(results)} executions in {time.time() - started:.0f} s, "
+        f"largest process {peak / 2**20:.0f} MiB, network: {network}; {out / 'rehearsal.json'}"
+    )
+    return 0 if passed else 1
+
+
+def chosen(what: str, asked: list[str] | None, valid: dict) -> list[str]:
+    unknown = [name for name in asked or [] if name not in valid]
+    if unknown:
+        raise UserError(f"unknown {what} {unknown[0]!r}. Valid: {', '.join(valid)}")
+    return [name for name in valid if asked is None or name in asked]
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Prints one line for what its block does, with the seconds it took."""
+    start, verdict = time.perf_counter(), "FAILED"
+    try:
+        yield
+        verdict = "ok"
+    finally:
+        print(f"{what:<60} {verdict:>6} {time.perf_counter() - start:7.1f} s", flush=True)
+
+
+def published(project: Path, weights: Path, out: Path) -> dict[tuple[str, str], Path]:
+    """Both datasets as they arrive: {(kind, slug): unpacked folder}."""
+    ready = hub_like_weights(weights, out / "weights")
+    dataset = stage_dataset(project, ready, project / "wheels", out / "dataset")
+    code = stage_code(project, out / "code", OWNER)
+    slug = json.loads((project / DATASET_METADATA).read_text(encoding="utf-8"))["id"].partition("/")[2]
+    result = {}
+    for name, staged in ((slug, dataset), (CODE_SLUG, code)):
+        result["dataset", name] = out / "unpacked" / name
+        upload_and_unpack(staged.folder, result["dataset", name])
+    return result
+
+
+def hub_like_weights(weights: Path, out: Path) -> Path:
+    """The miniature weights with BLIP-2's configuration taken back to the hub's, then through the weights step's.
+
+    A captioner saved by a current transformers carries the output-scaling key, and would hide that it must be put in.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(weights, out)
+    path = out / "captioners" / "blip2" / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["text_config"].pop("scale_decoder_outputs")
+    write_json(path, BLIP2.stated(config))
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    write_manifest(out, manifest["models"], manifest["captioners"])
+    return out
+
+
+def executed(
+    project: Path,
+    out: Path,
+    python: Path,
+    name: str,
+    layout: str,
+    pictures: Path,
+    mounts: dict[tuple[str, str], Path],
+) -> Result:
+    """One execution of the notebook in one layout, checked."""
+    variant = VARIANTS[name]
+    root, working = out / "input", out / "working"
+    for folder in (root, working):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+    write_prompts(pictures, variant.prompts)
+    folders = {**mounts, ("competition", COMPETITION): pictures}
+    mount(layout, root, OWNER, folders)
+    shutil.copy(project / "notebooks" / "image_to_prompts.ipynb", working / NOTEBOOK)
+    try:
+        before = snapshot(root)
+        sandbox = Sandbox(out / "sandbox", root)
+        start = time.perf_counter()
+        said, code, peak = execute(python, working, environment(project, root, variant, sandbox), sandbox, variant)
+        seconds = time.perf_counter() - start
+        images = [image.id for image in list_images(folders["competition", COMPETITION] / "images")]
+        checks: list[Callable[[], str | None]] = [
+            lambda: f"the notebook ended with exit code {code}: {last_line(said)}" if code else None,
+            lambda: "something was written into the mounted folders" if snapshot(root) != before else None,
+            lambda: f"the network was tried: {sandbox.attempted()[0]}" if sandbox.attempted() else None,
+            lambda: expected_run(working, variant),
+        ]
+        problem = next(filter(None, (check() for check in checks)), None)
+        valid = submission_problem(working, images)
+    finally:
+        for key, folder in folders.items():
+            folder.rename(mounts.get(key, pictures))
+    result = Result(name, layout, len(images), valid is None, round(seconds, 1), peak, problem or valid)
+    verdict = "ok" if result.problem is None else "FAILED"
+    print(f"  {name} of {len(images):,} images, {layout} layout".ljust(60), f"{verdict:>6} {seconds:7.1f} s", end="")
+    print(f"  {peak / 2**20:6.0f} MiB", flush=True)
+    if result.problem:
+        log = out / f"{name}-{layout}.log"
+        log.write_text(said, encoding="utf-8")
+        print(f"    {result.problem}; everything it said: {log}", flush=True)
+    return result
+
+
+def environment(project: Path, root: Path, variant: Variant, sandbox: Sandbox) -> dict[str, str]:
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("KAGGLE", "HF_", "PYTHON"))}
+    image = read_image(project / "wheels" / "kaggle-image.txt")
+    rerun = {RERUN: "1"} if variant.rerun else {}
+    return {
+        **own,
+        **sandbox.environment(),
+        **rerun,
+        RUN_TYPE: variant.run_type,
+        "KAGGLE_DOCKER_IMAGE": image.digest,
+        INPUT: str(root.resolve()),
+        "PYTHONNOUSERSITE": "1",
+        "IPYTHONDIR": str(sandbox.hook.resolve() / "ipython"),
+        "JUPYTER_CONFIG_DIR": str(sandbox.hook.resolve() / "jupyter"),
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+def execute(
+    python: Path, working: Path, environment: dict[str, str], sandbox: Sandbox, variant: Variant
+) -> tuple[str, int, int]:
+    """Executes the notebook in `working`; what it said, its exit code and the bytes of its largest process."""
+    command = [str(python), "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", NOTEBOOK]
+    log = working.parent / "execution.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            sandbox.command([*command, "--ExecutePreprocessor.timeout=-1"]),
+            cwd=working,
+            env=environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        if variant.killed:
+            kill_the_run(process.pid, working)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return log.read_text(errors="replace"), process.returncode, usage.ru_maxrss * unit
+
+
+def kill_the_run(notebook: int, working: Path) -> None:
+    """Waits until the run's first shard stands, then kills its process, as the kernel does when memory runs out."""
+    while not any((working / "run" / "clip").glob("*.safetensors")):
+        if os.waitid(os.P_PID, notebook, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return
+        time.sleep(0.02)
+    listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
+    for line in listed.splitlines():
+        pid, _, command = line.strip().partition(" ")
+        if (
+            "-m kernel run " in command
+            and str(working.parent.resolve() / "input") in command
+            and "unshare" not in command
+        ):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def expected_run(working: Path, variant: Variant) -> str | None:
+    """None when the run ended as the variant expects: whole, or killed and therefore without a record of its end."""
+    content = read_run(working / "run")
+    whole = content is not None and "counts" in content
+    if variant.killed:
+        return "the run was not killed in its middle" if whole else None
+    if not whole:
+        return "the run did not come to its end"
+    shown = (working / "run" / "report.html").is_file()
+    if shown == variant.rerun:
+        return "a scoring rerun made a report" if shown else "no report was made"
+    return None
+
+
+def submission_problem(working: Path, images: list[str]) -> str | None:
+    try:
+        check_submission(working / "submission.csv", images)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,132 @@
+"""Which devices and dtype to compute with, proven by a real operation before anything is loaded."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from kernel.errors import UserError
+from kernel.system.processes import child_environment
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where models run: half precision on a GPU, float32 on a CPU (whose half arithmetic is emulated).
+
+    `title` is what the driver calls it, or its name where nobody asked the driver, `memory` its bytes; a CPU's are the
+    host's, where these are known.
+    """
+
+    name: str
+    title: str = ""
+    memory: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "title", self.title or self.name)
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        import torch
+
+        return torch.float16 if self.is_gpu else torch.float32
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.name.startswith("cuda")
+
+
+def find_device(asked: str = "auto") -> Device:
+    """One device, for this very process. `auto` is the first GPU where there is one, else the CPU."""
+    import torch
+
+    name = asked
+    if asked == "auto":
+        name = "cuda:0" if torch.cuda.is_available() else "cpu"
+    check_name(name)
+    if name == "cpu":
+        return Device(name)
+    try:
+        operate(name)
+    except (RuntimeError, AssertionError) as error:
+        raise cannot_operate(asked, str(error)) from error
+    return Device(name)
+
+
+def find_devices(asked: str = "auto") -> list[Device]:
+    """The devices of a run, each for a worker of its own. `auto` is every GPU, else the CPU; `cuda:0,cuda:1` are these.
+
+    GPUs are tried in a process of their own: the one that calls must never hold a part of their memory.
+    """
+    import torch
+
+    count = torch.cuda.device_count()  # asks the driver's management library, and opens no device
+    names = [f"cuda:{index}" for index in range(count)] or ["cpu"] if asked == "auto" else asked.split(",")
+    names = ["cuda:0" if name == "cuda" else name for name in names]
+    for name in names:
+        check_name(name)
+    gpus = [name for name in names if name != "cpu"]
+    if len(set(gpus)) < len(gpus):
+        raise UserError(f"--device {asked}: names a GPU twice; two workers would share its memory. Name each once")
+    found = iter(tried(asked, gpus) if gpus else [])
+    return [Device(name, memory=host_memory()) if name == "cpu" else next(found) for name in names]
+
+
+def check_name(name: str) -> None:
+    kind, _, index = name.partition(":")
+    if name != "cpu" and (kind != "cuda" or not (index.isdecimal() or name == "cuda")):
+        raise UserError(f"--device {name}: unknown device; expected auto, cpu, cuda or cuda:N, or several with commas")
+
+
+def host_memory() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def operate(name: str) -> None:
+    """One operation in the dtype of the models there. `torch.cuda.is_available()` is True on a P100 whose kernels the
+    installed torch no longer carries, and the first operation there dies."""
+    import torch
+
+    ones = torch.ones(8, 8, device=name, dtype=Device(name).dtype)
+    (ones @ ones).sum().item()
+
+
+def tried(asked: str, names: list[str]) -> list[Device]:
+    """Raises UserError when one of these GPUs cannot be used."""
+    done = subprocess.run(
+        [sys.executable, "-m", "kernel.system.devices", *names], capture_output=True, text=True, env=child_environment()
+    )
+    lines = done.stdout.strip().splitlines()
+    if done.returncode or not lines:
+        said = done.stderr.strip().splitlines()
+        raise cannot_operate(asked, said[-1] if said else f"exit code {done.returncode}")
+    return [Device(name, title, memory) for name, (title, memory) in zip(names, json.loads(lines[-1]), strict=True)]
+
+
+def cannot_operate(asked: str, said: str) -> UserError:
+    first_line = (said.splitlines() or ["no reason given"])[0]
+    return UserError(
+        f"--device {asked}: a first operation failed ({first_line}). On Kaggle choose the accelerator 'GPU T4 x2' (a "
+        "P100 is not supported by this torch), elsewhere run with --device cpu"
+    )
+
+
+def main(names: list[str]) -> int:
+    """Tries each device and prints their titles and bytes as JSON."""
+    import torch
+
+    found = []
+    for name in names:
+        operate(name)
+        properties = torch.cuda.get_device_properties(name)
+        found.append((properties.name, properties.total_memory))
+    print(json.dumps(found))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

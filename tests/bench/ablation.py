@@ -1,0 +1,243 @@
+"""What each estimate adds, on miniature pictures never trained on: `make ablation`.
+
+One bank of miniature prompts, without any that is scored or fitted on. Three splits, each of other pictures: shares are
+fitted on one part and scored on the other; the first split's shares then score a further draw. Shares fitted on
+miniatures say that the line works; they never become defaults for real weights.
+"""
+
+import argparse
+import csv
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kernel.banks.build import build_bank
+from kernel.banks.prompt_bank import PromptBank
+from kernel.config import CAPTIONS, DEFAULT_WEIGHTS, ESTIMATES, FIT, RECIPES, BankSettings, Paths
+from kernel.estimates import estimate
+from kernel.estimates.known import Known
+from kernel.estimates.texts import weighed_captions
+from kernel.evaluation.metrics import bootstrap_interval, pairwise_cosine
+from kernel.miniature.world.drawing import draw
+from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.grammar import scene_stream
+from kernel.models.linear_head import Head, fit_regression
+from kernel.models.sentences import SentenceEncoder
+from kernel.models.vectors import unit_rows
+from kernel.models.weights_folder import open_weights
+from kernel.pipeline.images import list_images
+from kernel.pipeline.run import run
+from kernel.pipeline.run_folder import RunFolder
+from kernel.system.devices import find_device
+from kernel.system.files import write_json
+from kernel.training.shares import best_shares, products
+
+# apart from the seeds of training, figures, prior, tests, demo and rehearsal
+FIRST_SEED = 30_000
+BANK_SEED = 40_000
+SPLITS = 3
+SCORED, FITTED, BANK_PROMPTS, BANK_LEAST = 500, 200, 30_000, 20_000
+BASELINE = "baseline"
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Image features (n, d), each estimate as (n, 384) unit rows, true unit rows, and seconds an image.
+
+    `seconds` holds the stages `clip` and `captions`, which estimates share, and each estimate's own work.
+    """
+
+    features: np.ndarray
+    estimates: dict[str, np.ndarray]
+    truth: np.ndarray
+    seconds: dict[str, float]
+
+    def rows(self, *names: str) -> np.ndarray:
+        return np.stack([self.estimates[name] for name in names])
+
+
+def ablation(out: Path, weights: Path, scored: int, fitted: int, bank_prompts: int, bank_least: int) -> dict[str, Any]:
+    """Writes OUT/ablation.json and OUT/ablation.svg and returns the former's content."""
+    out.mkdir(parents=True, exist_ok=True)
+    sizes = {**{f"scored-{seed}": scored for seed in range(SPLITS)}, "second-draw": scored}
+    sizes |= {f"fitted-{seed}": fitted for seed in range(SPLITS)}
+    prompts = {
+        name: draw_pairs(out / name, FIRST_SEED + place, count) for place, (name, count) in enumerate(sizes.items())
+    }
+    bank = make_bank(out, weights, prompts, bank_prompts, bank_least)
+    splits = []
+    for seed in range(SPLITS):
+        fit_on = drawn(out / f"fitted-{seed}", prompts[f"fitted-{seed}"], weights, bank)
+        score_on = drawn(out / f"scored-{seed}", prompts[f"scored-{seed}"], weights, bank)
+        regression, fit_on.estimates["regression"] = fit_regression(fit_on.features, fit_on.truth)
+        regress(regression, score_on)
+        shares = best_shares(products(fit_on.rows(*ESTIMATES), fit_on.truth))
+        if seed == 0:
+            first_shares, first_regression = shares, regression
+        splits.append({"seed": seed, **judged(fit_on, score_on, shares)})
+    second = drawn(out / "second-draw", prompts["second-draw"], weights, bank)
+    regress(first_regression, second)
+    baseline = cosines_of(second.rows(BASELINE), np.ones(1), second)
+    text = cosines_of(second.rows(*ESTIMATES), first_shares, second)
+    content = {"splits": splits, "second_draw": {"n": len(text), "text_minus_baseline": summary(text - baseline)}}
+    write_json(out / "ablation.json", content)
+    write_chart(out / "ablation.svg", splits[0]["estimates"])
+    return content
+
+
+def draw_pairs(folder: Path, seed: int, count: int) -> list[str]:
+    """`folder/images` and `folder/prompts.csv`; the prompts in the order of the ids."""
+    (folder / "images").mkdir(parents=True, exist_ok=True)
+    prompts = []
+    for index, (scene, rng) in enumerate(scene_stream(seed, count)):
+        draw(scene, rng).save(folder / "images" / f"{index:05d}.png")
+        prompts.append(scene.prompt)
+    with (folder / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("imgId", "prompt"), *((f"{i:05d}", own) for i, own in enumerate(prompts))])
+    return prompts
+
+
+def make_bank(out: Path, weights: Path, pairs: dict[str, list[str]], prompts: int, least: int) -> Path:
+    lines = list(dict.fromkeys(scene.prompt for scene in scenes(BANK_SEED, prompts)))
+    (out / "prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    excluded = [prompt for own in pairs.values() for prompt in own]
+    (out / "excluded.txt").write_text("\n".join(excluded) + "\n", encoding="utf-8")
+    # the grammar's prompts are all near to each other, so only equal ones count as duplicates here
+    record = build_bank(BankSettings([out / "prompts.txt"], None, out / "excluded.txt", 1.0), weights, out / "bank")
+    if record["count"] < least:
+        raise ValueError(f"the bank holds {record['count']} prompts; expected {least} or more")
+    return out / "bank"
+
+
+def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Path) -> Draw:
+    """Every estimate of one draw but the regression, and the seed deck's own (`baseline`, joined by nothing), timed."""
+    weights, device = open_weights(weights_folder), find_device("auto")
+    text = RECIPES["text"]
+    content = run(replace(text, estimates={"captions": 1.0}), Paths(pairs / "images", weights_folder, pairs / "run"))
+    images = list_images(pairs / "images")
+    folder = RunFolder(pairs / "run", images, text.shard_images)
+    features, captions, modifiers = folder.read_clip()[0], folder.read_captions()[0], folder.read_modifiers()
+    encoder = SentenceEncoder.load(weights, device)
+    bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
+    estimates = {}
+    seconds = {stage: content["seconds"][stage] / len(images) for stage in ("clip", "captions")}
+    stated = [name for name in ESTIMATES if FIT not in ESTIMATES[name].needs]
+    for name in (*stated, BASELINE):
+        start = time.perf_counter()
+        recipe = RECIPES["baseline"] if name == BASELINE else text
+        said = weighed_captions(captions, None, recipe)
+        known = Known(recipe, device, encoder, bank, features, said, modifiers)
+        rows, _ = estimate("prompts" if name == BASELINE else name, known)
+        seconds[f"estimate {name}"] = (time.perf_counter() - start) / len(images)
+        estimates[name] = unit_rows(rows)
+    return Draw(features, estimates, encoder.encode(prompts, text.text_batch), seconds)
+
+
+def regress(regression: Head, draw: Draw) -> None:
+    start = time.perf_counter()
+    draw.estimates["regression"] = regression.apply(draw.features, regression.feature_mean)
+    draw.seconds["estimate regression"] = (time.perf_counter() - start) / len(draw.truth)
+
+
+def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
+    """Means, intervals and seconds of every way to answer on the scored draw; what is fitted is fitted on the other."""
+    ways: dict[str, tuple[list[str], np.ndarray]] = {name: ([name], np.ones(1)) for name in ESTIMATES}
+    ways["prior"] = ways.pop("constant")
+    for name in ESTIMATES:
+        rest = [other for other in ESTIMATES if other != name]
+        ways[f"text without {name}"] = (rest, best_shares(products(fit_on.rows(*rest), fit_on.truth)))
+    shrunk = [BASELINE, "constant"]
+    ways[BASELINE] = ([BASELINE], np.ones(1))
+    ways["baseline, shrunk"] = (shrunk, best_shares(products(fit_on.rows(*shrunk), fit_on.truth)))
+    published = np.array([RECIPES["text"].estimates.get(name, 0) for name in ESTIMATES])
+    ways["text, published shares"] = (list(ESTIMATES), published)
+    ways["text"] = (list(ESTIMATES), shares)
+    cosines = {way: cosines_of(score_on.rows(*names), own, score_on) for way, (names, own) in ways.items()}
+    estimates = {
+        way: {**summary(own), "seconds_per_image": seconds_of(*ways[way], score_on)} for way, own in cosines.items()
+    }
+    return {
+        "n": len(score_on.truth),
+        "shares": dict(zip(ESTIMATES, map(float, shares), strict=True)),
+        "estimates": estimates,
+        "text_minus_baseline": summary(cosines["text"] - cosines[BASELINE]),
+        "text_minus_shrunk_baseline": summary(cosines["text"] - cosines["baseline, shrunk"]),
+    }
+
+
+def cosines_of(rows: np.ndarray, shares: np.ndarray, on: Draw) -> np.ndarray:
+    return pairwise_cosine(np.einsum("m,mnd->nd", shares, rows), on.truth)
+
+
+def seconds_of(names: list[str], shares: np.ndarray, on: Draw) -> float:
+    """Own work of the estimates with a share, and once each stage that any of them needs."""
+    used = {name for name, share in zip(names, shares, strict=True) if share > 0}
+    stages = {"clip"} if used != {"constant"} else set()
+    captioned = {BASELINE, *(name for name in ESTIMATES if CAPTIONS in ESTIMATES[name].needs)}
+    stages |= {"captions"} if used & captioned else set()
+    return sum(on.seconds[stage] for stage in stages) + sum(on.seconds[f"estimate {name}"] for name in used)
+
+
+def summary(values: np.ndarray) -> dict[str, Any]:
+    return {"mean": float(values.mean()), "ci95": list(bootstrap_interval(values))}
+
+
+def write_chart(path: Path, estimates: dict[str, dict[str, Any]]) -> None:
+    """Bars of the means with their intervals, the best at the top."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # words stay words: a tenth of the size, and they can be found
+    matplotlib.rcParams["svg.hashsalt"] = "ablation"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    ways = sorted(estimates, key=lambda way: estimates[way]["mean"])
+    means = np.array([estimates[way]["mean"] for way in ways])
+    intervals = np.array([estimates[way]["ci95"] for way in ways]).T
+    figure, axes = pyplot.subplots(figsize=(8, 0.35 * len(ways) + 1))
+    colours = ["#2a6fbb" if way == "text" else "#c9732f" if way.startswith("baseline") else "#9aa7b4" for way in ways]
+    axes.barh(ways, means, xerr=np.abs(intervals - means), color=colours, capsize=3)
+    axes.set_xlim(left=max(0.0, means.min() - 0.05))
+    axes.set_xlabel("mean cosine, 95 % interval (miniature pictures and models)")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
+
+
+def table(split: dict[str, Any]) -> str:
+    lines = ["| answer | mean cosine | 95 % interval | seconds an image |", "|---|---|---|---|"]
+    for way, own in sorted(split["estimates"].items(), key=lambda item: -item[1]["mean"]):
+        low, high = own["ci95"]
+        lines.append(f"| {way} | {own['mean']:.3f} | {low:.3f} to {high:.3f} | {own['seconds_per_image']:.3f} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("build/ablation"))
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
+    parser.add_argument("--scored", type=int, default=SCORED, metavar="N", help="pictures (default %(default)s)")
+    parser.add_argument("--fitted", type=int, default=FITTED, metavar="N", help="pictures (default %(default)s)")
+    parser.add_argument(
+        "--bank-prompts", type=int, default=BANK_PROMPTS, metavar="N", help="drawn (default %(default)s)"
+    )
+    parser.add_argument("--bank-least", type=int, default=BANK_LEAST, metavar="N", help="left (default %(default)s)")
+    options = parser.parse_args()
+    sizes = (options.scored, options.fitted, options.bank_prompts, options.bank_least)
+    content = ablation(options.out, options.weights, *sizes)
+    for split in content["splits"]:
+        print(f"\nsplit {split['seed']}, {split['n']} pictures\n\n{table(split)}")
+        for other in ("baseline", "shrunk_baseline"):
+            difference = split[f"text_minus_{other}"]
+            low, high = difference["ci95"]
+            print(f"text minus {other}: {difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
+    low, high = content["second_draw"]["text_minus_baseline"]["ci95"]
+    mean = content["second_draw"]["text_minus_baseline"]["mean"]
+    print(f"\nsecond draw, shares of split 0: text minus baseline {mean:+.4f} ({low:+.4f} to {high:+.4f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,35 @@
+import shutil
+
+import numpy as np
+import pytest
+
+from kernel.errors import UserError
+from kernel.pipeline.constant import write_constant
+from kernel.pipeline.submission import check_submission, read_submission
+
+
+def test_every_image_gets_the_same_unit_row(tmp_path, image_folder, weights_folder):
+    assert write_constant(image_folder, weights_folder, tmp_path / "submission.csv") == 6
+    rows = np.stack(list(read_submission(tmp_path / "submission.csv").values()))
+    assert np.ptp(rows, axis=0).max() == 0
+    assert np.linalg.norm(rows[0]) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_submission_is_valid_for_the_images(tmp_path, image_folder, weights_folder):
+    write_constant(image_folder, weights_folder, tmp_path / "submission.csv")
+    check_submission(tmp_path / "submission.csv", list("abcdef"))
+
+
+def test_only_the_scorer_and_the_prior_are_needed(tmp_path, image_folder, weights_folder):
+    part = tmp_path / "weights"
+    shutil.copytree(weights_folder / "sentences", part / "sentences")
+    for name in ("prior.txt", "manifest.json"):
+        shutil.copy(weights_folder / name, part / name)
+    assert write_constant(image_folder, part, tmp_path / "submission.csv") == 6
+
+
+def test_a_damaged_prior_is_refused(tmp_path, image_folder, weights_folder):
+    own = shutil.copytree(weights_folder, tmp_path / "weights")
+    (own / "prior.txt").write_text("something else\n")
+    with pytest.raises(UserError, match=r"prior\.txt: \d+ bytes, the manifest says"):
+        write_constant(image_folder, own, tmp_path / "submission.csv")

@@ -1,0 +1,260 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from kernel.publish.kaggle.notebooks import build_notebooks
+from tests.publish.kaggle.kaggle_client import change_kernel, make_project, quick_push, record, refused_push
+from tests.publish.kaggle.kaggle_server import CODE, CUT, KERNEL, OWNER, WEIGHTS, Dataset, answered, refused
+
+PREPARE = f"{OWNER}/image-to-prompts-prepare"
+
+
+@pytest.fixture
+def kaggle(kaggle):
+    """The service with the weights dataset in place."""
+    kaggle.datasets[WEIGHTS] = Dataset(1, {"manifest.json": b"{}"})
+    return kaggle
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    return make_project(tmp_path / "project")
+
+
+# one push
+
+
+def test_a_push_sends_the_request_for_two_t4_without_internet(kaggle, project):
+    quick_push(project)
+    sent = kaggle.calls("SaveKernel")[0].body
+    asked = {key: sent[key] for key in ("slug", "isPrivate", "enableGpu", "enableInternet", "machineShape")}
+    assert asked == {
+        "slug": KERNEL,
+        "isPrivate": True,
+        "enableGpu": True,
+        "enableInternet": False,
+        "machineShape": "NvidiaTeslaT4",
+    }
+
+
+def test_a_push_sends_the_competition_and_both_datasets_as_sources(kaggle, project):
+    quick_push(project)
+    sent = kaggle.calls("SaveKernel")[0].body
+    assert sent["competitionDataSources"] == ["stable-diffusion-image-to-prompts"]
+    assert sent["datasetDataSources"] == [WEIGHTS, CODE]
+
+
+def test_a_push_sends_the_built_notebook(kaggle, project):
+    quick_push(project)
+    cells = json.loads(kaggle.calls("SaveKernel")[0].body["text"])["cells"]
+    assert [cell["source"] for cell in cells] == ["print('image_to_prompts')"]
+
+
+def test_url_and_version_are_printed(kaggle, project, capsys):
+    quick_push(project)
+    assert f"{KERNEL}: version 1 pushed: https://service/code/{KERNEL}\n" in capsys.readouterr().out
+
+
+def test_the_push_is_recorded(kaggle, project):
+    quick_push(project)
+    pushed = record(project, "push.json")
+    held = json.loads(kaggle.datasets[CODE].files["image-to-prompts.json"])
+    expected = {
+        "kernel": KERNEL,
+        "version": 1,
+        "url": f"https://service/code/{KERNEL}",
+        "code_sha256": held["sha256"],
+        "commit": None,
+        "recipe": None,
+    }
+    assert expected.items() <= pushed.items()
+
+
+@pytest.mark.parametrize("recipe", ["baseline", "text"])
+def test_the_recipe_that_the_notebook_runs_is_recorded(kaggle, project, recipe):
+    source = f'# %%\n# session.run("other")\nsession.run("{recipe}")\n'
+    (project / "notebooks/image_to_prompts.py").write_text(source)
+    build_notebooks(project)
+    assert quick_push(project)["recipe"] == recipe
+
+
+# the week's hours
+
+
+def test_the_gpu_hours_left_are_told_before_any_is_spent(kaggle, project, capsys):
+    quick_push(project)
+    assert (
+        "GPU hours left this week: 12.5 of 30.0, all of them again on 2026-11-28 00:00 UTC\n" in capsys.readouterr().err
+    )
+    calls = [request.call for request in kaggle.requests]
+    assert calls.index("GetAcceleratorQuotaStatistics") < calls.index("SaveKernel")
+
+
+@pytest.mark.parametrize("answer", [refused(404), refused(500), answered(), CUT])
+def test_a_service_that_names_no_hours_does_not_stop_a_push(kaggle, project, capsys, answer):
+    kaggle.script("GetAcceleratorQuotaStatistics", answer)
+    assert quick_push(project)["version"] == 1
+    assert "GPU hours left this week: unknown (" in capsys.readouterr().err
+
+
+def test_a_notebook_that_is_not_its_source_is_not_pushed(kaggle, project):
+    (project / "notebooks/image_to_prompts.py").write_text("# %%\nprint(2)\n")
+    assert "Run 'make notebooks'" in refused_push(project)
+    assert kaggle.requests == []
+
+
+def test_metadata_that_breaks_a_rule_is_not_pushed(kaggle, project):
+    change_kernel(project, enable_internet=True)
+    assert "enable_internet is true; expected false" in refused_push(project)
+    assert kaggle.requests == []
+
+
+# the code dataset
+
+
+def test_the_code_goes_up_before_the_notebook(kaggle, project):
+    quick_push(project)
+    assert kaggle.datasets[CODE].files["kernel/__init__.py"] == b"LINE = 1\n"
+
+
+def test_unchanged_code_is_not_sent_again(kaggle, project):
+    quick_push(project)
+    sent = len(kaggle.calls("PUT"))
+    quick_push(project)
+    assert len(kaggle.calls("PUT")) == sent
+
+
+def test_unchanged_code_is_not_sent_again_from_another_machine(kaggle, project, tmp_path):
+    quick_push(project)
+    sent = len(kaggle.calls("PUT"))
+    quick_push(make_project(tmp_path / "clone"))
+    assert len(kaggle.calls("PUT")) == sent
+
+
+def test_a_changed_line_sends_kilobytes_and_no_weights(kaggle, project):
+    kaggle.datasets[WEIGHTS].files["large.safetensors"] = bytes(1_000_000)
+    quick_push(project)
+    before = sum(request.size for request in kaggle.requests)
+    (project / "kernel/__init__.py").write_text("LINE = 2\n")
+    quick_push(project)
+    assert sum(request.size for request in kaggle.requests) - before < 20_000
+    assert set(kaggle.uploaded()) == {"image-to-prompts.json", "kernel.zip", "wheels.zip"}
+    assert kaggle.datasets[CODE].files["kernel/__init__.py"] == b"LINE = 2\n"
+    assert kaggle.datasets[WEIGHTS].version == 1
+
+
+def test_sent_code_is_told_with_its_kilobytes(kaggle, project, capsys):
+    quick_push(project)
+    assert f"{CODE}: sending 1 kB as a new dataset\n" in capsys.readouterr().out
+
+
+def test_the_notebook_waits_for_the_code(kaggle, project):
+    kaggle.dataset_statuses[CODE] = ["BLOBS_RECEIVED"]
+    assert f"{CODE}: not ready after 0 minutes" in refused_push(project, limit=0)
+    assert kaggle.calls("SaveKernel") == []
+
+
+# the weights
+
+
+def test_the_notebook_waits_for_the_weights(kaggle, project):
+    kaggle.dataset_statuses[WEIGHTS] = ["BLOBS_RECEIVED", "BLOBS_RECEIVED", "READY"]
+    quick_push(project)
+    calls = [request.call for request in kaggle.requests]
+    assert calls.count("SaveKernel") == 1 and kaggle.dataset_statuses[WEIGHTS] == ["READY"]
+
+
+def test_weights_that_never_get_ready_stop_the_push(kaggle, project):
+    kaggle.dataset_statuses[WEIGHTS] = ["BLOBS_RECEIVED"]
+    assert f"{WEIGHTS}: not ready after 0 minutes" in refused_push(project, limit=0)
+    assert kaggle.calls("SaveKernel") == []
+
+
+def test_weights_that_were_never_published_stop_the_push_with_what_publishes_them(kaggle, project):
+    del kaggle.datasets[WEIGHTS]
+    assert "Run 'python -m kernel publish dataset' first" in refused_push(project)
+    assert kaggle.calls("SaveKernel") == []
+
+
+def from_prepare(project: Path) -> None:
+    change_kernel(project, dataset_sources=[CODE], kernel_sources=[PREPARE])
+
+
+def test_weights_from_the_prepare_notebook_need_no_weights_dataset(kaggle, project):
+    del kaggle.datasets[WEIGHTS]
+    from_prepare(project)
+    kaggle.kernel_statuses = ["COMPLETE"]
+    quick_push(project)
+    sent = kaggle.calls("SaveKernel")[0].body
+    assert (sent["datasetDataSources"], sent["kernelDataSources"]) == ([CODE], [PREPARE])
+
+
+def test_a_prepare_notebook_that_still_runs_stops_the_push(kaggle, project):
+    from_prepare(project)
+    kaggle.kernel_statuses = ["RUNNING"]
+    assert "its run is RUNNING, so the notebook would start without weights" in refused_push(project)
+    assert kaggle.calls("SaveKernel") == []
+
+
+def test_the_prepare_notebook_is_pushed_with_the_internet_and_the_code_alone(kaggle, project):
+    del kaggle.datasets[WEIGHTS]
+    quick_push(project, prepare=True)
+    sent = kaggle.calls("SaveKernel")[0].body
+    keys = ("slug", "enableInternet", "enableGpu", "isPrivate", "datasetDataSources")
+    assert [sent[key] for key in keys] == [PREPARE, True, True, True, [CODE]]
+    assert "competitionDataSources" not in sent
+
+
+def test_a_push_of_the_prepare_notebook_leaves_the_record_of_the_other_alone(kaggle, project):
+    quick_push(project)
+    quick_push(project, prepare=True)
+    assert record(project, "push.json")["kernel"] == KERNEL
+
+
+# what the service answers
+
+
+def test_a_refused_push_that_http_calls_fine_is_refused_with_its_words(kaggle, project):
+    kaggle.script("SaveKernel", answered(error="Maximum weekly GPU quota reached"))
+    said = refused_push(project)
+    assert "the service refused the push: Maximum weekly GPU quota reached. Nothing runs. Mend what it names" in said
+
+
+@pytest.mark.parametrize("kind", ["dataset", "competition", "kernel", "model"])
+def test_every_kind_of_source_that_the_service_drops_fails_the_push(kaggle, project, kind):
+    dropped = {f"invalid{kind.title()}Sources": ["someone/something"]}
+    kaggle.script("SaveKernel", answered(url="https://service/code", versionNumber=1, **dropped))
+    said = refused_push(project)
+    assert f"version 1 was saved without the {kind} sources someone/something" in said
+    assert f"Stop it on https://service/code, mend {kind}_sources in kernel-metadata.json" in said
+
+
+def test_a_push_that_lost_a_source_is_not_recorded(kaggle, project):
+    kaggle.script("SaveKernel", answered(versionNumber=1, invalidDatasetSources=[CODE]))
+    refused_push(project)
+    assert not (project / "build/kaggle/push.json").exists()
+
+
+def test_a_push_without_a_version_is_refused(kaggle, project):
+    kaggle.script("SaveKernel", answered(url="https://service/code"))
+    assert "the service named no version, so the push cannot be followed" in refused_push(project)
+
+
+@pytest.mark.parametrize(
+    ("status", "step"),
+    [
+        (401, "Make a new API token on https://www.kaggle.com/settings"),
+        (403, "a GPU or the internet needs a phone-verified account"),
+        (429, "wait 60 seconds, then run the same command again"),
+        (500, "look at its versions on the site before you push again"),
+    ],
+)
+def test_an_error_names_the_next_step(kaggle, project, status, step):
+    kaggle.script("SaveKernel", refused(status, Retry_After="60"))
+    assert step in refused_push(project)
+
+
+def test_a_cut_connection_says_that_the_push_may_have_arrived(kaggle, project):
+    kaggle.script("SaveKernel", CUT)
+    assert "the notebook may have been saved all the same" in refused_push(project)

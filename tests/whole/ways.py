@@ -1,0 +1,135 @@
+"""How tests/whole/test_readme.py executes each command of README and docs/, and which few it cannot."""
+
+from dataclasses import dataclass
+from typing import Any
+
+KERNEL = ".venv/bin/python -m kernel "
+PINNED = " --pins OUT/pins.json --out OUT/{} --scratch OUT/downloads"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a command is executed: in which place, with what behind it, after which commands, and what it leaves.
+
+    Places: `reader` is a folder of the reader's own, `project` the project beside Kaggle's server, `hub` the project
+    beside the models' or the prompts' server, `root` the project itself in a process of its own. `leaves` is a file
+    in that folder, or in OUT, a folder of the test's.
+    """
+
+    place: str
+    more: str = ""
+    after: tuple[str, ...] = ()
+    leaves: str = ""
+    slow: bool = False
+    code: int = 0
+
+
+def reader(leaves: str = "", **others: Any) -> Way:
+    return Way("reader", leaves=leaves, **others)
+
+
+def slow(more: str, leaves: str = "") -> Way:
+    return Way("root", more, leaves=leaves, slow=True)
+
+
+PUSH = "publish push --wait"
+BANK = "bank build/prompts.parquet --weights build/kaggle-weights --out build/prompt_bank"
+WAYS = {
+    KERNEL + "run IMAGES --weights build/weights --out RUN": reader("RUN-own/submission.csv"),
+    KERNEL + "run IMAGES --out RUN --set num_beams=3 --set captions_per_image=3": reader("RUN-own/submission.csv"),
+    KERNEL + "run IMAGES --out RUN --set modifiers.flavors=5 --set modifiers./home/me/words.txt=2": reader(
+        "RUN-own/submission.csv"
+    ),
+    KERNEL + "check RUN/submission.csv IMAGES": reader(),
+    KERNEL + "evaluate RUN/submission.csv prompts.csv --weights build/weights": reader(),
+    KERNEL + "report RUN": reader("RUN/report.html"),
+    KERNEL + "report RUN --prompts prompts.csv": reader("RUN/report.html"),
+    KERNEL + "report RUN --pictures-beside": reader("RUN/report_pictures/000000.jpg"),
+    KERNEL + "explain IMAGE --weights build/weights": reader(),
+    KERNEL + "plan --gpu T4x2 --images 16000": reader(),
+    KERNEL + "describe build/demo/competition/images": reader(),
+    KERNEL + "describe IMAGES": reader(),
+    KERNEL + "describe IMAGE --mode best --without artists": reader(),
+    KERNEL + "describe 'IMAGES/*.png' --mode classic --words /home/me/words.txt --json": reader(),
+    KERNEL + "describe IMAGES --mode negative --top 8": reader(),
+    KERNEL + BANK: reader("build/prompt_bank/bank.json"),
+    KERNEL + "fit PAIRS --bank BANK --out RUN": reader(
+        "BANK/fusion.json", after=("bank build/prompts.parquet --exclude PAIRS/prompts.csv --near 1.0 --out BANK",)
+    ),
+    KERNEL + "publish prompts --list": reader(),
+    "python -m kernel --help": reader(),
+    "python -m kernel COMMAND --help": reader(),
+    "python -m kernel plan --gpu ...": reader(),
+    # miniature weights are not those whose words it knows, which it says
+    "python -m kernel verify RUN": reader(code=1),
+    "make plan": reader(),
+    KERNEL + "publish init --user NAME": Way("project"),
+    KERNEL + "publish init --user NAME --weights-from prepare": Way("project"),
+    KERNEL + "publish push --prepare --wait": Way("project", leaves="build/kaggle/prepare.json"),
+    KERNEL + "publish push --wait --pin": Way("project", after=(PUSH,), leaves="build/kaggle/push.json"),
+    "make push": Way("project", leaves="build/kaggle/push.json"),
+    "make submit": Way("project", after=(PUSH,), leaves="submissions.jsonl"),
+    "make dataset": Way("project", leaves="build/dataset/manifest.json"),
+    "make notebooks": Way("project", leaves="notebooks/prepare.ipynb"),
+    "make wheels": Way("project"),
+    "make rehearse": Way(
+        "project", " --this-python --images 8 --variant visible --layout new --weights WEIGHTS",
+        leaves="build/rehearsal/rehearsal.json", slow=True,
+    ),
+    ".venv/bin/kaggle kernels push -p .": Way("project"),
+    KERNEL + "publish weights --pin": Way("hub", PINNED.format("weights"), leaves="OUT/pins.json"),
+    "make weights": Way(
+        "hub", PINNED.format("weights"), after=("publish weights --pin",), leaves="OUT/weights/manifest.json"
+    ),
+    KERNEL + "publish weights --bank build/prompt_bank": Way(
+        "hub", PINNED.format("weights"),
+        after=("publish weights --pin", "publish weights",
+               "bank WEIGHTS/prior.txt --weights OUT/weights --out OUT/prompt_bank"),
+        leaves="OUT/weights/prompt_bank/bank.json",
+        slow=True,
+    ),
+    KERNEL + "publish prompts --pin": Way("hub", PINNED.format("prompts.parquet"), leaves="OUT/pins.json"),
+    KERNEL + "publish prompts": Way(
+        "hub", PINNED.format("prompts.parquet"), after=("publish prompts --pin",), leaves="OUT/prompts.parquet"
+    ),
+    "make docs": Way("root", " --docs OUT/docs"),
+    "make miniature": slow(" --out OUT/weights", "OUT/weights/manifest.json"),
+    "make figures": slow(" --pictures 8"),
+    "make scale": slow(" --images 20 --out OUT", "OUT/scale.json"),
+    "make deadlines": slow(" --images 4 --budgets 40 --out OUT", "OUT/deadlines.json"),
+    "make truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
+    "python -m tests.bench.truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
+    "make ablation": slow(
+        " --scored 12 --fitted 12 --bank-prompts 300 --bank-least 100 --out OUT", "OUT/ablation.svg"
+    ),
+    "make textside": slow(
+        " --prompts WEIGHTS/prior.txt --scored 4 --captioned 1 --calibrated 2 --out OUT", "OUT/textside.md"
+    ),
+    "make textside PROMPTS=FILE": slow(" --scored 4 --captioned 1 --calibrated 2 --out OUT", "OUT/textside.md"),
+    "make bench": slow(" --small --rounds 1 --out OUT", "OUT/bench.json"),
+    "make curves": slow(" --small --out OUT", "OUT/curves.json"),
+    "python -m tests.bench.tried": slow(" --small --out OUT", "OUT/tried.md"),
+    "make parity": slow(" --small --images 2 --best 1 --top 1 --out OUT"),
+    "python -m tests.bench.parity --true-shape --best 1 --top 1": slow(" --small --images 2 --out OUT"),
+    ".venv/bin/python -m kernel.miniature.training.train_clip": slow(
+        " --steps 1 --pictures 64 --batch 8 --out OUT", "OUT/open_clip_model.safetensors"
+    ),
+    ".venv/bin/python -m kernel.miniature.training.train_captioner blip2": slow(
+        " --steps 1 --pictures 64 --batch 8 --out OUT"
+    ),
+    ".venv/bin/python -m kernel.miniature.training.train_captioner blip --steps 1800": slow(
+        " --steps 1 --pictures 64 --batch 8 --out OUT"
+    ),
+    "make screenshots": Way("root", " --report OUT/report.html --out OUT", leaves="OUT/report_dark.png"),
+    ".venv/bin/python -m tests.browser.opening build/endurance/run-16000/report.html": Way("root"),
+}  # fmt: skip
+NEED_CHROMIUM = {command for command in WAYS if "screenshots" in command or "browser.opening" in command}
+NOT_HERE = {
+    "bash .ci/run": "it runs these tests",
+    "make test": "it runs these tests; .ci/run runs it",
+    "make test-slow": "it runs these tests; .ci/run runs it",
+    "make demo": ".ci/run runs it whole",
+    "make lint": ".ci/run runs it",
+    "make browser": "it installs a package of the system; .ci/run runs it",
+    "make setup": "it installs 6 GB; every target of .ci/run does it first",
+}
