@@ -91,10 +91,11 @@ format: $(VENV)/.stamp  ## formats every file and mends what ruff can mend by it
 docs: $(VENV)/.stamp  ## the tables of docs/ that a command makes: settings, commands, plan, speed; seconds
 	$(BIN)/python -m tests.bench.docs
 
-lint: $(VENV)/.stamp  ## ruff, mypy, and that no page of docs/ is stale
+lint: $(VENV)/.stamp  ## ruff, mypy, the rooms' imports, and that no page of docs/ is stale
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.bench.docs --check
 
 notebooks: $(VENV)/.stamp  ## the .ipynb of every source in notebooks/
