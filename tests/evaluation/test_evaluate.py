@@ -180,5 +180,5 @@ def test_a_missing_prompts_file_is_refused(tmp_path):
 
 
 def test_a_folder_is_no_prompts_file(tmp_path):
-    with pytest.raises(UserError, match="not a CSV table"):
+    with pytest.raises(UserError, match="a folder; expected prompts"):
         read_prompts(tmp_path)

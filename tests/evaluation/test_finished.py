@@ -20,13 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # threads do not live through a fork
-import kernel.pipeline.constant, kernel.pipeline.run
+import kernel.estimates.constant, kernel.pipeline.run
 from kernel.config import RECIPES, Paths
 from kernel.system.deadline import NEVER, Deadline
 from kernel.pipeline.run_folder import RunFolder
 
-really = kernel.pipeline.constant.read_phrases  # a short prior saves half of a run over so few images
-kernel.pipeline.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
+really = kernel.estimates.constant.read_phrases  # a short prior saves half of a run over so few images
+kernel.estimates.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
 recipe = replace(RECIPES["text"], num_beams=1, captions_per_image=1, shard_images=2)
 
 class Over(Deadline):
@@ -42,7 +42,7 @@ for name in ("whole", "late", "clip", "modifiers", "captions"):
         if name not in ("whole", "late"):
             setattr(RunFolder, f"write_{name}", die)
         try:
-            kernel.pipeline.run(recipe, Paths(Path("images"), Path("weights"), Path(name)), "cpu",
+            kernel.pipeline.run.run(recipe, Paths(Path("images"), Path("weights"), Path(name)), "cpu",
                                 deadline=Over() if name == "late" else NEVER)
             os._exit(0)
         except BaseException as error:

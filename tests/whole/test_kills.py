@@ -20,15 +20,15 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # threads do not live through a fork
-import kernel.pipeline.constant, kernel.pipeline.run, kernel.pipeline.run_folder
+import kernel.estimates.constant, kernel.pipeline.run, kernel.pipeline.run_folder
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.clip import ClipEncoder
 from kernel.config import RECIPES, Paths
 from kernel.system.deadline import NEVER
 from kernel.models.sentences import SentenceEncoder
 
-really = kernel.pipeline.constant.read_phrases  # a short prior saves half of a run over so few images
-kernel.pipeline.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
+really = kernel.estimates.constant.read_phrases  # a short prior saves half of a run over so few images
+kernel.estimates.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
 images, weights, out, points = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 recipe = replace(RECIPES["text"], num_beams=2, captions_per_image=2, shard_images=2, caption_batch=2, clip_batch=2)
 steps, last = 0, None
@@ -60,7 +60,7 @@ def child(folder, at):
     if pid == 0:
         last, steps = at, 0
         try:
-            kernel.pipeline.run(recipe, Paths(images, weights, folder), "cpu")
+            kernel.pipeline.run.run(recipe, Paths(images, weights, folder), "cpu")
             os.write(writing, str(steps).encode())
             os._exit(0)
         except BaseException as error:
