@@ -83,8 +83,9 @@ def plan(gpu: str = "T4x2", images: int = 16_000, recipe: str | Recipe = DEFAULT
     """The Plan of a run, an estimate: memory, batches and time by stage; printed, it is a table."""
     from kernel.pipeline.planning.gpus import gpu_named
     from kernel.pipeline.planning.plan import plan as plan_run
+    from kernel.pipeline.planning.table import PrintedPlan
 
-    return plan_run(chosen(recipe), gpu_named(gpu), images)
+    return PrintedPlan(**vars(plan_run(chosen(recipe), gpu_named(gpu), images)))
 
 
 def chosen(recipe: str | Recipe) -> Recipe:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kernel.commands.options import add_command, json_option, weights_option
-from kernel.errors import UserError
+from kernel.errors import UserError, kind_and_line
 from kernel.system.output import json_text
 
 if TYPE_CHECKING:
@@ -79,8 +79,7 @@ def checked(name: str, needed: bool, check: Callable[[], Iterator[Finding]]) -> 
     except UserError as error:
         found.append(Finding(name, WRONG, str(error), needed))
     except Exception as error:  # a library that is there in halves raises whatever it likes when it is imported
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        said = f"cannot be looked at ({type(error).__name__}: {reason}). Run 'make setup'"
+        said = f"cannot be looked at ({kind_and_line(error)}). Run 'make setup'"
         found.append(Finding(name, WRONG, said, needed))
     return found
 

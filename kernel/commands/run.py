@@ -72,7 +72,7 @@ def plan_command(options: argparse.Namespace) -> None:
     from kernel.banks.prompt_bank import RECORD, read_record
     from kernel.pipeline.planning.gpus import GB, gpu_named
     from kernel.pipeline.planning.plan import plan
-    from kernel.pipeline.planning.table import write_picture
+    from kernel.pipeline.planning.table import plan_table, write_picture
     from kernel.system.durations import seconds_of
 
     prompts = options.bank_prompts
@@ -89,7 +89,7 @@ def plan_command(options: argparse.Namespace) -> None:
     )
     if options.picture:
         write_picture(options.picture, estimated)
-    print(json_text(estimated.as_json()) if options.json else estimated)
+    print(json_text(estimated.as_json()) if options.json else plan_table(estimated))
 
 
 def add_constant(commands: argparse._SubParsersAction) -> None:

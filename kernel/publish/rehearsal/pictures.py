@@ -5,7 +5,6 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-SEED = 7_000  # apart from the seeds of training, figures, prior, tests and demo
 BLOCK = 250  # pictures drawn from one seed, so that blocks can be drawn side by side
 
 
@@ -24,16 +23,11 @@ def draw_images(folder: Path, count: int) -> Path:
 
 
 def draw_block(block: tuple[Path, int, int]) -> list[tuple[str, str]]:
-    from kernel.miniature.world.drawing import draw
-    from kernel.miniature.world.grammar import scene_stream
+    from kernel.miniature.world.folders import REHEARSAL_SEED, draw_folder
 
     folder, start, count = block
-    rows = []
-    for index, (scene, rng) in enumerate(scene_stream(SEED + start, count), start):
-        image_id = f"{index * 7919:09x}"
-        draw(scene, rng).save(folder / "images" / f"{image_id}.png")
-        rows.append((image_id, scene.prompt))
-    return rows
+    names = [f"{index * 7919:09x}" for index in range(start, start + count)]
+    return list(draw_folder(folder / "images", REHEARSAL_SEED + start, count, names.__getitem__).items())
 
 
 def read_listing(folder: Path) -> list[list[str]]:
@@ -43,6 +37,8 @@ def read_listing(folder: Path) -> list[list[str]]:
 
 def write_prompts(folder: Path, which: str | None) -> None:
     """prompts.csv: the "true" ones, those of "other" images, or none."""
+    from kernel.miniature.world import folders
+
     path = folder / "prompts.csv"
     path.unlink(missing_ok=True)
     if which is None:
@@ -50,5 +46,4 @@ def write_prompts(folder: Path, which: str | None) -> None:
     rows = read_listing(folder)
     if which == "other":
         rows = [[f"f{image_id[1:]}", prompt] for image_id, prompt in rows[:7]]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("imgId", "prompt"), *rows])
+    folders.write_prompts(path, dict(rows))
