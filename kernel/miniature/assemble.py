@@ -24,6 +24,7 @@ from kernel.models.captioners.loading import KINDS
 from kernel.models.clip import clip_tokenizer_record
 from kernel.models.sentences import sentence_tokenizer_record
 from kernel.models.weights_folder import write_manifest
+from kernel.system.files import unfinished_path
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PRIOR_PROMPTS = 400
@@ -34,7 +35,7 @@ PUBLISHED_FILES = ("model.safetensors", "modules.json", "sentence_bert_config.js
 
 def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
     """Replaces `out` by a complete weights folder; nothing stands there half made."""
-    unfinished = out.with_name(f".{out.name}.tmp")
+    unfinished = unfinished_path(out)
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "word_banks").mkdir(parents=True)
     models = {"clip": put_clip(unfinished / "clip", checkpoints)}

@@ -24,7 +24,7 @@ from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shar
 from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
-from kernel.system.files import file_sha256, require_space, whole_file, write_json
+from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 # result by download, for the check of free disk: halved, or with the parts that stay float32
@@ -73,7 +73,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
 def make_folder(
     out: Path, repositories: dict[str, Repository], captioners: list[str], scratch: Path, pins: Path
 ) -> None:
-    unfinished = out.with_name(f".{out.name}.tmp")
+    unfinished = unfinished_path(out)
     folder = unfinished / "weights"
     for needed in (folder, scratch):
         needed.mkdir(parents=True, exist_ok=True)

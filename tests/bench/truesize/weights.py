@@ -19,7 +19,7 @@ from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.clip import CONFIG, WEIGHTS, clip_tokenizer_record, meta_clip
 from kernel.models.weights_folder import MANIFEST, open_weights, read_manifest, write_manifest
 from kernel.publish.hub.convert import BLOCK_BYTES, shard_index, target_dtype, write_checkpoint
-from kernel.system.files import require_space, write_json
+from kernel.system.files import require_space, unfinished_path, write_json
 from kernel.system.tensor_files import ITEM_BYTES, Tensor
 from tests.bench.truesize.sizes import Sizes
 
@@ -43,7 +43,7 @@ def make_weights(out: Path, sizes: Sizes, stored: str, miniature: Path) -> Path:
     if out.exists() and not is_random(out):
         raise UserError(f"{out}: holds other than random weights, so it is not replaced. Give --out a new folder")
     open_weights(miniature, parts=("clip", "sentences", "word_banks", "prior.txt"))
-    unfinished = out.with_name(f".{out.name}.tmp")
+    unfinished = unfinished_path(out)
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
     unfinished.mkdir(parents=True)
