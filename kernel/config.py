@@ -1,4 +1,4 @@
-"""What to run (`Recipe`) and where things are (`Paths`). Every default of the package lives here."""
+"""What to run (`Recipe`) and where things are (`Paths`). Every default of a run or a bank lives here."""
 
 import dataclasses
 import json

@@ -17,6 +17,11 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+def kind_and_line(error: BaseException) -> str:
+    """Example: "RuntimeError: CUDA error"; its kind alone where an error has no words."""
+    return type(error).__name__ + (f": {first_line(error)}" if str(error).strip() else "")
+
+
 def did_you_mean(name: str, valid: Iterable[str]) -> str:
     """Example: did_you_mean("txet", ["prior", "text"]) == " (did you mean 'text'?)"; empty when none is near."""
     close = difflib.get_close_matches(name, list(valid), n=1)

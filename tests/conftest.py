@@ -17,13 +17,13 @@ from PIL import Image  # noqa: E402
 
 from kernel.config import DEFAULT_WEIGHTS, Paths, Recipe  # noqa: E402
 from kernel.miniature.world.drawing import draw  # noqa: E402
+from kernel.miniature.world.folders import TEST_SEED  # noqa: E402
 from kernel.miniature.world.grammar import Scene, scene_stream  # noqa: E402
 from kernel.models.weights_folder import Weights, open_weights  # noqa: E402
 from kernel.system.devices import Device  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "sample"
-TEST_SEED = 5
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +45,7 @@ def weights(weights_folder: Path) -> Weights:
 
 @pytest.fixture(scope="module")
 def short_prior() -> Iterator[None]:
-    """The constant answer from 20 of the prior's 2,000 prompts: seconds less a run, where its value does not matter."""
+    """The constant answer from 20 of the prior's 400 prompts: seconds less a run, where its value does not matter."""
     from kernel.estimates import constant
 
     really = constant.read_phrases

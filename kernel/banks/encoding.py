@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 
 from kernel.banks.shards import SENTENCES, chosen_prompts, read_prompts, rows_path, write_rows
-from kernel.errors import UserError
+from kernel.errors import UserError, kind_and_line
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights
-from kernel.system.devices import Device
+from kernel.system.devices import Device, worker_environment
 from kernel.system.offline import refuse_network
-from kernel.system.processes import child_environment, ending
+from kernel.system.processes import ending
 
 BATCH = 256
 Encode = Callable[[list[str]], np.ndarray]
@@ -145,15 +145,9 @@ class Round:
 
 
 def start(device: Device, workers: int) -> subprocess.Popen[str]:
-    """A worker that sees no other GPU, so no library can put a context there."""
-    environment = child_environment()
-    environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
-    if device.is_gpu:
-        index = int(device.name.partition(":")[2])
-        visible = [own for own in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if own]
-        environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
+    environment, seen = worker_environment(device, workers)
     return subprocess.Popen(
-        [sys.executable, "-m", "kernel.banks.encoding", "cuda:0" if device.is_gpu else device.name],
+        [sys.executable, "-m", "kernel.banks.encoding", seen.name],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
     )  # fmt: skip
 
@@ -175,7 +169,7 @@ def main(device_name: str) -> int:
             encode = encode or encoding.load(Device(device_name))
             rows = encode(encoding.prompts(shard))
         except Exception as error:
-            answer = {"failed": f"{type(error).__name__}: {error}"}
+            answer = {"failed": kind_and_line(error)}
         else:
             try:
                 encoding.write(shard, rows)

@@ -26,7 +26,7 @@ from kernel.config import BANK, EMBEDDING_DIMENSIONS, ESTIMATES, FIT, NEAREST, R
 from kernel.errors import UserError, others_beside
 from kernel.models.linear_head import ADVICE, Head, load_head
 from kernel.models.weights_folder import Weights
-from kernel.system.files import file_sha256, write_json
+from kernel.system.files import file_sha256, whole_file, write_json
 from kernel.system.tensor_files import Tensor, read_header, write_tensors
 
 FORMAT = 1
@@ -229,20 +229,16 @@ def write_prompts(path: Path, count: int, batches: Iterable[list[str]]) -> None:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    unfinished = path.with_name(f".{path.name}.tmp")
     prompts = chain.from_iterable(batches)
     schema = pyarrow.schema([("prompt", pyarrow.string())])
     written = 0
-    try:
+    with whole_file(path) as unfinished:
         with ParquetWriter(unfinished, schema) as writer:
             while group := list(islice(prompts, ROW_GROUP)):
                 writer.write_table(pyarrow.table({"prompt": group}, schema=schema))
                 written += len(group)
         if written != count:
             raise ValueError(f"{path}: {written} prompts; expected {count}")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def write_matrix(path: Path, shape: tuple[int, int], batches: Iterable[np.ndarray]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.banks.cleaning import has_letter
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 
 COLUMNS = ("prompt", "Prompt", "text", "caption")
 DIALECTS = {".csv": csv.excel, ".tsv": csv.excel_tab}
@@ -103,13 +103,9 @@ def readable(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected a file of prompts") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({first_line(error.strerror or error)}). Fetch it again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)}). Fetch it again") from error
     except ValueError as error:
         raise UserError(f"{path}: {first_line(error)}") from error
-
-
-def first_line(words: object) -> str:
-    return (str(words).strip() or "no reason given").splitlines()[0]
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

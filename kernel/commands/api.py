@@ -23,9 +23,8 @@ def run(
     """
     from kernel.pipeline.run import run as run_pipeline
 
-    chosen = recipe if isinstance(recipe, Recipe) else recipe_named(recipe, [])
     paths = Paths(Path(images), Path(weights), Path(out), Path(bank) if bank else None)
-    return run_pipeline(chosen, paths, device, limit)
+    return run_pipeline(chosen(recipe), paths, device, limit)
 
 
 def evaluate(submission: str | Path, prompts: str | Path, weights: str | Path = DEFAULT_WEIGHTS) -> Any:
@@ -84,6 +83,10 @@ def plan(gpu: str = "T4x2", images: int = 16_000, recipe: str | Recipe = DEFAULT
     """The Plan of a run, an estimate: memory, batches and time by stage; printed, it is a table."""
     from kernel.pipeline.planning.gpus import gpu_named
     from kernel.pipeline.planning.plan import plan as plan_run
+    from kernel.pipeline.planning.table import PrintedPlan
 
-    chosen = recipe if isinstance(recipe, Recipe) else recipe_named(recipe, [])
-    return plan_run(chosen, gpu_named(gpu), images)
+    return PrintedPlan(**vars(plan_run(chosen(recipe), gpu_named(gpu), images)))
+
+
+def chosen(recipe: str | Recipe) -> Recipe:
+    return recipe if isinstance(recipe, Recipe) else recipe_named(recipe)

@@ -6,15 +6,15 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from kernel.commands.options import add_weights, positive
+from kernel.commands.options import add_command, device_option, json_option, positive, weights_option
 from kernel.config import DEFAULT_FEATURES
 from kernel.system.output import json_text
 
 
-def add_describe(commands: Any) -> None:
-    describe = commands.add_parser("describe", help="images to prompts as text, in clip-interrogator's modes")
+def add_describe(commands: argparse._SubParsersAction) -> None:
+    describe = add_command(commands, describe_command, "images to prompts as text, in clip-interrogator's modes")
     describe.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, or patterns such as 'a/*.png'")
-    add_weights(describe)
+    weights_option(describe)
     describe.add_argument("--mode", default="fast", help="classic, fast, best or negative (default %(default)s)")
     describe.add_argument("--top", type=positive, metavar="N",
                           help="terms at most (default 32; in mode classic flavors, default 3)")  # fmt: skip
@@ -25,9 +25,8 @@ def add_describe(commands: Any) -> None:
     describe.add_argument("--captioner", default="auto", metavar="NAME", help="default: the weights folder's first")
     describe.add_argument("--features", type=Path, default=DEFAULT_FEATURES, metavar="DIR",
                           help="keeps the features of phrases that the weights lack (default %(default)s)")  # fmt: skip
-    describe.add_argument("--device", default="auto", help="auto (every GPU, else the CPU), cpu, cuda:N, or several")
-    describe.add_argument("--json", action="store_true", help="one JSON object a line, with parts and similarities")
-    describe.set_defaults(command=describe_command)
+    device_option(describe, "auto (every GPU, else the CPU), cpu, cuda:N, or several")
+    json_option(describe, "one JSON object a line, with parts and similarities")
 
 
 def describe_command(options: argparse.Namespace) -> int:

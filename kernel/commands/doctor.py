@@ -4,15 +4,15 @@ Every check imports what it needs when it is made, so that it answers on a machi
 """
 
 import argparse
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kernel.commands.options import add_weights
-from kernel.errors import UserError
+from kernel.commands.options import add_command, json_option, weights_option
+from kernel.errors import UserError, kind_and_line
+from kernel.system.output import json_text
 
 if TYPE_CHECKING:
     from kernel.models.weights_folder import Weights
@@ -34,11 +34,10 @@ class Finding:
 
 
 def add_doctor(commands: argparse._SubParsersAction) -> None:
-    doctor = commands.add_parser("doctor", help="what a run needs, found or not: versions, device, weights, disk")
-    add_weights(doctor)
+    doctor = add_command(commands, doctor_command, "what a run needs, found or not: versions, device, weights, disk")
+    weights_option(doctor)
     doctor.add_argument("--deep", action="store_true", help="reads every weights file whole and compares its sha256")
-    doctor.add_argument("--json", action="store_true", help="one JSON object on stdout")
-    doctor.set_defaults(command=doctor_command)
+    json_option(doctor)
 
 
 def doctor_command(options: argparse.Namespace) -> int:
@@ -46,11 +45,11 @@ def doctor_command(options: argparse.Namespace) -> int:
     findings = examine(options.weights, options.deep)
     ready = can_start(findings)
     if options.json:
-        print(json.dumps({"ready": ready, "findings": [asdict(own) for own in findings]}, ensure_ascii=False))
-        return 0 if ready else 1
-    for own in findings:
-        print(f"{own.state:<8} {own.name}: {own.said}")
-    print("a run can start" if ready else "no run can start before what is missing or wrong above is mended")
+        print(json_text({"ready": ready, "findings": [asdict(own) for own in findings]}))
+    else:
+        for own in findings:
+            print(f"{own.state:<8} {own.name}: {own.said}")
+        print("a run can start" if ready else "no run can start before what is missing or wrong above is mended")
     return 0 if ready else 1
 
 
@@ -80,8 +79,7 @@ def checked(name: str, needed: bool, check: Callable[[], Iterator[Finding]]) -> 
     except UserError as error:
         found.append(Finding(name, WRONG, str(error), needed))
     except Exception as error:  # a library that is there in halves raises whatever it likes when it is imported
-        reason = (str(error).strip().splitlines() or ["no reason given"])[0]
-        said = f"cannot be looked at ({type(error).__name__}: {reason}). Run 'make setup'"
+        said = f"cannot be looked at ({kind_and_line(error)}). Run 'make setup'"
         found.append(Finding(name, WRONG, said, needed))
     return found
 

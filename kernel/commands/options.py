@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kernel.config import DEFAULT_WEIGHTS
+from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES
 from kernel.errors import did_you_mean
 
 
@@ -32,11 +32,46 @@ class Parser(argparse.ArgumentParser):
         self.error(f"unknown option {name}{did_you_mean(name, options)}. Valid: {', '.join(options)}")
 
 
-def add_weights(command: argparse.ArgumentParser) -> None:
-    """`--weights`, which most commands have."""
-    command.add_argument(
-        "--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="DIR", help="weights folder (default %(default)s)"
-    )
+Does = Callable[[argparse.Namespace], int | None]
+
+
+def add_command(commands: argparse._SubParsersAction, does: Does, help: str) -> Parser:
+    """The command that runs the function `NAME_command`, without arguments yet.
+
+    What that returns is the exit code; nothing is 0.
+    """
+    command = commands.add_parser(does.__name__.removesuffix("_command"), help=help)
+    command.set_defaults(command=does)
+    return command
+
+
+def weights_option(command: Parser, what: str = "weights folder") -> None:
+    command.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="DIR",
+                         help=f"{what} (default %(default)s)")  # fmt: skip
+
+
+def recipe_options(command: Parser) -> None:
+    """`--recipe`, what of it is set otherwise, and the bank that it may ask."""
+    command.add_argument("--recipe", default=DEFAULT_RECIPE, help=f"one of: {', '.join(RECIPES)} (default %(default)s)")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                         help="a recipe setting, such as num_beams=3 or modifiers.flavors=5; repeatable")  # fmt: skip
+    bank_option(command, "prompt bank (default WEIGHTS/prompt_bank, where it exists)")
+
+
+def bank_option(command: Parser, help: str, required: bool = False) -> None:
+    command.add_argument("--bank", type=Path, required=required, metavar="DIR", help=help)
+
+
+def out_option(command: Parser, metavar: str, help: str | None = None) -> None:
+    command.add_argument("--out", type=Path, required=True, metavar=metavar, help=help)
+
+
+def device_option(command: Parser, help: str | None = None) -> None:
+    command.add_argument("--device", default="auto", help=help)
+
+
+def json_option(command: Parser, help: str = "one JSON object on stdout") -> None:
+    command.add_argument("--json", action="store_true", help=help)
 
 
 def positive(text: str) -> int:

@@ -1,9 +1,11 @@
 """`python -m kernel publish ...`: the commands of the way to Kaggle, run from the project's top folder."""
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
-from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, recipe_named
+from kernel.commands.options import Parser, add_command, bank_option, weights_option
+from kernel.config import DEFAULT_RECIPE, RECIPES, recipe_named
 from kernel.publish.hub.pins import PINS
 from kernel.publish.hub.prompt_filters import LANGUAGES, PromptSettings
 
@@ -14,70 +16,57 @@ PROMPTS = Path("build/prompts.parquet")
 BANK = Path("build/prompt_bank")
 
 
-def add_steps(publish: argparse.ArgumentParser) -> None:
+def add_steps(publish: Parser) -> None:
     publish.set_defaults(offline=False)
     steps = publish.add_subparsers(required=True, metavar="STEP")
 
-    init = steps.add_parser("init", help="writes your Kaggle account into both metadata files")
+    init = add_command(steps, init_command, "writes your Kaggle account into both metadata files")
     init.add_argument("--user", metavar="NAME", help="default: the account of the client's own configuration")
     init.add_argument("--weights-from", choices=("dataset", "prepare"), default="dataset",
                       help="where the notebook finds its weights (default %(default)s)")  # fmt: skip
-    init.set_defaults(command=init_command)
 
-    notebooks = steps.add_parser("notebooks", help="builds the .ipynb of every source in notebooks/")
-    notebooks.set_defaults(command=notebooks_command)
+    add_command(steps, notebooks_command, "builds the .ipynb of every source in notebooks/")
+    add_command(steps, wheels_command, "fills wheels/ with what Kaggle's image lacks, checked against it")
 
-    wheels = steps.add_parser("wheels", help="fills wheels/ with what Kaggle's image lacks, checked against it")
-    wheels.set_defaults(command=wheels_command)
-
-    weights = steps.add_parser("weights", help="gets a recipe's models, converts them to fp16, writes a weights folder")
+    says = "gets a recipe's models, converts them to fp16, writes a weights folder"
+    weights = add_command(steps, weights_command, says)
     weights.add_argument("--recipe", default=DEFAULT_RECIPE, choices=list(RECIPES))
     weights.add_argument("--out", type=Path, default=KAGGLE_WEIGHTS, metavar="DIR", help="default %(default)s")
-    weights.add_argument("--scratch", type=Path, default=DOWNLOADS, metavar="DIR",
-                         help="for downloads; may lie on another disk (default %(default)s)")  # fmt: skip
-    weights.add_argument("--pins", type=Path, default=PINS, metavar="FILE", help="default %(default)s")
-    weights.add_argument("--pin", action="store_true",
-                         help="only writes the hub's size and hash of each file into the pins")  # fmt: skip
+    download_options(weights, "; may lie on another disk", "each file")
     weights.add_argument("--encode", action="store_true",
                          help="then encodes the word banks; minutes on a GPU, hours without")  # fmt: skip
-    weights.add_argument("--bank", type=Path, metavar="DIR", help="then puts this prompt bank into the folder")
-    weights.set_defaults(command=weights_command)
+    bank_option(weights, "then puts this prompt bank into the folder")
 
     add_prompts(steps)
 
-    dataset = steps.add_parser("dataset", help="stages, shows and uploads the weights dataset, or the code's")
+    dataset = add_command(steps, dataset_command, "stages, shows and uploads the weights dataset, or the code's")
     dataset.add_argument("--code", action="store_true", help="the code dataset instead")
     dataset.add_argument("--weights", type=Path, default=KAGGLE_WEIGHTS, metavar="DIR", help="default %(default)s")
     dataset.add_argument("--stage-only", action="store_true", help="stages and shows, sends nothing")
-    dataset.set_defaults(command=dataset_command)
 
-    push = steps.add_parser("push", help="checks everything, sends the notebook, optionally waits for its end")
+    push = add_command(steps, push_command, "checks everything, sends the notebook, optionally waits for its end")
     push.add_argument("--wait", action="store_true", help="follows the run to its end")
     push.add_argument("--pin", action="store_true", help="on the image of the last run that worked")
     push.add_argument("--prepare", action="store_true", help="the prepare notebook instead, with the internet on")
-    push.set_defaults(command=push_command)
 
-    submit = steps.add_parser("submit", help="submits the pushed version and waits for its score")
+    submit = add_command(steps, submit_command, "submits the pushed version and waits for its score")
     submit.add_argument("-m", "--message", default="", help="shown beside the score")
     submit.add_argument("--version", type=int, metavar="N", help="default: the version pushed last")
-    submit.set_defaults(command=submit_command)
 
-    rehearse = steps.add_parser("rehearse", help="the whole way on this machine, offline, on the image's versions")
+    rehearse = add_command(steps, rehearse_command, "the whole way on this machine, offline, on the image's versions")
     rehearse.add_argument("--images", type=int, default=16_000, metavar="N", help="of the rerun (default %(default)s)")
-    rehearse.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="DIR",
-                          help="miniature weights (default %(default)s)")  # fmt: skip
+    weights_option(rehearse, "miniature weights")
     rehearse.add_argument("--out", type=Path, default=Path("build/rehearsal"), metavar="DIR")
-    rehearse.add_argument(
-        "--variant", action="append", metavar="NAME", dest="variants", help="repeatable; default: all"
-    )
+    rehearse.add_argument("--variant", action="append", metavar="NAME", dest="variants",
+                          help="repeatable; default: all")  # fmt: skip
     rehearse.add_argument("--layout", action="append", metavar="NAME", dest="layouts", help="old, new; default: both")
     rehearse.add_argument("--this-python", action="store_true",
                           help="on the Python that runs this command, not on the image's versions")  # fmt: skip
-    rehearse.set_defaults(command=rehearse_command)
 
 
 def add_prompts(steps: argparse._SubParsersAction) -> None:
-    prompts = steps.add_parser("prompts", help="gets public prompts to build a prompt bank from, filtered and sampled")
+    says = "gets public prompts to build a prompt bank from, filtered and sampled"
+    prompts = add_command(steps, prompts_command, says)
     prompts.add_argument("--source", action="append", metavar="NAME", dest="sources",
                          help=f"repeatable; --list shows all (default {PromptSettings.sources[0]})")  # fmt: skip
     prompts.add_argument("--accept-licence", action="append", default=[], metavar="NAME", dest="accepted",
@@ -93,39 +82,38 @@ def add_prompts(steps: argparse._SubParsersAction) -> None:
     prompts.add_argument("--language", choices=LANGUAGES, default=PromptSettings.language, help="default %(default)s")
     prompts.add_argument("--max-nsfw", type=float, default=PromptSettings.max_nsfw, metavar="SCORE",
                          help="0 to 1, where the source has scores (default %(default)s)")  # fmt: skip
-    prompts.add_argument("--scratch", type=Path, default=DOWNLOADS, metavar="DIR",
-                         help="for downloads, which are kept (default %(default)s)")  # fmt: skip
-    prompts.add_argument("--pins", type=Path, default=PINS, metavar="FILE", help="default %(default)s")
-    prompts.add_argument("--pin", action="store_true",
-                         help="only writes the hub's size and hash of the sources' files into the pins")  # fmt: skip
+    download_options(prompts, ", which are kept", "the sources' files")
     prompts.add_argument("--list", action="store_true", help="only shows the sources with licence, size, repository")
-    prompts.set_defaults(command=prompts_command)
 
 
-def init_command(options: argparse.Namespace) -> int:
+def download_options(command: Parser, kept: str, files: str) -> None:
+    """Where they go, and the pins that they must fit."""
+    command.add_argument("--scratch", type=Path, default=DOWNLOADS, metavar="DIR",
+                         help=f"for downloads{kept} (default %(default)s)")  # fmt: skip
+    command.add_argument("--pins", type=Path, default=PINS, metavar="FILE", help="default %(default)s")
+    command.add_argument("--pin", action="store_true",
+                         help=f"only writes the hub's size and hash of {files} into the pins")  # fmt: skip
+
+
+def init_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.metadata import initialise
 
     print(initialise(PROJECT, options.user, options.weights_from))
-    return 0
 
 
-def notebooks_command(options: argparse.Namespace) -> int:
+def notebooks_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.notebooks import build_notebooks
 
-    for path in build_notebooks(PROJECT):
-        print(path)
-    return 0
+    print(*build_notebooks(PROJECT), sep="\n")
 
 
-def wheels_command(options: argparse.Namespace) -> int:
+def wheels_command(options: argparse.Namespace) -> None:
     from kernel.publish.wheels import fill_wheels
 
-    for path in fill_wheels(PROJECT):
-        print(path)
-    return 0
+    print(*fill_wheels(PROJECT), sep="\n")
 
 
-def weights_command(options: argparse.Namespace) -> int:
+def weights_command(options: argparse.Namespace) -> None:
     from kernel.publish.hub.download import pin_repositories
     from kernel.publish.hub.weights import publish_weights
 
@@ -133,7 +121,7 @@ def weights_command(options: argparse.Namespace) -> int:
         for repository in pin_repositories(options.pins):
             print(f"{repository}: {len(repository.files)} files")
         print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
-        return 0
+        return
     folder = publish_weights(recipe_named(options.recipe), options.out, options.scratch, options.pins)
     if options.encode:
         from kernel.publish.hub.features import encode_word_banks
@@ -144,10 +132,9 @@ def weights_command(options: argparse.Namespace) -> int:
 
         add_bank(folder, options.bank)
     print(folder)
-    return 0
 
 
-def prompts_command(options: argparse.Namespace) -> int:
+def prompts_command(options: argparse.Namespace) -> None:
     from kernel.banks.cost import cost_lines
     from kernel.publish.hub.download import pin_repositories
     from kernel.publish.hub.prompt_sources import PROMPTS, chosen_sources, listing
@@ -156,23 +143,15 @@ def prompts_command(options: argparse.Namespace) -> int:
     names = tuple(options.sources or PromptSettings.sources)
     if options.list:
         print("\n".join(listing(options.pins)))
-        return 0
+        return
     if options.pin:
         sources = chosen_sources(names, accepted=names)  # looking at a source takes nothing of it
         for repository in pin_repositories(options.pins, PROMPTS, [source.name for source in sources]):
             print(f"{repository.key}: {repository}, {len(repository.files)} files")
         print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
-        return 0
-    settings = PromptSettings(
-        sources=names,
-        accepted=tuple(options.accepted),
-        count=options.count,
-        seed=options.seed,
-        min_words=options.min_words,
-        max_words=options.max_words,
-        language=options.language,
-        max_nsfw=options.max_nsfw,
-    )
+        return
+    given = {setting.name: getattr(options, setting.name) for setting in fields(PromptSettings)}
+    settings = PromptSettings(**{**given, "sources": names, "accepted": tuple(options.accepted)})
     record = publish_prompts(settings, options.out, options.scratch, options.pins)
     counts = record["counts"]
     for source in record["sources"]:
@@ -182,7 +161,6 @@ def prompts_command(options: argparse.Namespace) -> int:
         print(f"  {count:>10,} left out: {reason}")
     print("\n".join(cost_lines(counts["written"], record["bytes"])))
     print(f"next: python -m kernel bank {options.out} --weights {KAGGLE_WEIGHTS} --out {BANK}")
-    return 0
 
 
 def rehearse_command(options: argparse.Namespace) -> int:
@@ -199,7 +177,7 @@ def rehearse_command(options: argparse.Namespace) -> int:
     )
 
 
-def dataset_command(options: argparse.Namespace) -> int:
+def dataset_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.client import connect
     from kernel.publish.kaggle.datasets import publish_dataset
     from kernel.publish.kaggle.metadata import read_metadata
@@ -216,21 +194,18 @@ def dataset_command(options: argparse.Namespace) -> int:
     print(f"{sum(size for _, size in staged.entries):>15,} bytes in {len(staged.entries)} top-level entries")
     if options.stage_only:
         print(f"{staged.folder}: staged; nothing was sent")
-        return 0
+        return
     dataset = publish_dataset(connect(), staged, f"commit {commit_of(PROJECT)}", PROJECT / RECORDS)
     print(f"{dataset} is ready")
-    return 0
 
 
-def push_command(options: argparse.Namespace) -> int:
+def push_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.push import push
 
     push(PROJECT, wait=options.wait, pin=options.pin, prepare=options.prepare)
-    return 0
 
 
-def submit_command(options: argparse.Namespace) -> int:
+def submit_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.submit import submit
 
     submit(PROJECT, options.message, options.version)
-    return 0

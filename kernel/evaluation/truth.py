@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 
 
 def read_prompts(path: Path) -> dict[str, str]:
@@ -16,8 +16,7 @@ def read_prompts(path: Path) -> dict[str, str]:
     except IsADirectoryError as error:
         raise UserError(f"{path}: a folder; expected prompts with the columns imgId,prompt, a file") from error
     except (ValueError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: not a CSV table ({line}); expected the columns imgId,prompt") from error
+        raise UserError(f"{path}: not a CSV table ({first_line(error)}); expected the columns imgId,prompt") from error
     if list(table.columns) != ["imgId", "prompt"]:
         raise UserError(f"{path}: columns {','.join(map(str, table.columns))}; expected exactly imgId,prompt")
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first of too many values as row labels

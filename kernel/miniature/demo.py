@@ -1,6 +1,5 @@
 """The whole line on pictures never trained on: draw, run, score, report."""
 
-import csv
 import shutil
 from pathlib import Path
 
@@ -14,9 +13,7 @@ from kernel.estimates.texts import weighed_captions
 from kernel.evaluation.metrics import pairwise_cosine
 from kernel.evaluation.report import write_report
 from kernel.miniature.assemble import put_bank
-from kernel.miniature.world.drawing import draw
-from kernel.miniature.world.folders import scenes
-from kernel.miniature.world.grammar import scene_stream
+from kernel.miniature.world.folders import CONSTANT_SEED, DEMO_SEED, draw_folder, scenes, write_prompts
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
 from kernel.pipeline.images import list_images
@@ -25,8 +22,6 @@ from kernel.pipeline.run_folder import RunFolder, read_run
 from kernel.pipeline.submission import read_submission, write_submission
 from kernel.system.devices import find_device
 
-FIRST_SEED = 1_000  # apart from the seeds of training, held-out figures and prior
-CONSTANT_SEED = 4
 CONSTANT_PROMPTS = 2_000
 SCORE_NAMES = {
     "prior": f"constant: mean of {CONSTANT_PROMPTS:,} prompts",
@@ -65,14 +60,8 @@ def demo(out: Path, weights: Path, count: int, seed: int) -> dict[str, float]:
 
 def draw_competition(folder: Path, count: int, seed: int, weights: Path) -> dict[str, str]:
     """images/*.png, prompts.csv and sample_submission.csv as the competition lays them out; id -> prompt."""
-    (folder / "images").mkdir(parents=True)
-    prompts = {}
-    for index, (scene, rng) in enumerate(scene_stream(FIRST_SEED + seed, count)):
-        image_id = f"{seed:03d}{index:06d}"
-        draw(scene, rng).save(folder / "images" / f"{image_id}.png")
-        prompts[image_id] = scene.prompt
-    with (folder / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("imgId", "prompt"), *prompts.items()])
+    prompts = draw_folder(folder / "images", DEMO_SEED + seed, count, f"{seed:03d}{{:06d}}".format)
+    write_prompts(folder / "prompts.csv", prompts)
     truth = SentenceEncoder.load(open_weights(weights), find_device("auto")).encode(list(prompts.values()), 256)
     write_submission(folder / "sample_submission.csv", list(prompts), truth)
     return prompts

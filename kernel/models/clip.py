@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.models.weights_folder import ADVICE, Weights
 from kernel.system.devices import Device
@@ -127,8 +127,3 @@ def unit_array(features: Any) -> np.ndarray:
     import torch
 
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
-
-
-def first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

@@ -22,6 +22,7 @@ from kernel.pipeline.images import list_images
 from kernel.pipeline.run_folder import read_run
 from kernel.pipeline.submission import check_submission
 from kernel.system.durations import seconds_of
+from kernel.system.files import whole_file
 from kernel.system.processes import CODE, ending, stream
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
@@ -80,10 +81,8 @@ class Session:
         try:
             made = self.run_folder / "submission.csv"
             check_submission(made, [image.id for image in list_images(self.images)])
-            shutil.copy(made, self.scratch / made.name)
-            # a rename cannot cross disks, so the last step is one inside the working folder
-            shutil.move(self.scratch / made.name, self.submission.with_name(".submission.csv.tmp"))
-            self.submission.with_name(".submission.csv.tmp").replace(self.submission)
+            with whole_file(self.submission) as unfinished:
+                shutil.copy(made, unfinished)
         except (UserError, OSError) as error:
             return self.note(f"{error}; the constant submission stands")
         content = read_run(self.run_folder) or {}

@@ -3,7 +3,6 @@ that can be written, and a disk that holds the whole run."""
 
 import fcntl
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from kernel.errors import UserError
 from kernel.system.deadline import NEVER, Deadline, can_be_true
+from kernel.system.files import cannot_write, require_space
 
 # An image's rows in a run folder, at most: CLIP features of 1,280 float32, seven estimates of 384, captions, and 384
 # lines of up to 40 bytes in submission.csv, twice while it is replaced.
@@ -37,10 +37,6 @@ def only_run(folder: Path) -> Iterator[None]:
 
     The lock is the folder's own (flock), so nothing is left behind by a kill. Raises UserError when it is taken.
     """
-    from kernel.system.files import (
-        cannot_write,  # needs numpy, and versions are told where that is not installed either
-    )
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY)
@@ -69,12 +65,8 @@ def most_bytes(images: int, phrases: int) -> int:
 def check_disk(folder: Path, images: int, phrases: int) -> None:
     """Raises UserError when the disk of the run folder cannot hold what the run will write at most."""
     need = most_bytes(images, phrases)
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        raise UserError(
-            f"{folder}: {free / 1e9:.2f} GB are free, a run over {images:,} images may write {need / 1e9:.2f} GB: it "
-            f"would end on a full disk. Free {(need - free) / 1e9:.2f} GB or give --out another disk"
-        )
+    what = f"a run over {images:,} images may write {need / 1e9:.2f} GB"
+    require_space(folder, need, what, "give --out another disk")
 
 
 def check_writable(folder: Path) -> None:

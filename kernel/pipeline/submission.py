@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernel.config import EMBEDDING_DIMENSIONS
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
+from kernel.system.files import whole_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -35,24 +36,19 @@ def write_submission(path: Path, ids: list[str], rows: np.ndarray) -> None:
     expected = f"expected finite rows of shape {(len(ids), EMBEDDING_DIMENSIONS)}, found {rows.shape}"
     if rows.shape != (len(ids), EMBEDDING_DIMENSIONS):
         raise ValueError(expected)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(HEADER.encode())
-            for lines in in_threads(partial(block_lines, ids, rows), range(0, len(ids), BLOCK)):
-                if lines is None:
-                    raise ValueError(expected)
-                file.write(lines)
-            file.write(b"\n")
-            file.flush()
-            # the disk works while the file is read back
-            with ThreadPoolExecutor(1) as pool:
-                synced = pool.submit(os.fsync, file.fileno())
-                check_submission(unfinished, ids)
-                synced.result()
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        file.write(HEADER.encode())
+        for lines in in_threads(partial(block_lines, ids, rows), range(0, len(ids), BLOCK)):
+            if lines is None:
+                raise ValueError(expected)
+            file.write(lines)
+        file.write(b"\n")
+        file.flush()
+        # the disk works while the file is read back
+        with ThreadPoolExecutor(1) as pool:
+            synced = pool.submit(os.fsync, file.fileno())
+            check_submission(unfinished, ids)
+            synced.result()
 
 
 def in_threads(make: Callable[[int], Any], items: Iterable[int]) -> Iterator[Any]:
@@ -268,8 +264,7 @@ def blocks(path: Path) -> Iterator[tuple["pa.StringArray", np.ndarray]]:
     except IsADirectoryError as error:
         raise UserError(f"{path}: a folder; expected a submission.csv. Give {path / 'submission.csv'}") from error
     except (ValueError, OSError) as error:
-        line = str(error).strip().splitlines()[0]
-        raise UserError(f"{path}: not a CSV table ({line}); expected the columns {HEADER}") from error
+        raise UserError(f"{path}: not a CSV table ({first_line(error)}); expected the columns {HEADER}") from error
 
 
 def in_blocks(batches: Any, rows: int) -> Iterator[list[Any]]:

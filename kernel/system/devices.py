@@ -4,10 +4,10 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 from kernel.system.processes import child_environment
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def find_device(asked: str = "auto") -> Device:
     try:
         operate(name)
     except (RuntimeError, AssertionError) as error:
-        raise cannot_operate(asked, str(error)) from error
+        raise cannot_operate(asked, first_line(error)) from error
     return Device(name)
 
 
@@ -108,11 +108,24 @@ def tried(asked: str, names: list[str]) -> list[Device]:
 
 
 def cannot_operate(asked: str, said: str) -> UserError:
-    first_line = (said.splitlines() or ["no reason given"])[0]
     return UserError(
-        f"--device {asked}: a first operation failed ({first_line}). On Kaggle choose the accelerator 'GPU T4 x2' (a "
+        f"--device {asked}: a first operation failed ({said}). On Kaggle choose the accelerator 'GPU T4 x2' (a "
         "P100 is not supported by this torch), elsewhere run with --device cpu"
     )
+
+
+def worker_environment(device: Device, workers: int) -> tuple[dict[str, str], Device]:
+    """The environment of one of `workers` processes, and the device as it is called there.
+
+    It sees no other GPU, so no library can put a context there.
+    """
+    environment = child_environment() | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // workers))}
+    if not device.is_gpu:
+        return environment, device
+    index = int(device.name.partition(":")[2])
+    visible = [own for own in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if own]
+    environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
+    return environment, replace(device, name="cuda:0")
 
 
 def main(names: list[str]) -> int:

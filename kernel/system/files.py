@@ -3,6 +3,8 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,30 @@ def unfinished_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes under a temporary name beside `path`, then renames; leaves nothing behind when it fails."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to, renamed when the block ends; leaves nothing behind when it fails."""
     unfinished = unfinished_path(path)
     try:
-        unfinished.write_bytes(data)
+        yield unfinished
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(data)
+
+
+def require_space(folder: Path, needed: int, what: str, cure: str) -> None:
+    """Raises UserError when the disk of `folder` has fewer bytes free than the `needed` ones, which `what` tells of."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder}: {free / 1e9:.2f} GB are free, {what}: the disk would be full. "
+            f"Free {(needed - free) / 1e9:.2f} GB there, or {cure}"
+        )
 
 
 def cannot_write(folder: Path, error: OSError, needed: int | None = None) -> UserError:

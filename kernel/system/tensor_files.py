@@ -11,6 +11,8 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from kernel.system.files import whole_file
+
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -89,18 +91,13 @@ def write_tensors(
     """
     head, ordered = header_of(tensors, metadata)
     digest = hashlib.sha256(head)
-    unfinished = path.with_name(f".{path.name}.tmp")
-    try:
-        with unfinished.open("wb") as file:
-            file.write(head)
-            for tensor in ordered:
-                written = 0
-                for block in blocks(tensor):
-                    digest.update(block)
-                    written += file.write(block)
-                if written != tensor.bytes:
-                    raise ValueError(f"{path}: {written} bytes of {tensor.name}; expected {tensor.bytes}")
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as unfinished, unfinished.open("wb") as file:
+        file.write(head)
+        for tensor in ordered:
+            written = 0
+            for block in blocks(tensor):
+                digest.update(block)
+                written += file.write(block)
+            if written != tensor.bytes:
+                raise ValueError(f"{path}: {written} bytes of {tensor.name}; expected {tensor.bytes}")
     return digest.hexdigest()

@@ -18,10 +18,10 @@ from kernel.banks.nearest import nearest, neighbour_estimate
 from kernel.banks.prompt_bank import PromptBank
 from kernel.config import BankSettings
 from kernel.errors import UserError
-from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
-from tests.conftest import ROOT, TEST_SEED
+from tests.conftest import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -11,14 +11,13 @@ from kernel.banks.into_weights import add_bank
 from kernel.banks.prompt_bank import PromptBank
 from kernel.config import BankSettings, Paths, recipe_named
 from kernel.errors import UserError
-from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, open_weights
 from kernel.notebook.inputs import restore_weights
 from kernel.pipeline.run import run
 from kernel.publish.kaggle.staging import stage_dataset
 from kernel.publish.rehearsal.mounts import upload_and_unpack
 from kernel.system.files import file_sha256
-from tests.conftest import TEST_SEED
 
 FILES = {"bank.json", "clip.safetensors", "head.safetensors", "prompts.parquet", "sentences.safetensors"}
 

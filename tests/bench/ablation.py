@@ -6,7 +6,6 @@ miniatures say that the line works; they never become defaults for real weights.
 """
 
 import argparse
-import csv
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +20,7 @@ from kernel.estimates import estimate
 from kernel.estimates.known import Known
 from kernel.estimates.texts import weighed_captions
 from kernel.evaluation.metrics import bootstrap_interval, pairwise_cosine
-from kernel.miniature.world.drawing import draw
-from kernel.miniature.world.folders import scenes
-from kernel.miniature.world.grammar import scene_stream
+from kernel.miniature.world.folders import ABLATION_BANK_SEED, ABLATION_SEED, draw_folder, scenes, write_prompts
 from kernel.models.linear_head import Head, fit_regression
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
@@ -35,9 +32,6 @@ from kernel.system.devices import find_device
 from kernel.system.files import write_json
 from kernel.training.shares import best_shares, products
 
-# apart from the seeds of training, figures, prior, tests, demo and rehearsal
-FIRST_SEED = 30_000
-BANK_SEED = 40_000
 SPLITS = 3
 SCORED, FITTED, BANK_PROMPTS, BANK_LEAST = 500, 200, 30_000, 20_000
 BASELINE = "baseline"
@@ -65,7 +59,7 @@ def ablation(out: Path, weights: Path, scored: int, fitted: int, bank_prompts: i
     sizes = {**{f"scored-{seed}": scored for seed in range(SPLITS)}, "second-draw": scored}
     sizes |= {f"fitted-{seed}": fitted for seed in range(SPLITS)}
     prompts = {
-        name: draw_pairs(out / name, FIRST_SEED + place, count) for place, (name, count) in enumerate(sizes.items())
+        name: draw_pairs(out / name, ABLATION_SEED + place, count) for place, (name, count) in enumerate(sizes.items())
     }
     bank = make_bank(out, weights, prompts, bank_prompts, bank_least)
     splits = []
@@ -90,18 +84,13 @@ def ablation(out: Path, weights: Path, scored: int, fitted: int, bank_prompts: i
 
 def draw_pairs(folder: Path, seed: int, count: int) -> list[str]:
     """`folder/images` and `folder/prompts.csv`; the prompts in the order of the ids."""
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    prompts = []
-    for index, (scene, rng) in enumerate(scene_stream(seed, count)):
-        draw(scene, rng).save(folder / "images" / f"{index:05d}.png")
-        prompts.append(scene.prompt)
-    with (folder / "prompts.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("imgId", "prompt"), *((f"{i:05d}", own) for i, own in enumerate(prompts))])
-    return prompts
+    prompts = draw_folder(folder / "images", seed, count, "{:05d}".format)
+    write_prompts(folder / "prompts.csv", prompts)
+    return list(prompts.values())
 
 
 def make_bank(out: Path, weights: Path, pairs: dict[str, list[str]], prompts: int, least: int) -> Path:
-    lines = list(dict.fromkeys(scene.prompt for scene in scenes(BANK_SEED, prompts)))
+    lines = list(dict.fromkeys(scene.prompt for scene in scenes(ABLATION_BANK_SEED, prompts)))
     (out / "prompts.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
     excluded = [prompt for own in pairs.values() for prompt in own]
     (out / "excluded.txt").write_text("\n".join(excluded) + "\n", encoding="utf-8")

@@ -25,11 +25,12 @@ OUT = Path("build/bench")
 
 def whole_run(images: int, scratch: Path) -> Callable[[], object]:
     from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES, Paths
+    from kernel.miniature.world.folders import ENDURANCE_SEED, draw_folder
     from kernel.pipeline.run import run
-    from tests.bench.endurance import draw_pictures
 
     number = max(IMAGES) if images in IMAGES else images
-    pictures = draw_pictures(Path(f"build/endurance/images-{number}"), number)
+    pictures = Path(f"build/endurance/images-{number}")
+    draw_folder(pictures, ENDURANCE_SEED, number)
     paths = Paths(pictures, DEFAULT_WEIGHTS, scratch / "run")
     return lambda: run(RECIPES[DEFAULT_RECIPE], paths, "cpu", images)
 

@@ -16,15 +16,13 @@ from typing import Any
 
 from kernel.config import DEFAULT_WEIGHTS
 from kernel.errors import UserError
-from kernel.miniature.world.drawing import draw
-from kernel.miniature.world.grammar import scene_stream
+from kernel.miniature.world.folders import ENDURANCE_SEED, draw_folder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.submission import check_submission
 from kernel.system.files import write_json
 from kernel.system.processes import child_environment
 from tests.bench.machine import machine_named
 
-SEED = 50_000  # apart from every other seed in use
 MOST_GROWTH = 1.25  # of peak memory, ten times the images
 MOST_OVER = 1.0  # seconds: a batch of miniature pictures and the end of a process
 BUDGETS = (5, 8, 12, 16, 20, 25, 30, 40, 60, 90)
@@ -40,23 +38,14 @@ def main() -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings")
     options = parser.parse_args()
     number = options.images or {"scale": 16_000, "deadlines": 200}[options.what]
-    images = draw_pictures(options.out / f"images-{number}", number)
+    images = options.out / f"images-{number}"
+    draw_folder(images, ENDURANCE_SEED, number)
     more = [word for setting in options.settings for word in ("--set", setting)]
     figures = scale if options.what == "scale" else deadlines
     good, record = figures(images, number, options, more)
     write_json(options.out / f"{options.what}.json", {"date": str(date.today()), "machine": machine_named(), **record})
     print(f"{machine_named()}, {date.today()}: {'as it should be' if good else 'NOT as it should be'}")
     return 0 if good else 1
-
-
-def draw_pictures(folder: Path, number: int) -> Path:
-    """Draws what is missing of `number` pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for index, (scene, rng) in enumerate(scene_stream(SEED, number)):
-        path = folder / f"{index:06d}.png"
-        if not path.is_file():
-            draw(scene, rng).save(path, compress_level=1)
-    return folder
 
 
 def run(images: Path, out: Path, options: argparse.Namespace, more: list[str]) -> tuple[int, float]:

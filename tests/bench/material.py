@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from kernel.banks.word_banks import features_key, read_phrases
-from kernel.miniature.world.drawing import draw
-from kernel.miniature.world.grammar import scene_stream
+from kernel.miniature.world.folders import BENCH_SEED, draw_folder
 from kernel.models.captioners.blip import BLIP, BLIP_TEXT
 from kernel.models.clip import CONFIG, ClipEncoder
 from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
@@ -24,7 +23,6 @@ from tests.bench.truesize.sizes import SIZES, tiny_clip
 from tests.bench.truesize.weights import clip_tensors, put_clip
 
 CLIP = "ViT-B-32"
-SEED = 60_000
 SIDE = 512  # pixels, as the competition's images
 SMALL_BLIP = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 
@@ -59,7 +57,7 @@ def prepare_miniature(folder: Path, miniature: Path, pictures: int, every: int =
 
     `every`: only each so many line of the flavors and artists, for a test.
     """
-    draw_miniature_pictures(folder / "pictures", pictures)
+    draw_folder(folder / "pictures", BENCH_SEED, pictures, "{:05d}".format)
     return put_together(folder, lambda unfinished: make_miniature_weights(unfinished, miniature, every))
 
 
@@ -82,7 +80,7 @@ def draw_pictures(folder: Path, count: int) -> None:
     for index in range(count):
         path = folder / f"{index:05d}.png"
         if not path.is_file():
-            rng = np.random.default_rng([SEED, index])
+            rng = np.random.default_rng([BENCH_SEED, index])
             picture = np.zeros((SIDE, SIDE, 3))
             for side in (4, 8, 16, 32, 64, 128, 256, 512):
                 noise = rng.uniform(-1, 1, (side, side, 3)) * 250 / side**0.75
@@ -133,13 +131,6 @@ def write_lists(folder: Path, every: int = 1) -> None:
         (banks / f"{name}.txt").write_text("\n".join(phrases) + "\n", encoding="utf-8")
 
 
-def draw_miniature_pictures(folder: Path, count: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    if len(list(folder.iterdir())) < count:
-        for index, (scene, rng) in enumerate(scene_stream(SEED, count)):
-            draw(scene, rng).save(folder / f"{index:05d}.png")
-
-
 def put_random_clip(folder: Path, miniature: Path, small: bool) -> dict[str, Any]:
     import open_clip
 
@@ -165,7 +156,7 @@ def put_random_blip(folder: Path, sentences: Path, small: bool) -> dict[str, Any
     config = BlipConfig(
         text_config={**text, **({**SMALL_BLIP, "encoder_hidden_size": 48} if small else {})}, vision_config=vision
     )
-    torch.manual_seed(SEED)
+    torch.manual_seed(BENCH_SEED)
     BlipForConditionalGeneration(config).save_pretrained(folder)
     processor = BlipProcessor(BlipImageProcessor(size={"height": 384, "width": 384}), tokenizer)
     processor.save_pretrained(folder)
@@ -186,7 +177,7 @@ def put_features(folder: Path, rows_of: Callable[[list[str]], np.ndarray]) -> No
 
 
 def random_rows(width: int, phrases: list[str]) -> np.ndarray:
-    rows = np.random.default_rng([SEED, len(phrases)]).standard_normal((len(phrases), width), dtype=np.float32)
+    rows = np.random.default_rng([BENCH_SEED, len(phrases)]).standard_normal((len(phrases), width), dtype=np.float32)
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from kernel.banks.near_duplicates import cosines as exact_cosines
 from kernel.errors import UserError
-from kernel.miniature.world.grammar import scene_stream
+from kernel.miniature.world.folders import TEXT_SIDE_SEED, scenes
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from tests.bench.text_side.__main__ import main, page
@@ -22,7 +22,6 @@ from tests.bench.text_side.simulation import (
 )
 from tests.bench.text_side.tables import NEAR, SHRINKS, cell, shown, shrunk
 
-SEED = 70_000
 SMALL = Sizes(scored=4, captioned=1, calibrated=2)
 OTHER_WORDS = ["dragon", "highly", "detailed"]
 
@@ -30,7 +29,7 @@ OTHER_WORDS = ["dragon", "highly", "detailed"]
 @pytest.fixture(scope="module")
 def prompts():
     """Each twice, the second time with a capital, which MiniLM does not read: every prompt has one near to it."""
-    own = list(dict.fromkeys(scene.prompt for scene, _ in scene_stream(SEED, 60)))
+    own = list(dict.fromkeys(scene.prompt for scene in scenes(TEXT_SIDE_SEED, 60)))
     return own + [prompt.capitalize() for prompt in own]
 
 

@@ -93,7 +93,7 @@ def test_evaluate_refuses_ids_of_another_set(sample, tmp_path, weights_folder, c
     prompts.write_text("imgId,prompt\nx,a fish\n")
     arguments = [str(sample / "sample_submission.csv"), str(prompts), "--weights", str(weights_folder)]
     assert main(["evaluate", *arguments]) == 1
-    assert "8 ids are in only one of the two files" in capsys.readouterr().err
+    assert "7 of 7 images have no prompt" in capsys.readouterr().err
 
 
 def test_report_of_no_run_is_refused(tmp_path, capsys):

@@ -13,7 +13,7 @@ from kernel.__main__ import main
 from kernel.commands import doctor
 from kernel.commands.doctor import MISSING, OK, WRONG, Finding, can_start, examine
 from kernel.models.weights_folder import MANIFEST
-from kernel.pipeline import preflight
+from kernel.system import versions
 from kernel.system.versions import DECLARED
 from tests.conftest import ROOT
 
@@ -121,8 +121,8 @@ def test_a_bank_made_with_other_models_is_wrong(folder):
 
 def test_a_version_outside_its_range_is_wrong_and_one_that_is_not_there_missing(weights_folder, monkeypatch):
     found = {"torch": "2.5.1", "pandas": None, "numpy": "from source"}
-    installed = preflight.installed
-    monkeypatch.setattr(preflight, "installed", lambda name: found.get(name, installed(name)))
+    installed = versions.installed
+    monkeypatch.setattr(versions, "installed", lambda name: found.get(name, installed(name)))
     findings = examine(weights_folder)
     assert (states(findings)["torch"], said(findings, "torch")) == (WRONG, "2.5.1, expected >=2.6. Run 'make setup'")
     assert states(findings)["pandas"] == MISSING and states(findings)["numpy"] == WRONG

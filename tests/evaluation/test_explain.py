@@ -12,12 +12,11 @@ from kernel.banks.prompt_bank import PromptBank
 from kernel.config import RECIPES, BankSettings
 from kernel.errors import UserError
 from kernel.evaluation.explain import explain, text_of
-from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.models.clip import ClipEncoder
 from kernel.models.weights_folder import open_weights
 from kernel.pipeline.images import decode
 from kernel.system.devices import Device
-from tests.conftest import TEST_SEED
 
 SHARES = {"neighbours": 0.5, "prompts": 0.3, "head": 0.2}
 FAST = replace(RECIPES["text"], num_beams=2, captions_per_image=2, neighbours=20, estimates=SHARES)

@@ -14,7 +14,7 @@ import pytest
 from kernel.banks.prompt_bank import PromptBank, write_prompts
 from kernel.config import Paths, Recipe
 from kernel.errors import UserError
-from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.models.weights_folder import open_weights
 from kernel.notebook.inputs import COMPETITION, find_inputs, restore_weights
 from kernel.pipeline.run import run
@@ -24,7 +24,6 @@ from kernel.publish.kaggle.staging import stage_code
 from kernel.publish.prepare import Preparation, image_record
 from kernel.publish.rehearsal.mounts import upload_and_unpack
 from kernel.system.kaggle_image import read_image
-from tests.conftest import TEST_SEED
 from tests.publish.hub.hub_server import Hub, miniature_hub, pinned, run_client
 from tests.publish.hub.test_prompts import diffusiondb
 

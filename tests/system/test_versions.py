@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from kernel.errors import UserError
-from kernel.pipeline import preflight
 from kernel.publish.kaggle.staging import stage_code
+from kernel.system import versions
 from kernel.system.kaggle_image import exact_version, logical_lines, read_image
 from kernel.system.versions import DECLARED, IMAGE_RECORD, check_versions
 from tests.conftest import ROOT
@@ -33,7 +33,7 @@ def recorded() -> dict[str, str | None]:
 def on_kaggle(monkeypatch, recorded) -> dict[str, str | None]:
     """The recorded image, to be changed."""
     monkeypatch.setenv("KAGGLE_DOCKER_IMAGE", IMAGE)
-    monkeypatch.setattr(preflight, "installed", recorded.get)
+    monkeypatch.setattr(versions, "installed", recorded.get)
     return recorded
 
 
@@ -49,8 +49,8 @@ def test_the_declared_ranges_are_those_of_pyproject():
 def test_the_record_of_the_image_travels_beside_the_package(tmp_path):
     """The code dataset is where the notebook imports `kernel` from."""
     stage_code(ROOT, tmp_path / "code", "someone")
-    (package,) = tmp_path.rglob("preflight.py")
-    there = package.parent.parent / IMAGE_RECORD.relative_to(ROOT)
+    (package,) = tmp_path.rglob("versions.py")
+    there = package.parents[2] / IMAGE_RECORD.relative_to(ROOT)
     assert there.read_bytes() == IMAGE_RECORD.read_bytes()
     assert (package.parent / "kaggle_image.py").is_file()
 
@@ -80,7 +80,7 @@ def test_a_package_that_is_not_there_has_no_version(monkeypatch):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", version)
-    assert preflight.installed("torch") is None
+    assert versions.installed("torch") is None
 
 
 @pytest.mark.parametrize("version", ["2.6.0", "2.11.0a0+git1234", "2.12.0.dev20261101+cu130", "3.0"])
@@ -118,14 +118,14 @@ def test_a_version_that_is_none_is_a_warning(on_kaggle, monkeypatch):
 
 
 def test_nothing_heavy_is_imported_for_it():
-    script = "import sys; from kernel.pipeline.preflight import check_versions; check_versions(); print(*sys.modules)"
+    script = "import sys; from kernel.system.versions import check_versions; check_versions(); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True)
     assert {"torch", "transformers", "open_clip", "sentence_transformers", "pandas"}.isdisjoint(done.stdout.split())
 
 
 def test_comparing_with_the_image_imports_nothing_of_publish():
     code = (
-        "import sys; from kernel.pipeline.preflight import check_versions; check_versions(); "
+        "import sys; from kernel.system.versions import check_versions; check_versions(); "
         "print([name for name in sys.modules if name.startswith('kernel.publish')])"
     )
     environment = {**os.environ, "KAGGLE_DOCKER_IMAGE": IMAGE}

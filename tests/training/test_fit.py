@@ -11,10 +11,9 @@ from kernel.banks.build import build_bank
 from kernel.banks.prompt_bank import PromptBank
 from kernel.config import ESTIMATES, RECIPES, BankSettings, Paths
 from kernel.errors import UserError
-from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.pipeline.run import run
 from kernel.training.fit import fit
-from tests.conftest import TEST_SEED
 
 
 @pytest.fixture(scope="module")

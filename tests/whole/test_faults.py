@@ -373,7 +373,7 @@ def test_without_time_for_every_image_clip_gives_what_it_has_seen(where, undistu
 
 HANGS = """
 import sys, time
-import kernel.__main__
+from kernel.__main__ import main
 from kernel.models.captioners.captioner import Captioner
 from kernel.system.deadline import Deadline
 from kernel.errors import UserError
@@ -390,8 +390,8 @@ def hang(self, *more):
         hanging.append(True)
     time.sleep(1000)
 Captioner.captions = hang
-kernel.__main__.Deadline.after = lambda *more: Told()
-sys.exit(kernel.__main__.main(sys.argv[2:]))
+Deadline.after = lambda *more: Told()
+sys.exit(main(sys.argv[2:]))
 """
 
 

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from kernel.miniature.world.drawing import draw
-from kernel.miniature.world.grammar import scene_stream
-from tests.conftest import ROOT, TEST_SEED
+from kernel.miniature.world.folders import TEST_SEED, draw_folder
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -21,9 +20,7 @@ def run_in_its_own_process(images, weights, out, *more) -> dict:
 
 def test_memory_does_not_grow_with_the_number_of_images(tmp_path, weights_folder):
     images = tmp_path / "images"
-    images.mkdir()
-    for index, (scene, rng) in enumerate(scene_stream(TEST_SEED, 2000)):
-        draw(scene, rng).save(images / f"{index:06d}.png", compress_level=1)
+    draw_folder(images, TEST_SEED, 2000)
     few = run_in_its_own_process(images, weights_folder, tmp_path / "few", "--limit", "200")
     many = run_in_its_own_process(images, weights_folder, tmp_path / "many")
     assert (few["counts"]["images"], many["counts"]["images"]) == (200, 2000)

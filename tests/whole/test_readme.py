@@ -21,11 +21,11 @@ import pyarrow.parquet
 import pytest
 
 from kernel.__main__ import main
-from kernel.miniature.world.folders import scenes
+from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.publish.hub.pins import PINS
 from kernel.publish.wheels import fill_wheels
 from tests.browser.conftest import CHROMIUM
-from tests.conftest import ROOT, TEST_SEED
+from tests.conftest import ROOT
 from tests.publish.hub.hub_server import miniature_hub, run_client
 from tests.publish.hub.test_prompts import ROWS, diffusiondb, hub_of
 from tests.publish.kaggle.kaggle_client import environment_for_children, talk_to

@@ -22,14 +22,12 @@ class Blip(CaptionerKind):
             class_name,
             {"text_config": BLIP_TEXT},
             parameters=223_971_644,
-            head_stored_twice=True,
         ),
         Published(
             "blip-image-captioning-large",
             class_name,
             {"text_config": {**BLIP_TEXT, "encoder_hidden_size": 1024}, "vision_config": LARGE_VISION},
             parameters=446_290_492,
-            head_stored_twice=True,
         ),
     )
     shipped = "blip-image-captioning-large"

@@ -23,15 +23,13 @@ class Published:
     """A captioner by its architecture: a name, its class, the numbers of its config.json.
 
     What a configuration leaves out is the default of its class in transformers. `parameters` are the published number,
-    0 for a weights folder's own; `head_stored_twice` says that the file holds the output head once more, though it is
-    tied to the embedding.
+    0 for a weights folder's own.
     """
 
     name: str
     class_name: str
     config: dict[str, Any]
     parameters: int = 0
-    head_stored_twice: bool = False
 
 
 class CaptionerKind(ABC):

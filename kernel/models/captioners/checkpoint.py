@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
+from kernel.errors import UserError, first_line
 from kernel.models.weights_folder import ADVICE
 from kernel.system.devices import Device
 
@@ -33,8 +33,7 @@ def load_complete(model_class: Any, folder: Path, device: Device, full_precision
 
 
 def cannot_load(folder: Path, error: Exception) -> UserError:
-    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return UserError(f"{folder}: transformers cannot load it ({line}). {ADVICE}")
+    return UserError(f"{folder}: transformers cannot load it ({first_line(error)}). {ADVICE}")
 
 
 def check_complete(folder: Path, info: dict[str, Any]) -> None:

@@ -85,11 +85,9 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:
-    """With what the files add: the numbers stored, and the bytes that a CPU runs as they lie there."""
-    sizes = list(stored_tensors(folder))
-    numbers = sum(count for dtype, count in sizes if dtype.startswith(("F", "BF")))
-    mapped = 0 if half else min(weights.bytes, sum(4 * count for dtype, count in sizes if dtype == "F32"))
-    return replace(weights, stored=numbers, mapped_bytes=mapped)
+    """With what the files add: the bytes that a CPU runs as they lie there."""
+    in_float32 = sum(4 * count for dtype, count in stored_tensors(folder) if dtype == "F32")
+    return replace(weights, mapped_bytes=0 if half else min(weights.bytes, in_float32))
 
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, int]]:

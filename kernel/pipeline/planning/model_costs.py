@@ -19,13 +19,11 @@ from kernel.pipeline.planning.published_models import MINILM
 class Weighed:
     """A model's parameters in memory, and their bytes by dtype as the loader leaves them.
 
-    `stored` also counts the output head of BLIP, which its file holds twice. `largest_block` is the most that one
-    device must take of a split model; `read_per_token` are the bytes that one step of decoding reads. `mapped_bytes`
-    are those of a known file that the CPU runs as they lie there.
+    `largest_block` is the most that one device must take of a split model; `read_per_token` are the bytes that one step
+    of decoding reads. `mapped_bytes` are those of a known file that the CPU runs as they lie there.
     """
 
     parameters: int
-    stored: int
     bytes_by_dtype: dict[str, int]
     largest_block: int = 0
     read_per_token: int = 0
@@ -138,7 +136,7 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
         steps.append((Work(work.half_operations, work.single_operations, max(0, work.activation_bytes - size)), size))
     return Captioning(
         name=published.name,
-        weights=weigh_captioner(kind, model, published.head_stored_twice),
+        weights=weigh_captioner(kind, model),
         encode=encode,
         steps=(steps[0], steps[1], steps[2]),
         vocabulary=len(kind.output_head(model)),
@@ -147,12 +145,11 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
     )
 
 
-def weigh_captioner(kind: CaptionerKind, model: Any, head_stored_twice: bool = False) -> Weighed:
+def weigh_captioner(kind: CaptionerKind, model: Any) -> Weighed:
     """As `weigh`, with what a step of decoding reads."""
     weighed, head = weigh(model), kind.output_head(model)
     return replace(
         weighed,
-        stored=weighed.parameters + (head.numel() if head_stored_twice else 0),
         read_per_token=sum(parameter.nbytes for parameter in kind.decoder_layers(model).parameters()) + head.nbytes,
     )
 
@@ -169,4 +166,4 @@ def weigh(model: Any) -> Weighed:
         by_dtype[name] = by_dtype.get(name, 0) + parameter.nbytes
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     blocks = [sum(parameter.nbytes for parameter in block.parameters()) for blocks in lists for block in blocks]
-    return Weighed(parameters, parameters, by_dtype, largest_block=max(blocks, default=0))
+    return Weighed(parameters, by_dtype, largest_block=max(blocks, default=0))

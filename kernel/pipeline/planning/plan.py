@@ -72,11 +72,6 @@ class Plan:
     def seconds(self) -> float:
         return sum(stage.seconds for stage in self.stages)
 
-    def __str__(self) -> str:
-        from kernel.pipeline.planning.table import plan_table
-
-        return plan_table(self)
-
     @property
     def fits(self) -> bool:
         return not self.problems

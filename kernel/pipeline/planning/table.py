@@ -50,6 +50,12 @@ def plan_table(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+class PrintedPlan(Plan):
+    """A plan whose text is its table."""
+
+    __str__ = plan_table
+
+
 def cells(stage: Stage) -> tuple[str, ...]:
     """One row of the table; a stage of the host has no device memory."""
     on_device = stage.weights_bytes + stage.fixed_bytes > 0

@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL.Image import Image
 
+from kernel.errors import kind_and_line
 from kernel.pipeline.images import BadImage, ImageFile, decoded_batches
 from kernel.system.deadline import Deadline, OutOfTime
 from kernel.system.memory import return_freed_memory
@@ -102,7 +103,7 @@ def encoded(images: list[Image], size: BatchSize, encode: Callable[[list[Image]]
         except (OutOfTime, CannotBeUsed):
             raise
         except Exception as error:  # whatever a model raises on an odd image must not end a run over 16,000
-            reason, no_memory = first_line(error), is_out_of_memory(error)
+            reason, no_memory = kind_and_line(error), is_out_of_memory(error)
         # out of the except block the error no longer holds the tensors of its frames
         if no_memory and len(part) == 1:
             raise CannotBeUsed(f"one image alone does not fit into memory: {reason}")
@@ -122,11 +123,6 @@ def is_out_of_memory(error: Exception) -> bool:
 
     words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(own in str(error) for own in words)
-
-
-def first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 
 def release_memory() -> None:

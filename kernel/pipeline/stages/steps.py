@@ -4,9 +4,9 @@ import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from kernel.errors import UserError
+from kernel.errors import UserError, kind_and_line
 from kernel.pipeline.stages import Stage
-from kernel.pipeline.stages.batches import CannotBeUsed, Share, first_line
+from kernel.pipeline.stages.batches import CannotBeUsed, Share
 from kernel.system.deadline import OutOfTime
 from kernel.system.stderr import STDERR
 
@@ -34,4 +34,4 @@ def reason_of(error: Exception) -> str:
     """One line for the run's record; what nobody foresaw is told whole on stderr."""
     if not isinstance(error, UserError | CannotBeUsed):
         traceback.print_exception(error, file=STDERR)
-    return first_line(error)
+    return kind_and_line(error)

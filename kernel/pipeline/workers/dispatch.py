@@ -6,7 +6,6 @@ died, hung or gave up goes to the others.
 
 import json
 import math
-import os
 import queue
 import subprocess
 import sys
@@ -14,7 +13,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kernel.pipeline.job import Job
@@ -23,8 +22,8 @@ from kernel.pipeline.stages.batches import Share, release_memory
 from kernel.pipeline.stages.load import load_stage
 from kernel.pipeline.stages.steps import reason_of, steps
 from kernel.system.deadline import Deadline
-from kernel.system.devices import Device
-from kernel.system.processes import child_environment, ending
+from kernel.system.devices import Device, worker_environment
+from kernel.system.processes import ending
 
 TRIES = 2  # an item on which two workers ended is not given to a third
 BARREN_ROUNDS = 3  # so often are workers started anew that die without having made anything
@@ -262,15 +261,7 @@ class WorkerProcess:
     def __init__(self, job: Job, stage: str, device: Device, workers: int) -> None:
         self.device = device
         self.library_warnings: Counter[str] = Counter()
-        environment = child_environment()
-        environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // workers))
-        seen = device
-        if device.is_gpu:
-            # it sees no other GPU, so no library can put a context there
-            index = int(device.name.partition(":")[2])
-            visible = [own for own in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if own]
-            environment["CUDA_VISIBLE_DEVICES"] = visible[index] if visible else str(index)
-            seen = replace(device, name="cuda:0")
+        environment, seen = worker_environment(device, workers)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "kernel.pipeline.workers.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,

@@ -5,7 +5,6 @@ scratch folder, so that other filters and seeds need no second one.
 """
 
 import json
-import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +19,7 @@ from kernel.publish.hub.pins import Repository, pinned_repositories
 from kernel.publish.hub.prompt_filters import REASONS, PromptSettings, passed
 from kernel.publish.hub.prompt_sources import PROMPTS, PromptSource, chosen_sources
 from kernel.publish.hub.sampling import Sample
-from kernel.system.files import file_sha256, write_json
+from kernel.system.files import file_sha256, require_space, whole_file, write_json
 from kernel.system.progress import progress_bar
 
 FORMAT = 1
@@ -111,12 +110,7 @@ def downloaded(
     """The files of every source, checked by size and hash. Raises UserError before the first when they cannot fit."""
     scratch.mkdir(parents=True, exist_ok=True)
     need = sum(bytes_to_come(repositories[source.name], name, scratch) for source in sources for name in source.files)
-    free = shutil.disk_usage(scratch).free
-    if free < need:
-        raise UserError(
-            f"{scratch}: {free / 1e9:.2f} GB are free, {need / 1e9:.2f} GB are to be downloaded: the disk would be "
-            f"full. Free {(need - free) / 1e9:.2f} GB there, or give --scratch another disk"
-        )
+    require_space(scratch, need, f"{need / 1e9:.2f} GB are to be downloaded", "give --scratch another disk")
     paths = {}
     for source in sources:
         repository = repositories[source.name]
@@ -180,8 +174,7 @@ def written(out: Path, prompts: list[str], asked: dict[str, Any], counts: Counte
             f"{out} was not written. Loosen them: --min-words, --max-words, --language any, --max-nsfw"
         )
     out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
+    with whole_file(out) as unfinished:
         write_prompts(unfinished, len(prompts), [prompts])
         dropped[NOT_DRAWN] = counts["passed"] - len(prompts)
         record = {
@@ -192,7 +185,4 @@ def written(out: Path, prompts: list[str], asked: dict[str, Any], counts: Counte
         }
         # the record first: without it a file that stands there is taken for someone else's
         write_json(record_path(out), record)
-        unfinished.replace(out)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return record

@@ -24,7 +24,7 @@ from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shar
 from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
-from kernel.system.files import file_sha256, write_json
+from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 # result by download, for the check of free disk: halved, or with the parts that stay float32
@@ -73,7 +73,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
 def make_folder(
     out: Path, repositories: dict[str, Repository], captioners: list[str], scratch: Path, pins: Path
 ) -> None:
-    unfinished = out.with_name(f".{out.name}.tmp")
+    unfinished = unfinished_path(out)
     folder = unfinished / "weights"
     for needed in (folder, scratch):
         needed.mkdir(parents=True, exist_ok=True)
@@ -172,12 +172,8 @@ def check_disks(todo: list[Item], scratch: Path, folder: Path) -> None:
     if device_of(scratch) == device_of(folder):
         needs = {folder: download + result}
     for where, need in needs.items():
-        free = shutil.disk_usage(where).free
-        if free < need:
-            raise UserError(
-                f"{where}: {free / 1e9:.2f} GB are free, {need / 1e9:.2f} GB are needed for what is still to come: the "
-                f"disk would be full. Free {(need - free) / 1e9:.2f} GB there, or give --scratch or --out another disk"
-            )
+        what = f"{need / 1e9:.2f} GB are needed for what is still to come"
+        require_space(where, need, what, "give --scratch or --out another disk")
 
 
 def device_of(path: Path) -> int:
@@ -208,14 +204,9 @@ def put(item: Item, source: Path, target: Path) -> str:
     if item.name == "config.json" and kind:
         write_json(target, kind.stated(json.loads(source.read_text(encoding="utf-8"))))
         return file_sha256(target)
-    sha256 = file_sha256(source)
-    unfinished = target.with_name(f".{target.name}.tmp")
-    try:
+    with whole_file(target) as unfinished:
         shutil.copyfile(source, unfinished)
-        unfinished.replace(target)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return sha256
+    return file_sha256(source)
 
 
 def manifest_models(

@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from kernel.publish.kaggle.staging import DATASET_METADATA, STRIPPED
+from kernel.system.files import unfinished_path
 
 # where the mounts of one owner lie under /kaggle/input
 LAYOUTS = {
@@ -47,7 +48,7 @@ def stripped(name: str) -> str:
 def drop_single_folder(folder: Path) -> None:
     inside = list(folder.iterdir())
     if len(inside) == 1 and inside[0].is_dir():
-        kept = folder.with_name(f".{folder.name}.tmp")
+        kept = unfinished_path(folder)
         inside[0].rename(kept)
         folder.rmdir()
         kept.rename(folder)

@@ -1,54 +1,41 @@
 """Miniature pictures in the competition's shape, for the rehearsal; drawn once and kept."""
 
-import csv
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-SEED = 7_000  # apart from the seeds of training, figures, prior, tests and demo
 BLOCK = 250  # pictures drawn from one seed, so that blocks can be drawn side by side
 
 
 def draw_images(folder: Path, count: int) -> Path:
     """`folder/images` with `count` pictures, ids as the competition's; prompts beside it, in `folder`.csv."""
-    listing = folder.with_suffix(".csv")
-    if (folder / "images").is_dir() and listing.is_file() and len(read_listing(folder)) == count:
-        return folder
-    (folder / "images").mkdir(parents=True, exist_ok=True)
-    blocks = [(folder, start, min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
+    from kernel.miniature.world import folders
+
+    blocks = [(folder / "images", start, min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        drawn = [row for rows in pool.map(draw_block, blocks) for row in rows]
-    with listing.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(drawn)
+        drawn = [prompt for prompts in pool.map(draw_block, blocks) for prompt in prompts.items()]
+    folders.write_prompts(folder.with_suffix(".csv"), dict(drawn))
     return folder
 
 
-def draw_block(block: tuple[Path, int, int]) -> list[tuple[str, str]]:
-    from kernel.miniature.world.drawing import draw
-    from kernel.miniature.world.grammar import scene_stream
+def draw_block(block: tuple[Path, int, int]) -> dict[str, str]:
+    from kernel.miniature.world.folders import REHEARSAL_SEED, draw_folder
 
     folder, start, count = block
-    rows = []
-    for index, (scene, rng) in enumerate(scene_stream(SEED + start, count), start):
-        image_id = f"{index * 7919:09x}"
-        draw(scene, rng).save(folder / "images" / f"{image_id}.png")
-        rows.append((image_id, scene.prompt))
-    return rows
-
-
-def read_listing(folder: Path) -> list[list[str]]:
-    with folder.with_suffix(".csv").open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))
+    names = [f"{index * 7919:09x}" for index in range(start, start + count)]
+    return draw_folder(folder, REHEARSAL_SEED + start, count, names.__getitem__)
 
 
 def write_prompts(folder: Path, which: str | None) -> None:
     """prompts.csv: the "true" ones, those of "other" images, or none."""
+    from kernel.evaluation.truth import read_prompts
+    from kernel.miniature.world import folders
+
     path = folder / "prompts.csv"
     path.unlink(missing_ok=True)
     if which is None:
         return
-    rows = read_listing(folder)
+    prompts = read_prompts(folder.with_suffix(".csv"))
     if which == "other":
-        rows = [[f"f{image_id[1:]}", prompt] for image_id, prompt in rows[:7]]
-    with path.open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows([("imgId", "prompt"), *rows])
+        prompts = {f"f{image_id[1:]}": prompt for image_id, prompt in list(prompts.items())[:7]}
+    folders.write_prompts(path, prompts)

@@ -14,12 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from kernel.config import DEFAULT_WEIGHTS, RECIPES, Recipe
 from kernel.errors import UserError
-from kernel.miniature.world.drawing import draw
-from kernel.miniature.world.grammar import scene_stream
+from kernel.miniature.world.folders import TRUESIZE_SEED, draw_folder
 from kernel.models.weights_folder import open_weights
 from kernel.pipeline.images import list_images
 from kernel.pipeline.planning.from_weights import models_of, predicted_memory
@@ -35,7 +32,6 @@ from tests.bench.truesize.weights import STORED, make_weights
 
 OUT = Path("build/truesize")
 TOLERANCE = 0.15
-SEED = 2_000  # apart from every other seed of drawn pictures
 SIDE = 512  # pixels, as the competition's images
 CLIP_BATCH = CAPTION_BATCH = 2
 STAGES = ("clip", "captions", "estimates")
@@ -48,7 +44,8 @@ def truesize(out: Path, sizes: Sizes, stored: str, miniature: Path, count: int) 
     Raises UserError when weights cannot be made or the run fails.
     """
     weights = make_weights(out / "weights", sizes, stored, miniature)
-    draw_images(out / "images", count)
+    shutil.rmtree(out / "images", ignore_errors=True)
+    draw_folder(out / "images", TRUESIZE_SEED, count, side=SIDE)
     shutil.rmtree(out / "run", ignore_errors=True)
     settings = ["--set", f"clip_batch={CLIP_BATCH}", "--set", f"caption_batch={CAPTION_BATCH}"]
     command = [sys.executable, "-m", "kernel", "run", out / "images", "--weights", weights, "--out", out / "run",
@@ -81,15 +78,6 @@ def truesize(out: Path, sizes: Sizes, stored: str, miniature: Path, count: int) 
     write_json(out / "truesize.json", content)
     write_whole(out / "truesize.md", (page(content) + "\n").encode())
     return content
-
-
-def draw_images(folder: Path, count: int) -> None:
-    """`count` drawn pictures of SIDE x SIDE pixels as PNG, in place of what lies there."""
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    for index, (scene, rng) in enumerate(scene_stream(SEED, count)):
-        picture = draw(scene, rng).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        picture.save(folder / f"{index:06d}.png")
 
 
 def compared(predicted: dict[str, int], measured: dict[str, dict[str, int]]) -> dict[str, dict[str, float]]:

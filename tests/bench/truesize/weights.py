@@ -19,7 +19,7 @@ from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.clip import CONFIG, WEIGHTS, clip_tokenizer_record, meta_clip
 from kernel.models.weights_folder import MANIFEST, open_weights, read_manifest, write_manifest
 from kernel.publish.hub.convert import BLOCK_BYTES, shard_index, target_dtype, write_checkpoint
-from kernel.system.files import write_json
+from kernel.system.files import require_space, unfinished_path, write_json
 from kernel.system.tensor_files import ITEM_BYTES, Tensor
 from tests.bench.truesize.sizes import Sizes
 
@@ -43,12 +43,14 @@ def make_weights(out: Path, sizes: Sizes, stored: str, miniature: Path) -> Path:
     if out.exists() and not is_random(out):
         raise UserError(f"{out}: holds other than random weights, so it is not replaced. Give --out a new folder")
     open_weights(miniature, parts=("clip", "sentences", "word_banks", "prior.txt"))
-    unfinished = out.with_name(f".{out.name}.tmp")
+    unfinished = unfinished_path(out)
     shutil.rmtree(unfinished, ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
     unfinished.mkdir(parents=True)
     clip, captioner = clip_tensors(sizes, stored), captioner_tensors(sizes, stored)
-    check_disk(unfinished, sum(tensor.bytes for tensor in [*clip, *captioner]))
+    needed = sum(tensor.bytes for tensor in [*clip, *captioner])
+    cure = "give --out another disk, or --stored shipped, which takes half"
+    require_space(unfinished, needed, f"{needed / 1e9:.2f} GB are needed", cure)
     for name in ("sentences", "word_banks"):
         shutil.copytree(miniature / name, unfinished / name)
     shutil.copy(miniature / "prior.txt", unfinished / "prior.txt")
@@ -70,15 +72,6 @@ def is_random(folder: Path, revision: str | None = None) -> bool:
         return False
     clip = read_manifest(folder / MANIFEST)["models"].get("clip", {})
     return clip.get("source") == ORIGIN["source"] and revision in (None, clip["revision"])
-
-
-def check_disk(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder}: {free / 1e9:.1f} GB are free, {needed / 1e9:.1f} GB are needed: the disk would be full. Free "
-            f"{(needed - free) / 1e9:.1f} GB there, give --out another disk, or --stored shipped, which takes half"
-        )
 
 
 def clip_tensors(sizes: Sizes, stored: str) -> list[Tensor]:

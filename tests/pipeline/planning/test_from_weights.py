@@ -71,12 +71,6 @@ def test_a_cpu_maps_what_the_file_holds_in_float32_and_a_gpu_nothing(weights, in
     assert [own.mapped_bytes for own in (on_gpu.sentences[0], on_gpu.clip.weights)] == [0, 0]
 
 
-def test_stored_numbers_are_those_of_the_file(weights, in_float32):
-    assert in_float32.captioner.weights.stored == sum(
-        count for _, count in stored_tensors(weights.model_folder("blip2"))
-    )
-
-
 @pytest.fixture
 def published_folder(tmp_path, weights):
     """The configurations of the published models as a weights folder, without any weights."""
@@ -106,9 +100,7 @@ def published_folder(tmp_path, weights):
 def test_published_sizes_cost_the_same_from_a_folder_as_by_name(published_folder):
     models = models_of(published_folder, BASELINE, half=True)
     clip, captioner = clip_of(half=True), captioner_of("blip2-flan-t5-xl", half=True)
-    assert replace(models.clip, name="", weights=replace(models.clip.weights, stored=0)) == replace(
-        clip, name="", weights=replace(clip.weights, stored=0)
-    )
+    assert replace(models.clip, name="") == replace(clip, name="")
     assert models.captioner.weights.bytes == captioner.weights.bytes == 9_101_850_624
     assert (models.captioner.encode, models.captioner.steps) == (captioner.encode, captioner.steps)
     assert (models.captioner.vocabulary, models.captioner.layers) == (captioner.vocabulary, captioner.layers)

@@ -86,18 +86,17 @@ def test_vit_g_14_in_half_precision_keeps_its_embeddings_and_norms_in_float32():
 
 
 @pytest.mark.parametrize(
-    ("name", "parameters", "stored"),
+    ("name", "parameters"),
     [
-        ("blip-image-captioning-base", 223_971_644, 247_414_076),
-        ("blip-image-captioning-large", 446_290_492, 469_732_924),
-        ("blip2-opt-2.7b", 3_744_761_856, 3_744_761_856),
-        ("blip2-flan-t5-xl", 3_942_446_592, 3_942_446_592),
-        ("blip2-flan-t5-xxl", 12_229_596_672, 12_229_596_672),
+        ("blip-image-captioning-base", 223_971_644),
+        ("blip-image-captioning-large", 446_290_492),
+        ("blip2-opt-2.7b", 3_744_761_856),
+        ("blip2-flan-t5-xl", 3_942_446_592),
+        ("blip2-flan-t5-xxl", 12_229_596_672),
     ],
 )
-def test_a_captioner_has_its_published_parameters(name, parameters, stored):
-    weights = captioner_of(name, half=True).weights
-    assert (weights.parameters, weights.stored) == (parameters, stored)
+def test_a_captioner_has_its_published_parameters(name, parameters):
+    assert captioner_of(name, half=True).weights.parameters == parameters
     assert CAPTIONERS[name].parameters == parameters
 
 

@@ -32,12 +32,12 @@ from kernel.pipeline.planning.stage_costs import (
 )
 
 T4 = gpu_named("T4")
-SENTENCES = Weighed(10, 10, {"float32": 100})
-CLIP = Clip("c", Weighed(1, 1, {"float16": 2 * GB}), Work(10**9, 0, 10**6), Work(10**8, 0, 10**5), 1024)
+SENTENCES = Weighed(10, {"float32": 100})
+CLIP = Clip("c", Weighed(1, {"float16": 2 * GB}), Work(10**9, 0, 10**6), Work(10**8, 0, 10**5), 1024)
 # each step 1,000 operations, from the second on 10 more each; the cache grows by 40 bytes from 100
 CAPTIONER = Captioning(
     "k",
-    Weighed(1, 1, {"float16": 9 * GB}, largest_block=GB, read_per_token=10**9),
+    Weighed(1, {"float16": 9 * GB}, largest_block=GB, read_per_token=10**9),
     Work(10**9, 10**8, 5000),
     ((Work(500, 50, 30), 100), (Work(1000, 100, 20), 140), (Work(1010, 110, 20), 180)),
     vocabulary=10,

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 MEASURED = """
 import sys
 from pathlib import Path
-from kernel.publish import convert
+from kernel.publish.hub import convert
 def peak():
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith("VmHWM"))
 before = peak()

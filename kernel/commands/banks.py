@@ -1,0 +1,53 @@
+"""`bank` builds a prompt bank, `fit` the shares of the estimates that ask it."""
+
+import argparse
+from pathlib import Path
+
+from kernel.commands.options import add_command, bank_option, device_option, out_option, weights_option
+from kernel.config import BankSettings
+
+
+def add_bank(commands: argparse._SubParsersAction) -> None:
+    bank = add_command(commands, bank_command, "a prompt bank from files of prompts")
+    bank.add_argument("prompts", type=Path, nargs="+", help=".txt, .csv, .tsv, .jsonl or .parquet files")
+    weights_option(bank)
+    out_option(bank, "BANK", "new or own folder; a killed build goes on")
+    bank.add_argument("--column", metavar="NAME", help="the column of tables (default: found)")
+    bank.add_argument("--exclude", type=Path, metavar="PROMPTS",
+                      help="prompts that will be scored: equal and near ones stay out of the bank")  # fmt: skip
+    bank.add_argument("--near", type=float, default=BankSettings.near, metavar="COSINE",
+                      help="of prompts this near only the first is kept (default %(default)s)")  # fmt: skip
+    device_option(bank)
+
+
+def bank_command(options: argparse.Namespace) -> None:
+    from kernel.banks.build import build_bank
+
+    settings = BankSettings(options.prompts, options.column, options.exclude, options.near)
+    record = build_bank(settings, options.weights, options.out, options.device)
+    print(f"{options.out}: {record['count']:,} of {record['read']:,} prompts")
+    for reason, count in record["dropped"].items():
+        print(f"  {count:>10,} dropped: {reason}")
+    if found := record["excluded"]:
+        count = found["equal"] + found["near"]
+        print(f"  {count:>10,} kept out: equal ({found['equal']:,}) or near to {found['name']}")
+
+
+def add_fit(commands: argparse._SubParsersAction) -> None:
+    fit = add_command(commands, fit_command, "fits the shares of recipe text on images with known prompts")
+    fit.add_argument("pairs", type=Path, help="a folder with images/ and prompts.csv (imgId,prompt)")
+    weights_option(fit)
+    bank_option(fit, "prompt bank; fusion.json is written there", required=True)
+    out_option(fit, "RUN", "run folder of the estimates")
+    device_option(fit)
+
+
+def fit_command(options: argparse.Namespace) -> None:
+    from kernel.training.fit import fit
+
+    result = fit(options.pairs, options.weights, options.bank, options.out, options.device)
+    for name, share in result["shares"].items():
+        print(f"{name:<12} share {share:.4f}, alone {result['alone'][name]:.4f}")
+    low, high = result["held_out"]["ci95"]
+    print(f"fitted shares {result['held_out']['mean']:.4f} on images held out ({low:.4f} to {high:.4f})")
+    print(f"published shares {result['published_shares']:.4f}; {options.bank / 'fusion.json'}")

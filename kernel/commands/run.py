@@ -1,0 +1,110 @@
+"""`run`, and what stands before it: `plan`, its estimate, and `constant`, an answer in seconds."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from kernel.commands.options import (
+    add_command,
+    device_option,
+    json_option,
+    out_option,
+    positive,
+    recipe_options,
+    weights_option,
+)
+from kernel.config import Paths, recipe_named
+from kernel.system.deadline import Deadline
+from kernel.system.output import json_text
+
+
+def add_run(commands: argparse._SubParsersAction) -> None:
+    run = add_command(commands, run_command, "a folder of images in, RUN/submission.csv out")
+    run.add_argument("images", type=Path, help="folder of images; its subfolders are not searched")
+    weights_option(run)
+    out_option(run, "RUN", "new or own run folder; a finished shard is not made again")
+    recipe_options(run)
+    device_option(run, "auto (every GPU, else the CPU), cpu, cuda:N, or several with commas (default %(default)s)")
+    run.add_argument("--deadline", metavar="TIME", help="such as 8h30m: by then it ends, with what captions there are")
+    run.add_argument("--started", type=float, metavar="EPOCH",
+                     help="seconds since 1970 from which that counts (default: this process's start)")  # fmt: skip
+    run.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+
+
+def run_command(options: argparse.Namespace) -> None:
+    from kernel.pipeline.run import run
+    from kernel.system.durations import seconds_of
+
+    recipe = recipe_named(options.recipe, options.settings)
+    deadline = Deadline.after(seconds_of(options.deadline) if options.deadline else None, options.started)
+    paths = Paths(options.images, options.weights, options.out, options.bank)
+    content = run(recipe, paths, options.device, options.limit, deadline)
+    counts = content["counts"]
+    written = options.out / "submission.csv"
+    print(f"{written}: {counts['images']} images, {counts['bad_images']} of them bad (fallback row)")
+    for problem in content["problems"]:
+        print(f"problem: {problem}", file=sys.stderr)
+    if counts["degraded_rows"] > counts["bad_images"]:
+        print(
+            f"of {counts['images']} images {counts['no_captions']} have no captions, {counts['fewer_captions']} fewer "
+            f"than asked, on {counts['caption_failures']} the captioner failed",
+            file=sys.stderr,
+        )
+    for image_id, reason in list(content["bad_images"].items())[:10]:
+        print(f"bad image {image_id}: {reason}", file=sys.stderr)
+
+
+def add_plan(commands: argparse._SubParsersAction) -> None:
+    plan = add_command(commands, plan_command, "estimated memory and time of a run, before it costs GPU hours")
+    plan.add_argument("--gpu", default="T4x2", help="T4, T4x2, L4x4, H100, cpu, or by memory and speed: "
+                      "24GB:100TFLOPS:300GB/s:x2 (default %(default)s)")  # fmt: skip
+    plan.add_argument("--images", type=positive, default=16000, metavar="N", help="default %(default)s")
+    recipe_options(plan)
+    plan.add_argument("--bank-prompts", type=positive, metavar="N", help="prompts of a bank that is yet to be built")
+    plan.add_argument("--features-shipped", action="store_true", help="the weights folder holds the words' features")
+    plan.add_argument("--deadline", default="9h", metavar="TIME", help="such as 8h30m (default %(default)s)")
+    plan.add_argument("--host-memory", type=positive, default=30, metavar="GB", help="default %(default)s")
+    plan.add_argument("--picture", type=Path, metavar="SVG", help="also draws memory and time by stage")
+    json_option(plan)
+
+
+def plan_command(options: argparse.Namespace) -> None:
+    from kernel.banks.prompt_bank import RECORD, read_record
+    from kernel.pipeline.planning.gpus import GB, gpu_named
+    from kernel.pipeline.planning.plan import plan
+    from kernel.pipeline.planning.table import plan_table, write_picture
+    from kernel.system.durations import seconds_of
+
+    prompts = options.bank_prompts
+    if options.bank and prompts is None:
+        prompts = read_record(options.bank / RECORD)["count"]
+    estimated = plan(
+        recipe_named(options.recipe, options.settings),
+        gpu_named(options.gpu),
+        options.images,
+        seconds_of(options.deadline),
+        prompts,
+        options.features_shipped,
+        options.host_memory * GB,
+    )
+    if options.picture:
+        write_picture(options.picture, estimated)
+    print(json_text(estimated.as_json()) if options.json else plan_table(estimated))
+
+
+def add_constant(commands: argparse._SubParsersAction) -> None:
+    says = "a valid submission with the same row for every image, in seconds"
+    constant = add_command(commands, constant_command, says)
+    constant.add_argument("images", type=Path)
+    weights_option(constant)
+    out_option(constant, "CSV")
+
+
+def constant_command(options: argparse.Namespace) -> None:
+    from kernel.pipeline.constant import write_constant
+    from kernel.pipeline.images import left_out_note
+
+    count = write_constant(options.images, options.weights, options.out)
+    for note in left_out_note(options.images):
+        print(note, file=sys.stderr)
+    print(f"{options.out}: the constant answer for {count} images")
