@@ -10,6 +10,7 @@ import numpy as np
 from kernel.banks.prompt_bank import RECORD, PromptBank
 from kernel.errors import UserError
 from kernel.evaluation.whereabouts import places
+from kernel.pipeline import results
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.run_folder import RunFolder, read_run
 from kernel.pipeline.submission import read_submission
@@ -89,17 +90,21 @@ def finished_run(run: Path) -> Finished:
         folder = RunFolder(run, [ImageFile(image_id, Path(image_id)) for image_id in rows],
                            record["recipe"]["shard_images"])  # fmt: skip
         shares = [name for name, share in record["recipe"]["estimates"].items() if share > 0]
-        nearest = folder.read_nearest()
+        nearest = results.read_nearest(folder)
         return Finished(
             path=run,
             record=record,
             folder=folder,
             answer=np.stack(list(rows.values())),
-            estimates={name: folder.read_estimate(name) for name in shares if folder.estimate_path(name).is_file()},
-            captions=folder.read_captions()[0],
+            estimates={
+                name: results.read_estimate(folder, name)
+                for name in shares
+                if results.estimate_path(folder, name).is_file()
+            },
+            captions=results.read_captions(folder)[0],
             modifiers=modifiers_of(folder),
             nearest=None if nearest is None else Nearest(*nearest),
-            seen=np.abs(folder.read_clip()[0]).max(axis=1, initial=0) > 0,
+            seen=np.abs(results.read_clip(folder)[0]).max(axis=1, initial=0) > 0,
         )
     except Exception as error:  # each format's reader has exceptions of its own for a damaged file
         raise UserError(
@@ -126,7 +131,7 @@ def modifiers_of(folder: RunFolder) -> list[list[str]]:
     """Each image's modifiers; none where the time was over before the run came to them."""
     if not (folder.folder / "clip" / "modifiers.json").is_file():
         return [[] for _ in folder.images]
-    modifiers = folder.read_modifiers()
+    modifiers = results.read_modifiers(folder)
     if len(modifiers) != len(folder.images):
         raise ValueError(f"modifiers.json is of {len(modifiers)} images, the run of {len(folder.images)}")
     return modifiers

@@ -60,7 +60,7 @@ def child(folder, at):
     if pid == 0:
         last, steps = at, 0
         try:
-            kernel.pipeline.run(recipe, Paths(images, weights, folder), "cpu")
+            kernel.pipeline.run.run(recipe, Paths(images, weights, folder), "cpu")
             os.write(writing, str(steps).encode())
             os._exit(0)
         except BaseException as error:

@@ -21,6 +21,7 @@ from kernel.errors import UserError
 from kernel.miniature.world.drawing import draw
 from kernel.miniature.world.grammar import scene_stream
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.planning.from_weights import models_of, predicted_memory
 from kernel.pipeline.planning.gpus import GB, gpu_named
@@ -106,7 +107,7 @@ def compared(predicted: dict[str, int], measured: dict[str, dict[str, int]]) -> 
 
 def said(out: Path, recipe: Recipe) -> dict[str, int]:
     """How many captions an image got, and how long they are: one word is one token of the tokenizer made here."""
-    captions, _ = RunFolder(out / "run", list_images(out / "images"), recipe.shard_images).read_captions()
+    captions, _ = results.read_captions(RunFolder(out / "run", list_images(out / "images"), recipe.shard_images))
     words = [len(caption.split()) for own in captions for caption in own]
     return {
         "fewest_an_image": min(len(own) for own in captions),
