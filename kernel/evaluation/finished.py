@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,15 +17,6 @@ from kernel.pipeline.submission import read_submission
 from kernel.system.files import file_sha256
 
 GO_ON = "Give the same 'python -m kernel run' command again"
-
-
-class Nearest(NamedTuple):
-    """Of each image its nearest prompts of the bank, best first: their rows in the bank, (n, k) int64, their cosines,
-    (n, k), and their weights among all neighbours that were asked for, (n, k)."""
-
-    indices: np.ndarray
-    cosines: np.ndarray
-    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -43,7 +34,7 @@ class Finished:
     estimates: dict[str, tuple[np.ndarray, np.ndarray]]
     captions: list[list[str]]
     modifiers: list[list[str]]
-    nearest: Nearest | None
+    nearest: results.Nearest | None
     seen: np.ndarray
 
     @property
@@ -90,7 +81,6 @@ def finished_run(run: Path) -> Finished:
         folder = RunFolder(run, [ImageFile(image_id, Path(image_id)) for image_id in rows],
                            record["recipe"]["shard_images"])  # fmt: skip
         shares = [name for name, share in record["recipe"]["estimates"].items() if share > 0]
-        nearest = results.read_nearest(folder)
         return Finished(
             path=run,
             record=record,
@@ -103,7 +93,7 @@ def finished_run(run: Path) -> Finished:
             },
             captions=results.read_captions(folder)[0],
             modifiers=modifiers_of(folder),
-            nearest=None if nearest is None else Nearest(*nearest),
+            nearest=results.read_nearest(folder),
             seen=np.abs(results.read_clip(folder)[0]).max(axis=1, initial=0) > 0,
         )
     except Exception as error:  # each format's reader has exceptions of its own for a damaged file

@@ -5,7 +5,7 @@ Whatever is said of all images is in their order.
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -135,23 +135,28 @@ def read_estimate(folder: RunFolder, name: str) -> tuple[np.ndarray, np.ndarray]
     return content["rows"], content["usable"]
 
 
-def write_nearest(folder: RunFolder, indices: np.ndarray, cosines: np.ndarray, weights: np.ndarray) -> None:
-    """Of each image its nearest prompts of the bank, (n, k) int64, their cosines, (n, k) float32, and their weights
-    among all that the estimate asked, (n, k) float64."""
+class Nearest(NamedTuple):
+    """Of each image its nearest prompts of the bank, best first: their rows in the bank, (n, k) int64, their cosines,
+    (n, k) float32, and their weights among all neighbours that were asked for, (n, k) float64."""
+
+    indices: np.ndarray
+    cosines: np.ndarray
+    weights: np.ndarray
+
+
+def write_nearest(folder: RunFolder, nearest: Nearest) -> None:
     from safetensors.numpy import save
 
     # slices of wider arrays must lie in one piece
-    found = {"indices": indices, "cosines": cosines, "weights": weights}
-    found = {name: np.ascontiguousarray(own) for name, own in found.items()}
+    found = {name: np.ascontiguousarray(own) for name, own in nearest._asdict().items()}
     write_whole(estimate_path(folder, "nearest"), save(found))
 
 
-def read_nearest(folder: RunFolder) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def read_nearest(folder: RunFolder) -> Nearest | None:
     """What `write_nearest` wrote; None where no bank was asked."""
     from safetensors.numpy import load_file
 
     path = estimate_path(folder, "nearest")
     if not path.is_file():
         return None
-    content = load_file(path)
-    return content["indices"], content["cosines"], content["weights"]
+    return Nearest(**load_file(path))

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.banks.word_banks import features_file, rank, read_features
+from kernel.banks.word_banks import best_phrases, features_file
 from kernel.banks.word_parts import join_parts, parts_of
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
@@ -160,20 +160,13 @@ class Line:
         return outcome
 
     def modifiers(self) -> None:
-        """The best phrases of every word list for each image that has features."""
-        features, _ = results.read_clip(self.folder)
-        seen = np.flatnonzero(np.abs(features).max(axis=1) > 0)
-        modifiers: list[list[str]] = [[] for _ in self.ids]
+        """The best phrases of every word list that was encoded, for each image that has features."""
         numbers = [number for number in self.recipe.modifiers.values() if number]
+        lists = list(zip(self.ready.words, numbers, strict=True))
+        features, _ = results.read_clip(self.folder)
         with self.record.timed("modifiers"):
-            for phrases, number in zip(self.ready.words, numbers, strict=True):
-                path = features_file(phrases, self.ready.weights.sha256("clip"), self.job.features_folders)
-                if path is None:
-                    continue  # they were not encoded, which is among the problems
-                indices, _ = rank(features[seen], read_features(phrases, path).features, number)
-                for image, row in zip(seen.tolist(), indices.tolist(), strict=True):
-                    modifiers[image].extend(phrases.phrases[index] for index in row)
-        results.write_modifiers(self.folder, modifiers)
+            best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
+        results.write_modifiers(self.folder, best)
 
     def captions_are_wanted(self) -> bool:
         missing = any(self.pending(stage) for stage in (captions.STAGE, *self.plain(of_captions=True)))

@@ -53,7 +53,8 @@ class EstimatesStage:
     def keep_nearest(self, indices: np.ndarray, cosines: np.ndarray) -> None:
         recipe = self.job.recipe
         weights = neighbour_weights(cosines, recipe.neighbour_weighting, recipe.neighbour_temperature)
-        results.write_nearest(self.job.folder, indices[:, :KEPT], cosines[:, :KEPT], weights[:, :KEPT])
+        nearest = results.Nearest(indices[:, :KEPT], cosines[:, :KEPT], weights[:, :KEPT])
+        results.write_nearest(self.job.folder, nearest)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
         """Writes the rows of the estimate of this number among the recipe's `shared`, (n, 384), the fallback where it

@@ -9,6 +9,7 @@ from tests.bench.stopwatch import LOADING, Stopwatch
 
 
 def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
+    from kernel.banks import word_banks
     from kernel.config import Paths
     from kernel.estimates import estimate
     from kernel.estimates.known import Known, Making
@@ -20,7 +21,7 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
     for owner, method, stage in (
         (ClipEncoder, "encode_images", "clip"),
         (Captioner, "captions", "captions"),
-        (pipeline, "rank", "rank"),
+        (word_banks, "rank", "rank"),
         (estimates, "fused_rows", "fusion"),
         (pipeline, "write_submission", "submission"),
     ):
