@@ -121,6 +121,22 @@ def rank(
     return indices, cosines
 
 
+def best_phrases(
+    image_features: np.ndarray, lists: Sequence[tuple[Phrases, int]], clip_sha256: str, folders: Sequence[Path]
+) -> list[list[str]]:
+    """For each image, (n, d), the so many best phrases of every list; none of a list that no folder holds the features
+    of, and none for an image whose row is zero."""
+    seen = np.flatnonzero(np.abs(image_features).max(axis=1) > 0)
+    found: list[list[str]] = [[] for _ in image_features]
+    for words, number in lists:
+        path = features_file(words, clip_sha256, folders)
+        if path is not None:
+            indices, _ = rank(image_features[seen], read_features(words, path).features, number)
+            for image, row in zip(seen.tolist(), indices.tolist(), strict=True):
+                found[image].extend(words.phrases[index] for index in row)
+    return found
+
+
 def word_lists(recipe: Recipe, weights: Weights) -> list[Phrases]:
     """The recipe's word lists. A name ending in .txt is a user's own file, any other lies in word_banks/."""
     folder = weights.folder / "word_banks"

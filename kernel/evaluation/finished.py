@@ -3,28 +3,20 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from kernel.banks.prompt_bank import RECORD, PromptBank
 from kernel.errors import UserError
 from kernel.evaluation.whereabouts import places
+from kernel.pipeline import results
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.run_folder import RunFolder, read_run
 from kernel.pipeline.submission import read_submission
 from kernel.system.files import file_sha256
 
 GO_ON = "Give the same 'python -m kernel run' command again"
-
-
-class Nearest(NamedTuple):
-    """Of each image its nearest prompts of the bank, best first: their rows in the bank, (n, k) int64, their cosines,
-    (n, k), and their weights among all neighbours that were asked for, (n, k)."""
-
-    indices: np.ndarray
-    cosines: np.ndarray
-    weights: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -42,7 +34,7 @@ class Finished:
     estimates: dict[str, tuple[np.ndarray, np.ndarray]]
     captions: list[list[str]]
     modifiers: list[list[str]]
-    nearest: Nearest | None
+    nearest: results.Nearest | None
     seen: np.ndarray
 
     @property
@@ -89,17 +81,20 @@ def finished_run(run: Path) -> Finished:
         folder = RunFolder(run, [ImageFile(image_id, Path(image_id)) for image_id in rows],
                            record["recipe"]["shard_images"])  # fmt: skip
         shares = [name for name, share in record["recipe"]["estimates"].items() if share > 0]
-        nearest = folder.read_nearest()
         return Finished(
             path=run,
             record=record,
             folder=folder,
             answer=np.stack(list(rows.values())),
-            estimates={name: folder.read_estimate(name) for name in shares if folder.estimate_path(name).is_file()},
-            captions=folder.read_captions()[0],
+            estimates={
+                name: results.read_estimate(folder, name)
+                for name in shares
+                if results.estimate_path(folder, name).is_file()
+            },
+            captions=results.read_captions(folder)[0],
             modifiers=modifiers_of(folder),
-            nearest=None if nearest is None else Nearest(*nearest),
-            seen=np.abs(folder.read_clip()[0]).max(axis=1, initial=0) > 0,
+            nearest=results.read_nearest(folder),
+            seen=np.abs(results.read_clip(folder)[0]).max(axis=1, initial=0) > 0,
         )
     except Exception as error:  # each format's reader has exceptions of its own for a damaged file
         raise UserError(
@@ -126,7 +121,7 @@ def modifiers_of(folder: RunFolder) -> list[list[str]]:
     """Each image's modifiers; none where the time was over before the run came to them."""
     if not (folder.folder / "clip" / "modifiers.json").is_file():
         return [[] for _ in folder.images]
-    modifiers = folder.read_modifiers()
+    modifiers = results.read_modifiers(folder)
     if len(modifiers) != len(folder.images):
         raise ValueError(f"modifiers.json is of {len(modifiers)} images, the run of {len(folder.images)}")
     return modifiers

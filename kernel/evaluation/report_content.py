@@ -17,6 +17,7 @@ from kernel.evaluation.truth import read_prompts
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline.stages.load import kept
 from kernel.system.devices import Device
 
 GIGABYTE = 1e9
@@ -93,10 +94,10 @@ def reasons(run: Finished) -> dict[str, list[str]]:
         found.setdefault(image_id, []).append(f"bad image: {reason}")
     for image_id, reason in run.record["caption_failures"].items():
         found.setdefault(image_id, []).append(f"no captions: {reason}")
-    stages = ["clip", *(["captions"] if run.record["counts"]["no_captions"] else [])]
-    for stage, words in zip(stages, ("no features", "no captions"), strict=False):
-        for image_id in run.folder.unmade_images(stage):
-            found.setdefault(image_id, []).append(f"{words}: the run ended before")
+    for stage in kept():
+        if stage.writes and run.record["counts"].get(f"no_{stage.lack}"):
+            for image_id in run.folder.unmade_images(stage.writes):
+                found.setdefault(image_id, []).append(f"no {stage.lack}: the run ended before")
     return found
 
 

@@ -16,6 +16,7 @@ from kernel.miniature.assemble import put_bank
 from kernel.miniature.world.folders import CONSTANT_SEED, DEMO_SEED, draw_folder, scenes, write_prompts
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run import run
 from kernel.pipeline.run_folder import RunFolder, read_run
@@ -74,8 +75,8 @@ def scored(run_folder: Path, competition: Path, prompts: dict[str, str], weights
     encoder = SentenceEncoder.load(open_weights(weights), device)
     truth = np.stack(list(read_submission(competition / "sample_submission.csv").values()))
     folder = RunFolder(run_folder, list_images(competition / "images"), deck.shard_images)
-    captions = weighed_captions(folder.read_captions()[0], None, deck)
-    known = Known(deck, device, encoder, None, folder.read_clip()[0], captions, folder.read_modifiers())
+    captions = weighed_captions(results.read_captions(folder)[0], None, deck)
+    known = Known(deck, device, encoder, None, results.read_clip(folder)[0], captions, results.read_modifiers(folder))
     constant = encoder.encode([s.prompt for s in scenes(CONSTANT_SEED, CONSTANT_PROMPTS)], deck.text_batch).mean(axis=0)
     rows = {
         "prior": np.broadcast_to(constant, (len(prompts), EMBEDDING_DIMENSIONS)),

@@ -18,6 +18,7 @@ from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.weights_folder import Weights, open_weights
+from kernel.pipeline import results
 from kernel.pipeline.caption_shard import CaptionShard
 from kernel.pipeline.images import BadImage, ImageFile, decode, image_paths, left_out_note
 from kernel.pipeline.job import Job
@@ -91,8 +92,8 @@ def recipe_of(mode: str, captioner: str) -> Recipe:
 def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Recipe, weights: Weights) -> Job:
     """What workers are given: a run folder of these two stages alone, with the request in it."""
     request.write(scratch)
-    for stage in ("captions", "descriptions"):
-        (scratch / stage).mkdir()
+    for shards in (results.CAPTIONS, results.DESCRIPTIONS):
+        (scratch / shards.stage).mkdir()
     return Job(recipe, weights, RunFolder(scratch, files, recipe.shard_images), None, [])
 
 
@@ -121,7 +122,7 @@ class Line:
             ids = [file.id for file in self.job.folder.shard_files(shard)]
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
             nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
-            self.job.folder.write_captions(shard, nothing)
+            results.write_captions(self.job.folder, shard, nothing)
 
     def descriptions(self, banks: list[Phrases]) -> None:
         """Raises UserError when CLIP cannot be used."""
@@ -137,7 +138,7 @@ class Line:
             for words in unknown:
                 join_parts(words, sha256, folders[-1])
         shards = self.job.folder.sizes(range(len(self.job.folder.borders)))
-        self.check(self.work("describe", self.request.mode, shards))
+        self.check(self.work("descriptions", self.request.mode, shards))
         self.flush()
 
     def check(self, outcome: Outcome) -> None:
@@ -152,8 +153,8 @@ class Line:
     def flush(self) -> None:
         """Tells the records of shards that are made, up to the first that is not."""
         folder = self.job.folder
-        while self.told < len(folder.borders) and folder.shard_path("descriptions", self.told).is_file():
-            content = folder.read_descriptions(self.told)
+        while self.told < len(folder.borders) and folder.shard_path(results.DESCRIPTIONS, self.told).is_file():
+            content = results.read_descriptions(folder, self.told)
             for file in folder.shard_files(self.told):
                 record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
                 self.records.append(record)

@@ -15,14 +15,10 @@ from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.images import ImageFile, images_sha256, left_out_note, list_images
 from kernel.pipeline.planning.run_plan import plan_run
-from kernel.pipeline.run_folder import FORMAT
+from kernel.pipeline.run_folder import FORMAT, Shards
+from kernel.pipeline.stages.load import kept
 from kernel.system.devices import Device, find_devices
 from kernel.system.files import file_sha256
-
-# the settings that a stage's shards depend on; all others change estimates alone, which are always made anew
-OF_CLIP = ("clip_batch", "shard_images")
-OF_CAPTIONS = ("caption_decoding", "num_beams", "captions_per_image", "max_length", "min_length", "sampling_top_p",
-               "seed", "caption_batch", "shard_images")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -49,25 +45,26 @@ class Prepared:
         return {name: self.weights.sha256(name) for name in ("clip", self.captioners[0], "sentences")}
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """For each stage of the run folder what its outputs depend on."""
+        """For each stage of the run folder what its outputs depend on: images and device, and what it declares."""
         recipe, models, bank = self.recipe, self.models, self.bank
         kinds = sorted({device.title for device in self.devices})
         files = {"images": images_sha256(self.images), "device": ", ".join(kinds), "format": FORMAT}
-        clip = {**files, "clip": models["clip"], **settings(recipe, OF_CLIP)}
-        captions = {**files, "captioner": models[self.captioners[0]], **settings(recipe, OF_CAPTIONS)}
-        return {
-            "clip": clip,
-            "captions": captions,
-            "cosines": {**clip, **captions},
-            "estimates": {
-                **files,
-                "recipe": asdict(recipe),
-                "models": models,
-                "words": {own.name: features_key(models["clip"], own.phrases) for own in self.words},
-                "bank": file_sha256(bank.folder / RECORD) if bank else None,
-                "regression": file_sha256(bank.folder / REGRESSION) if bank and recipe.needs(FIT) else None,
-            },
+        known = {
+            **asdict(recipe),
+            "recipe": asdict(recipe),
+            "models": models,
+            "clip": models["clip"],
+            "captioner": models[self.captioners[0]],  # by whatever name it was asked for
+            "words": {own.name: features_key(models["clip"], own.phrases) for own in self.words},
+            "bank": file_sha256(bank.folder / RECORD) if bank else None,
+            "regression": file_sha256(bank.folder / REGRESSION) if bank and recipe.needs(FIT) else None,
         }
+        found: dict[str, dict[str, Any]] = {}
+        for stage in kept():
+            found[stage.name] = dict(files)
+            for what in stage.depends_on:
+                found[stage.name] |= found[what.stage] if isinstance(what, Shards) else {what: known[what]}
+        return found
 
 
 def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -> Prepared:
@@ -87,7 +84,3 @@ def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -
     plan = plan_run(recipe, weights, bank, devices, len(images), shipped)
     return Prepared(plan.recipe, shares_from, images, weights, captioners, words, bank, devices, encoder, fallback,
                     plan.stages, [*plan.notes, *left_out_note(paths.images)])  # fmt: skip
-
-
-def settings(recipe: Recipe, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(recipe, name) for name in names}

@@ -11,17 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from kernel.banks.word_banks import features_file, rank, read_features
+from kernel.banks.word_banks import best_phrases, features_file
 from kernel.banks.word_parts import join_parts, parts_of
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
+from kernel.pipeline import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
 from kernel.pipeline.preparation import Prepared, prepare
 from kernel.pipeline.record import Pace, Record
-from kernel.pipeline.run_folder import open_run
-from kernel.pipeline.stages import Stage
-from kernel.pipeline.stages.answer import AnswerStage, fused_rows
+from kernel.pipeline.resume import open_run
+from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, estimates, words
+from kernel.pipeline.stages.load import kept
 from kernel.pipeline.submission import write_submission
 from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.deadline import NEVER, Deadline, Watchdog
@@ -68,7 +69,7 @@ def watched_run(
         warnings += preflight(paths.run, len(ready.images), phrases, deadline)
         warnings += ready.warnings
         folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
-        folder.drop_captions_of_others({name: ready.weights.sha256(name) for name in ready.captioners})
+        results.drop_captions_of_others(folder, {name: ready.weights.sha256(name) for name in ready.captioners})
         record = Record(ready, paths, folder, warnings, library_warnings)
         told = [f"warning: {warning}" for warning in warnings]
         print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
@@ -94,8 +95,9 @@ class Line:
         if not self.submission.is_file():
             self.write(np.broadcast_to(self.ready.fallback, (len(self.ids), len(self.ready.fallback))))
         self.words()
-        self.clip()
-        if not self.folder.made("clip"):
+        for stage in self.plain(of_captions=False):
+            self.of_images(stage)
+        if not self.folder.made(results.CLIP):
             return self.record.write(self.problems)
         self.modifiers()
         of_bank = [name for name in self.recipe.shared if BANK in ESTIMATES[name].needs]
@@ -121,86 +123,88 @@ class Line:
         sizes = {item: len(part.phrases) for item, part in enumerate(parts)}
         missing = {item: size for item, size in sizes.items() if not parts[item].path.is_file()}
         # images must not be left without time: what is planned for what follows counts up to two thirds of what is left
-        planned = sum(self.record.planned_seconds(stage) for stage in ("clip", "estimates", "submission"))
+        planned = sum(self.record.planned_seconds(label) for label in ("clip", "estimates", "submission"))
         ends = self.ends(min(planned, 2 / 3 * max(self.deadline.left(), 0)))
         job = replace(self.job, words=unknown)
-        outcome = self.work("words", "words", missing, ends, total=sum(sizes.values()), unit="phrase", job=job)
-        left = [words.name for words in unknown if not join_parts(words, sha256, folders[-1])]
+        outcome = self.work(words.STAGE, missing, ends, total=sum(sizes.values()), job=job)
+        left = [own.name for own in unknown if not join_parts(own, sha256, folders[-1])]
         if left:
             why = "; ".join(outcome.reasons) or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
-    def clip(self) -> None:
-        """Features of images."""
+    def plain(self, of_captions: bool) -> list[StageDeclaration]:
+        """The stages of this recipe that make shards in but one way, of captions or else of images alone."""
+        own = [stage for stage in kept() if stage.writes and not stage.by and stage.wanted(self.recipe)]
+        return [stage for stage in own if (results.CAPTIONS in stage.reads) == of_captions]
+
+    def of_images(self, stage: StageDeclaration) -> None:
         # an estimate must not take CLIP its time: what is planned for the answer counts up to a third of what is left
-        planned = sum(self.record.planned_seconds(stage) for stage in ("estimates", "submission"))
-        after = min(planned, max(self.deadline.left(), 0) / 3)
-        shards = self.pending("clip")
-        outcome = self.work("clip", "clip", shards, self.ends(after))
-        if outcome.out_of_time:
-            self.problems.append("the time was over before CLIP had seen every image")
-        elif outcome.left and not self.folder.made("clip"):
+        planned = sum(self.record.planned_seconds(label) for label in ("estimates", "submission"))
+        outcome = self.shards(stage, self.ends(min(planned, max(self.deadline.left(), 0) / 3)))
+        if stage is clip.STAGE and outcome.left and not (outcome.out_of_time or self.folder.made(results.CLIP)):
             raise UserError(
                 f"CLIP cannot be used on {self.record.static['device']} ({'; '.join(outcome.reasons)}): "
-                f"{sum(shards.values())} images have no features, and the last submission.csv stands. Run "
+                f"{len(self.ids)} images have no features, and the last submission.csv stands. Run "
                 "again to go on there, or with --device cpu"
             )
-        elif outcome.left:
-            self.problems.append(f"CLIP was given up ({'; '.join(outcome.reasons)})")
+
+    def shards(self, stage: StageDeclaration, ends: Ends) -> Outcome:
+        """A stage's shards that are missing, of those of which all that it reads is there."""
+        ready = set(range(len(self.folder.borders))).intersection(*map(self.folder.made, stage.reads))
+        pending = {shard: size for shard, size in self.pending(stage).items() if shard in ready}
+        outcome = self.work(stage, pending, ends)
+        if outcome.left:
+            reasons = "; ".join(outcome.reasons)
+            why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({reasons})"
+            self.problems.append(f"{why} before {stage.aim}")
+        return outcome
 
     def modifiers(self) -> None:
-        """The best phrases of every word list for each image that has features."""
-        features, _ = self.folder.read_clip()
-        seen = np.flatnonzero(np.abs(features).max(axis=1) > 0)
-        modifiers: list[list[str]] = [[] for _ in self.ids]
+        """The best phrases of every word list that was encoded, for each image that has features."""
         numbers = [number for number in self.recipe.modifiers.values() if number]
+        lists = list(zip(self.ready.words, numbers, strict=True))
+        features, _ = results.read_clip(self.folder)
         with self.record.timed("modifiers"):
-            for words, number in zip(self.ready.words, numbers, strict=True):
-                path = features_file(words, self.ready.weights.sha256("clip"), self.job.features_folders)
-                if path is None:
-                    continue  # they were not encoded, which is among the problems
-                indices, _ = rank(features[seen], read_features(words, path).features, number)
-                for image, row in zip(seen.tolist(), indices.tolist(), strict=True):
-                    modifiers[image].extend(words.phrases[index] for index in row)
-        self.folder.write_modifiers(modifiers)
+            best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
+        results.write_modifiers(self.folder, best)
 
     def captions_are_wanted(self) -> bool:
-        weighed = self.recipe.caption_weighting == "clip"
-        better = any(self.lesser(name) for name in self.ready.captioners)
-        return bool(self.pending("captions") or (weighed and self.pending("cosines")) or better)
+        missing = any(self.pending(stage) for stage in (captions.STAGE, *self.plain(of_captions=True)))
+        return missing or any(self.lesser(name) for name in self.ready.captioners)
 
     def captions(self, ends: Ends) -> None:
-        """Captions by the first captioner that can be used, then their weights; nothing here may end a run."""
+        """Captions by the first captioner that can be used, then what is made of them; nothing here may end a run."""
         for name in self.ready.captioners:
-            outcome = self.work("captions", f"captions {name}", self.pending("captions"), ends)
+            outcome = self.work(captions.STAGE, self.pending(captions.STAGE), ends, by=name)
             if outcome.out_of_time:
-                self.problems.append("the time was over before every image had captions")
+                self.problems.append(f"the time was over before {captions.STAGE.aim}")
             if outcome.out_of_time or not outcome.left:
                 break
             self.give_up(name, outcome)
         else:
             self.problems.append("no captioner is left, so images without captions go without")
-        self.cosines(ends)
+        self.of_captions(ends)
 
     def better_captions(self, reserve: float) -> None:
         """Captions that a stand-in made, anew by a better captioner, each tried once a run; where it fails, they stand.
 
         Comes after all that is missing, and leaves time to weigh them.
         """
-        if self.folder.unmade_images("captions"):
+        if self.folder.unmade_images(results.CAPTIONS):
             return
-        seconds = self.record.planned_seconds("caption cosines")
+        seconds = sum(self.record.planned_seconds(stage.label) for stage in self.plain(of_captions=True))
         for name in self.ready.captioners:
             shards = {} if name in self.given_up else self.folder.sizes(self.lesser(name))
             if not shards:
                 continue
-            outcome = self.work("better captions", f"captions {name}", shards, self.ends(reserve + seconds))
+            ends = self.ends(reserve + seconds)
+            outcome = self.work(captions.STAGE, shards, ends, by=name, label="better captions")
             if outcome.out_of_time:
                 self.problems.append(f"the time was over before {name} had captioned what a stand-in had")
             elif outcome.left:
                 self.give_up(name, outcome)
             if len(outcome.left) < len(shards):
-                self.cosines(self.ends(reserve))
+                self.of_captions(self.ends(reserve))
             if outcome.out_of_time:
                 return
 
@@ -209,7 +213,7 @@ class Line:
         lesser = self.ready.captioners[self.ready.captioners.index(better) + 1 :]
         return [
             shard
-            for shard, content in (self.folder.caption_shards() if lesser else {}).items()
+            for shard, content in (results.caption_shards(self.folder) if lesser else {}).items()
             if content.could_be_better([file.id for file in self.folder.shard_files(shard)], lesser)
         ]
 
@@ -217,34 +221,27 @@ class Line:
         self.given_up.append(captioner)
         self.problems.append(f"captioner {captioner} was given up ({'; '.join(outcome.reasons)})")
 
-    def cosines(self, ends: Ends) -> None:
-        if self.recipe.caption_weighting != "clip":
-            return
-        captioned = set(self.folder.made("captions")) & set(self.folder.made("clip"))
-        shards = {shard: size for shard, size in self.pending("cosines").items() if shard in captioned}
-        outcome = self.work("caption cosines", "cosines", shards, ends)
-        if outcome.left:
-            why = "; ".join(outcome.reasons) or "the time was over"
-            self.problems.append(f"not every caption was weighed, the others count alike ({why})")
+    def of_captions(self, ends: Ends) -> None:
+        for stage in self.plain(of_captions=True):
+            self.shards(stage, ends)
 
     def answer(self, names: list[str], problems: list[str], title: str = "estimates") -> dict[str, Any]:
         """The submission of all that the folder holds by now, these estimates made anew, and the record beside it."""
         self.estimates(names, title)
         with self.record.timed("estimates"):
-            rows = fused_rows(self.folder, self.recipe, self.ready.fallback)
+            rows = estimates.fused_rows(self.folder, self.recipe, self.ready.fallback)
         self.write(rows)
         return self.record.write(problems)
 
     def estimates(self, names: list[str], title: str) -> None:
-        here = partial(AnswerStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
+        here = partial(estimates.EstimatesStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
         every = self.recipe.shared
         items = {every.index(name): len(self.ids) for name in names}
-        outcome = self.work("estimates", "answer", items, Ends(), here, title, sum(items.values()))
+        outcome = self.work(estimates.STAGE, items, Ends(), here=here, title=title, total=sum(items.values()))
         if outcome.left and any(device.is_gpu for device in self.ready.devices):
             print(f"estimates go on without a GPU ({'; '.join(outcome.reasons)})", file=STDERR)
-            again = work(
-                self.job, [Device("cpu")], "answer", {item: items[item] for item in outcome.left}, Ends(), here
-            )
+            left = {item: items[item] for item in outcome.left}
+            again = work(self.job, [Device("cpu")], estimates.STAGE.name, left, Ends(), here)
             for _ in again:
                 pass
             outcome = again.outcome
@@ -260,23 +257,25 @@ class Line:
 
     def work(
         self,
-        label: str,
-        stage: str,
+        stage: StageDeclaration,
         items: dict[int, int],
         ends: Ends,
-        here: Callable[[], Stage] | None = None,
+        by: str = "",
+        label: str = "",
         title: str = "",
         total: int | None = None,
-        unit: str = "image",
+        here: Callable[[], Stage] | None = None,
         job: Job | None = None,
     ) -> Outcome:
         """The items, {number: its images}, on the devices, with a progress bar over all; none where all are made."""
+        label, name = label or stage.label, f"{stage.name} {by}".rstrip()
         pending, total = sum(items.values()), len(self.ids) if total is None else total
         # an estimate is made at once, so its first batches say nothing of its time
         pace = self.record.paces.setdefault(label, Pace(0 if here else pending, len(self.ready.devices)))
-        bar = progress_bar(total=total, initial=total - pending, desc=title or label, unit=unit, disable=not items)
+        title = title or label
+        bar = progress_bar(total=total, initial=total - pending, desc=title, unit=stage.unit, disable=not items)
         with self.record.timed(label), bar:
-            with closing(work(job or self.job, self.ready.devices, stage, items, ends, here)) as working:
+            with closing(work(job or self.job, self.ready.devices, name, items, ends, here)) as working:
                 for number in working:
                     bar.update(number)
                     if pace.batch(number):
@@ -286,9 +285,9 @@ class Line:
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome
 
-    def pending(self, stage: str) -> dict[int, int]:
+    def pending(self, stage: StageDeclaration) -> dict[int, int]:
         """The shards that are not made, and their images."""
-        made = set(self.folder.made(stage))
+        made = set(self.folder.made(stage.writes)) if stage.writes else set()
         return self.folder.sizes(shard for shard in range(len(self.folder.borders)) if shard not in made)
 
     def ends(self, reserve: float) -> Ends:

@@ -4,20 +4,22 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kernel.config import CAPTIONS, Recipe
+from kernel.pipeline import results
 from kernel.pipeline.run_folder import RunFolder
+from kernel.pipeline.stages.load import kept
 
 
 @dataclass
 class Shortfall:
     """{id: reason} of `bad` images and of those left without captions because a captioner `failed`; ids of images
-    without `features`, without `captions`, captioned by another than the asked captioner (`lesser`) or with less
-    effort than asked (`reduced`), and with captions that CLIP did not weigh. `captioners`: who captioned how many."""
+    that a stage did not come to, by what they are `lacking`; of those captioned by another than the asked captioner
+    (`lesser`) or with less effort than asked (`reduced`); and of those with captions that CLIP did not weigh.
+    `captioners`: who captioned how many."""
 
     images: int
     bad: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
-    features: set[str] = field(default_factory=set)
-    captions: set[str] = field(default_factory=set)
+    lacking: dict[str, set[str]] = field(default_factory=dict)
     lesser: set[str] = field(default_factory=set)
     reduced: set[str] = field(default_factory=set)
     unweighed: set[str] = field(default_factory=set)
@@ -26,13 +28,14 @@ class Shortfall:
     @classmethod
     def of(cls, folder: RunFolder, recipe: Recipe, asked: str) -> "Shortfall":
         """`asked`: the captioner that the run would best have."""
-        _, bad = folder.read_clip()
-        found = cls(len(folder.images), dict(bad), features=folder.unmade_images("clip"))
+        found = cls(len(folder.images), results.read_clip(folder)[1])
+        for stage in kept():
+            if stage.writes and stage.lack:
+                found.lacking[stage.lack] = folder.unmade_images(stage.writes) if stage.wanted(recipe) else set()
         if not recipe.needs(CAPTIONS):
             return found
-        found.captions = folder.unmade_images("captions")
-        weighed = set(folder.made("cosines"))
-        for shard, content in folder.caption_shards().items():
+        weighed = set(folder.made(results.COSINES))
+        for shard, content in results.caption_shards(folder).items():
             ids = [file.id for file in folder.shard_files(shard)]
             by = {image: name for image, name in zip(ids, content.captioners, strict=True) if name is not None}
             found.captioners.update(by.values())
@@ -49,22 +52,18 @@ class Shortfall:
         return {
             "images": self.images,
             "bad_images": len(self.bad),
-            "no_features": len(self.features),
+            **{f"no_{what}": len(ids) for what, ids in self.lacking.items()},
             "caption_failures": len(self.failed),
             "fallback_captions": len(self.lesser),
             "fewer_captions": len(self.reduced),
-            "no_captions": len(self.captions),
-            "degraded_rows": len(
-                self.features | self.captions | self.lesser | self.reduced | set(self.bad) | set(self.failed)
-            ),
+            "degraded_rows": len(set().union(*self.lacking.values(), self.lesser, self.reduced, self.bad, self.failed)),
         }
 
     def problems(self, asked: str) -> list[str]:
         """A line for each kind of shortfall but bad images, which are listed one by one."""
         others = ", ".join(f"{count} by {name}" for name, count in self.captioners.items() if name != asked)
         said = {
-            "have no CLIP features": self.features,
-            "have no captions": self.captions,
+            **{f"have no {what}": ids for what, ids in self.lacking.items()},
             "have none because the captioner failed on them": self.failed,
             f"were captioned by a stand-in for {asked} ({others})": self.lesser,
             "were captioned with less effort than asked": self.reduced,

@@ -18,6 +18,7 @@ from kernel.models.linear_head import fit_regression
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import MANIFEST, open_weights
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run import run
 from kernel.pipeline.run_folder import RunFolder
@@ -56,7 +57,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
     require_enough(int(good.sum()))
     encoder = SentenceEncoder.load(open_weights(weights, parts=("sentences",)), find_device(device))
     truth = encoder.encode([prompts[image.id] for image in images], text.text_batch)[good]
-    regression, held_out = fit_regression(folder.read_clip()[0][good], truth)
+    regression, held_out = fit_regression(results.read_clip(folder)[0][good], truth)
     rows = {name: said_rows(folder, name)[good] for name in stated} | {"regression": held_out}
     known = products(np.stack([rows[name] for name in ESTIMATES]), truth)
     fitted = fit_shares(list(ESTIMATES), known)
@@ -80,5 +81,5 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
 
 def said_rows(folder: RunFolder, name: str) -> np.ndarray:
     """An estimate as unit rows, zero where it says nothing."""
-    rows, usable = folder.read_estimate(name)
+    rows, usable = results.read_estimate(folder, name)
     return unit_rows(np.where(usable[:, None], rows, 0))

@@ -25,6 +25,7 @@ from kernel.models.linear_head import Head, fit_regression
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run import run
 from kernel.pipeline.run_folder import RunFolder
@@ -108,7 +109,8 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     content = run(replace(text, estimates={"captions": 1.0}), Paths(pairs / "images", weights_folder, pairs / "run"))
     images = list_images(pairs / "images")
     folder = RunFolder(pairs / "run", images, text.shard_images)
-    features, captions, modifiers = folder.read_clip()[0], folder.read_captions()[0], folder.read_modifiers()
+    features, captions = results.read_clip(folder)[0], results.read_captions(folder)[0]
+    modifiers = results.read_modifiers(folder)
     encoder = SentenceEncoder.load(weights, device)
     bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
     estimates = {}

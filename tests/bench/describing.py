@@ -29,11 +29,12 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
     from tempfile import TemporaryDirectory
 
     from kernel.interrogator.request import Request
+    from kernel.pipeline import results
     from kernel.pipeline.describe import job_in, recipe_of
     from kernel.pipeline.images import ImageFile
     from kernel.pipeline.stages.batches import Share
     from kernel.pipeline.stages.captions import CaptionsStage
-    from kernel.pipeline.stages.describe import DescribeStage
+    from kernel.pipeline.stages.descriptions import DescriptionsStage
     from kernel.system.devices import Device
 
     weights = open_weights(material.weights)
@@ -44,7 +45,7 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
         job = job_in(Path(scratch), files, request, recipe, weights)
         folder = job.folder
         shards = range(len(folder.borders))
-        stages: list[Any] = [DescribeStage(job, Device("cpu"))]
+        stages: list[Any] = [DescriptionsStage(job, Device("cpu"))]
         stages[0].load_terms()
         if request.needs_captions:
             stages.insert(0, CaptionsStage(job, Device("cpu"), "blip"))
@@ -54,7 +55,7 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
                 for _ in stage.make(shard, Share(images, NEVER)):
                     pass
         taken = time.perf_counter() - begun
-        prompts = [record["prompt"] for shard in shards for record in folder.read_descriptions(shard).values()]
+        prompts = [record["prompt"] for shard in shards for record in results.read_descriptions(folder, shard).values()]
     return prompts, taken / images
 
 

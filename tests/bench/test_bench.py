@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run_folder import RunFolder
 from tests.bench import __main__ as bench
@@ -61,9 +62,9 @@ def test_ours_and_clip_interrogator_say_the_same_of_every_picture(material):
     """Else their seconds would not be of the same job."""
     said = json.loads((material.folder / "classic-clip_interrogator.json").read_text())
     ours = RunFolder(material.folder / "classic-ours", list_images(material.pictures), 256)
-    captions, _ = ours.read_captions()
+    captions, _ = results.read_captions(ours)
     assert len(said) == 3
-    for prompt, own, (medium, artist, *others) in zip(said, captions, ours.read_modifiers(), strict=True):
+    for prompt, own, (medium, artist, *others) in zip(said, captions, results.read_modifiers(ours), strict=True):
         whole = ", ".join([own[0], f"{medium} {artist}", *others])
         # theirs ends where CLIP's 77 tokens do
         assert whole.startswith(prompt) and prompt.startswith(f"{own[0]}, {medium} {artist}")

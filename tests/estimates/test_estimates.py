@@ -19,12 +19,13 @@ from kernel.evaluation.report import write_report
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import write_manifest
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
 from kernel.pipeline.run_folder import RunFolder
-from kernel.pipeline.stages.answer import AnswerStage
 from kernel.pipeline.stages.batches import Share
+from kernel.pipeline.stages.estimates import EstimatesStage
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import Deadline
 
@@ -144,13 +145,13 @@ def test_what_the_folder_holds_is_read_once_for_all_estimates(finished, weights,
     where, content = finished
     folder = RunFolder(where.run, list_images(where.images), FAST.shard_images)
     job = Job(FAST, weights, folder, where.bank, [0.0] * 384)
-    before = {name: folder.read_estimate(name)[1].tolist() for name in FAST.estimates}
+    before = {name: results.read_estimate(folder, name)[1].tolist() for name in FAST.estimates}
     asked: Counter[str] = Counter()
     for name in ("read_clip", "read_captions", "read_modifiers"):
-        really = getattr(folder, name)
-        monkeypatch.setattr(folder, name, lambda name=name, really=really: asked.update([name]) or really())
-    stage = AnswerStage.load(job, cpu)
+        really = getattr(results, name)
+        monkeypatch.setattr(results, name, lambda own, name=name, really=really: asked.update([name]) or really(own))
+    stage = EstimatesStage.load(job, cpu)
     for name in FAST.estimates:
         stage.make(name, Share(len(folder.images), Deadline()), lambda images: None)
     assert asked == {"read_clip": 1, "read_captions": 1, "read_modifiers": 1}
-    assert {name: folder.read_estimate(name)[1].tolist() for name in FAST.estimates} == before
+    assert {name: results.read_estimate(folder, name)[1].tolist() for name in FAST.estimates} == before

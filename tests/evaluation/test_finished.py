@@ -23,7 +23,7 @@ torch.set_num_threads(1)  # threads do not live through a fork
 import kernel.estimates.constant, kernel.pipeline.run
 from kernel.config import RECIPES, Paths
 from kernel.system.deadline import NEVER, Deadline
-from kernel.pipeline.run_folder import RunFolder
+from kernel.pipeline import results
 
 really = kernel.estimates.constant.read_phrases  # a short prior saves half of a run over so few images
 kernel.estimates.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
@@ -40,10 +40,10 @@ for name in ("whole", "late", "clip", "modifiers", "captions"):
     pid = os.fork()
     if pid == 0:
         if name not in ("whole", "late"):
-            setattr(RunFolder, f"write_{name}", die)
+            setattr(results, f"write_{name}", die)
         try:
             kernel.pipeline.run.run(recipe, Paths(Path("images"), Path("weights"), Path(name)), "cpu",
-                                deadline=Over() if name == "late" else NEVER)
+                                    deadline=Over() if name == "late" else NEVER)
             os._exit(0)
         except BaseException as error:
             print(repr(error), file=sys.stderr)

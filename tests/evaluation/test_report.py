@@ -18,6 +18,7 @@ from kernel.evaluation.report import json_in_page, write_report
 from kernel.evaluation.report_content import Truth, disagreement, histogram, truth_of
 from kernel.evaluation.thumbnails import SIZES, fitting_size, thumbnails
 from kernel.models.weights_folder import MANIFEST
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run import run
 
@@ -63,7 +64,7 @@ def test_every_image_has_a_card_and_a_picture_but_the_bad_one(finished, cards):
 
 def test_a_card_holds_what_the_run_left_of_its_image(finished, cards, drawn):
     folder = finished_run(finished / "run").folder
-    captions, modifiers = folder.read_captions()[0], folder.read_modifiers()
+    captions, modifiers = results.read_captions(folder)[0], results.read_modifiers(folder)
     for index, name in enumerate("abcdef", 1):
         assert cards[name]["captions"] == captions[index] and len(captions[index]) == 1
         assert cards[name]["modifiers"] == modifiers[index] and len(modifiers[index]) == 5

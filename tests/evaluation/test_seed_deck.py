@@ -12,6 +12,7 @@ from kernel.config import EMBEDDING_DIMENSIONS, Paths, Recipe
 from kernel.errors import UserError
 from kernel.evaluation.finished import finished_run
 from kernel.evaluation.seed_deck import CAPTIONED, DECK_CAPTIONS, DECK_MODIFIERS, reason_against, verify
+from kernel.pipeline import results
 from kernel.pipeline.caption_shard import CaptionShard
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.run import run as run_pipeline
@@ -56,10 +57,10 @@ def written(tmp_path, real_run) -> Callable[..., Path]:
         shutil.copytree(real_run, folder)
         shutil.rmtree(folder / "estimates")  # of other words
         said = {**DECK_MODIFIERS, **(modifiers or {})}
-        run.write_modifiers([said.get(name, ["a photo"] * 5) for name in ids])
+        results.write_modifiers(run, [said.get(name, ["a photo"] * 5) for name in ids])
         for shard in range(len(run.borders)):
             own = [captions if file.id == CAPTIONED else OTHER_CAPTIONS for file in run.shard_files(shard)]
-            run.write_captions(shard, CaptionShard(own, ["blip2"] * len(own)))
+            results.write_captions(run, shard, CaptionShard(own, ["blip2"] * len(own)))
         write_submission(folder / "submission.csv", ids, np.ones((len(ids), EMBEDDING_DIMENSIONS)))
         content = json.loads((folder / "run.json").read_text())
         content |= {"recipe": asdict(recipe), "shards": run.borders, "models": {**content["models"], **REAL}}

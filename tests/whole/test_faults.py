@@ -15,6 +15,7 @@ from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.clip import ClipEncoder
+from kernel.pipeline import results
 from kernel.pipeline.run import run
 from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.stages.batches import BatchSize, CannotBeUsed, Failed, encoded
@@ -159,9 +160,9 @@ def test_a_run_that_goes_on_says_who_captioned_and_keeps_what_the_better_one_can
 
 def test_a_run_that_goes_on_first_makes_what_is_missing_then_what_a_stand_in_made(killed, undisturbed, monkeypatch):
     made = []
-    write = RunFolder.write_captions
+    write = results.write_captions
     monkeypatch.setattr(
-        RunFolder, "write_captions", lambda self, shard, *more: (made.append(shard), write(self, shard, *more))
+        results, "write_captions", lambda folder, shard, *more: (made.append(shard), write(folder, shard, *more))
     )
     monkeypatch.setattr(Captioner, "captions", REAL)
     content = run(RECIPE, killed, "cpu")
@@ -173,12 +174,12 @@ def test_a_run_that_goes_on_first_makes_what_is_missing_then_what_a_stand_in_mad
 def test_an_image_on_which_the_better_captioner_fails_keeps_what_the_stand_in_said(where, monkeypatch):
     Blip2(monkeypatch)
     run(RECIPE, where, "cpu")
-    before = RunFolder(where.run, [None] * 6, 2).read_captions()[0]
+    before = results.read_captions(RunFolder(where.run, [None] * 6, 2))[0]
     Blip2(monkeypatch, good=100, fails_on=2)  # the second shard whole, then its first image alone
     content = run(RECIPE, where, "cpu")
     assert content["captioners"] == {"blip2": 5, "blip": 1} and content["caption_failures"] == {}
     assert counts(content) == {"fallback_captions": 1, "degraded_rows": 1}
-    assert RunFolder(where.run, [None] * 6, 2).read_captions()[0][2] == before[2]
+    assert results.read_captions(RunFolder(where.run, [None] * 6, 2))[0][2] == before[2]
     asked = Blip2(monkeypatch, good=100).asked
     assert run(RECIPE, where, "cpu")["captioners"] == {"blip2": 5, "blip": 1}
     assert asked == {"blip2": 0, "blip": 0}  # it has failed on that image
@@ -202,10 +203,12 @@ def test_captions_of_a_captioner_whose_weights_changed_are_made_again(where, und
     run(RECIPE, where, "cpu")
     monkeypatch.setattr(Captioner, "captions", REAL)
     folder = RunFolder(where.run, [None] * 6, 2)
-    folder.drop_captions_of_others({"blip2": "1", "blip": folder.read_caption_shard(0).sha256["blip"]})
-    assert folder.made("captions") == [0, 1, 2]
-    folder.drop_captions_of_others({"blip2": "1", "blip": "2"})
-    assert folder.made("captions") == []
+    results.drop_captions_of_others(
+        folder, {"blip2": "1", "blip": results.read_caption_shard(folder, 0).sha256["blip"]}
+    )
+    assert folder.made(results.CAPTIONS) == [0, 1, 2]
+    results.drop_captions_of_others(folder, {"blip2": "1", "blip": "2"})
+    assert folder.made(results.CAPTIONS) == []
 
 
 def test_clip_out_of_memory_encodes_in_smaller_batches(where, undisturbed, monkeypatch):
@@ -363,7 +366,7 @@ def test_without_time_for_every_image_clip_gives_what_it_has_seen(where, undistu
     monkeypatch.setattr("kernel.system.deadline.Effort.took", lambda self, *more: setattr(self, "image_seconds", 1.0))
     content = run(replace(RECIPE, clip_batch=1), where, "cpu", deadline=Short(1e6, 1e6, 1e6, 0))
     assert content["problems"] == [
-        "3 of 6 images have no CLIP features",
+        "3 of 6 images have no features",
         "the time was over before CLIP had seen every image",
     ]
     assert counts(content) == {"no_features": 3, "degraded_rows": 3}

@@ -23,15 +23,7 @@ from kernel.pipeline.planning.gpus import GB
 from kernel.pipeline.planning.model_costs import Captioning, Clip, Weighed, captioner_costs, clip_costs, sentence_costs
 from kernel.pipeline.planning.plan import Models, Plan
 from kernel.pipeline.planning.stage_costs import ASSUMED
-
-# the stages that run.json names, by those of a plan: the estimates are made of prompts and neighbours
-MEASURED_AS = {
-    "words": ("word banks",),
-    "clip": ("clip",),
-    "captions": ("captions",),
-    "caption cosines": ("caption cosines",),
-    "estimates": ("sentences", "neighbours"),
-}
+from kernel.pipeline.stages.load import STAGES
 
 
 def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
@@ -111,9 +103,9 @@ def predicted_memory(plan: Plan) -> dict[str, int]:
     but the weights that stay mapped.
     """
     base = int(ASSUMED.cpu_libraries_gb * GB) if plan.gpu.is_cpu else 0
-    stages = {stage.name: stage for stage in plan.stages}
+    taken = {row.name: row.memory_bytes - row.mapped_bytes for row in plan.stages}
     return {
-        measured: base + max(stages[name].memory_bytes - stages[name].mapped_bytes for name in names if name in stages)
-        for measured, names in MEASURED_AS.items()
-        if any(name in stages for name in names)
+        stage.label: base + max(taken[name] for name in stage.planned_as if name in taken)
+        for stage in STAGES.values()
+        if not taken.keys().isdisjoint(stage.planned_as)
     }

@@ -5,9 +5,9 @@ Parameters, operations and bytes are counted (model_costs.py) and turned into ea
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from kernel.config import BANK, CAPTIONS, MODIFIERS, NEAREST, Recipe
@@ -108,37 +108,19 @@ def plan(
     features_shipped: bool = False,
     host_memory: int = HOST_MEMORY,
     models: Models | None = None,
+    with_cures: bool = True,
 ) -> Plan:
     """The estimate for `images` images, with cures where it does not fit; of `models`, or else of the published ones.
 
     from_weights.models_of() counts those of a weights folder, for the dtype of the device planned for.
     Raises UserError for an unknown captioner, for a bank smaller than the neighbours asked of it, and numbers below 1.
     """
-
-    asked = Asked(recipe, gpu, images, deadline_seconds, bank_prompts, features_shipped, host_memory, models)
-    first = bare_plan(asked)
-    return first if first.fits else replace(first, cures=list(cures(first, asked)))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What `plan` was asked."""
-
-    recipe: Recipe
-    gpu: Gpu
-    images: int
-    deadline_seconds: float
-    bank_prompts: int | None
-    features_shipped: bool
-    host_memory: int
-    models: Models | None = None
-
-
-def bare_plan(asked: Asked) -> Plan:
-    """The plan without cures."""
-    recipe, gpu, images, deadline = asked.recipe, asked.gpu, asked.images, asked.deadline_seconds
-    bank_prompts, host_memory = asked.bank_prompts, asked.host_memory
-    numbers = {"images": images, "deadline": deadline, "bank of prompts": bank_prompts or 1, "host memory": host_memory}
+    again = partial(
+        plan, recipe=recipe, gpu=gpu, images=images, deadline_seconds=deadline_seconds, bank_prompts=bank_prompts,
+        features_shipped=features_shipped, host_memory=host_memory, models=models, with_cures=False,
+    )  # fmt: skip
+    numbers = {"images": images, "deadline": deadline_seconds, "bank of prompts": bank_prompts or 1,
+               "host memory": host_memory}  # fmt: skip
     for what, number in numbers.items():
         if not number > 0:
             raise UserError(f"{what} {number}: expected more than 0")
@@ -146,7 +128,7 @@ def bare_plan(asked: Asked) -> Plan:
     prompts = bank_prompts if bank_prompts is not None else PROMPTS_OF_A_BANK if asks_bank else 0
     if recipe.needs(NEAREST) and prompts < recipe.neighbours:
         raise UserError(f"a bank of {prompts} prompts for {recipe.neighbours} neighbours; expected at least as many")
-    models = asked.models or published(recipe, half=not gpu.is_cpu)
+    models = models or published(recipe, half=not gpu.is_cpu)
     clip, captioner, (sentences, sentence) = models.clip, models.captioner, models.sentences
     usable = usable_bytes(gpu)
     whole = Case(recipe, gpu, clip, sentences, images, usable)
@@ -155,7 +137,7 @@ def bare_plan(asked: Asked) -> Plan:
 
     stages = [reading_stage(clip, captioner, sentences, gpu), clip_stage(share)]
     if any(recipe.modifiers.values()):
-        stages.append(words_stage(whole, asked.features_shipped, models.word_lists))
+        stages.append(words_stage(whole, features_shipped, models.word_lists))
     if captioner:
         stages.append(captions_stage(share, captioner))
         if recipe.caption_weighting == "clip":
@@ -167,7 +149,7 @@ def bare_plan(asked: Asked) -> Plan:
     stages.append(submission_stage(images))
     if asks_bank and bank_prompts is None:
         notes.append(f"the bank is taken to hold {prompts:,} prompts; --bank-prompts N says otherwise")
-    if asked.features_shipped:
+    if features_shipped:
         notes.append("the word banks' features are taken to lie in the weights folder")
 
     host = host_bytes(whole, captioner, models.word_lists)
@@ -183,13 +165,14 @@ def bare_plan(asked: Asked) -> Plan:
         if needed > host_memory and not what.startswith("models loading at the same time")
     ]
     seconds = sum(stage.seconds for stage in stages)
-    if seconds > deadline:
-        problems.append(f"time: {seconds / 3600:.1f} h, {deadline / 3600:.1f} h are allowed")
+    if seconds > deadline_seconds:
+        problems.append(f"time: {seconds / 3600:.1f} h, {deadline_seconds / 3600:.1f} h are allowed")
     if captioner and gpu.count > 1 and captions_of(stages).memory_at(1) > usable:
         notes.append(split_note(gpu, captioner, captions_of(stages), usable))
     bank = bank_cost(gpu, clip, prompts) if prompts else None
     name = captioner.name if captioner else None
-    return Plan(recipe, gpu, images, deadline, name, stages, usable, host, host_memory, bank, problems, notes)
+    found = Plan(recipe, gpu, images, deadline_seconds, name, stages, usable, host, host_memory, bank, problems, notes)
+    return replace(found, cures=list(cures(found, again))) if problems and with_cures else found
 
 
 def published(recipe: Recipe, half: bool) -> Models:
@@ -229,11 +212,11 @@ def captions_of(stages: list[Stage]) -> Stage:
     return next(stage for stage in stages if stage.name == "captions")
 
 
-def cures(failed: Plan, asked: Asked) -> Iterator[str]:
-    """Changes of which each alone makes the plan fit; and of the weights' dtype what it can do."""
+def cures(failed: Plan, again: Callable[..., Plan]) -> Iterator[str]:
+    """Changes of which each alone makes the plan fit, made `again` with them; and of the weights' dtype what it can."""
 
     def fits(**changes: Any) -> bool:
-        return bare_plan(replace(asked, **changes)).fits
+        return again(**changes).fits
 
     recipe, gpu, images = failed.recipe, failed.gpu, failed.images
     if gpu.is_cpu:

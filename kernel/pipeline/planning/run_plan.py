@@ -8,9 +8,10 @@ from kernel.banks.prompt_bank import PromptBank
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.models.weights_folder import Weights
-from kernel.pipeline.planning.from_weights import MEASURED_AS, models_of, predicted_memory
+from kernel.pipeline.planning.from_weights import models_of, predicted_memory
 from kernel.pipeline.planning.gpus import KNOWN, Gpu
 from kernel.pipeline.planning.plan import Plan, plan
+from kernel.pipeline.stages.load import STAGES
 from kernel.system.devices import Device
 
 
@@ -47,11 +48,11 @@ def plan_run(
 
 def seconds_by_stage(planned: Plan) -> dict[str, float]:
     seconds = {stage.name: stage.seconds for stage in planned.stages}
-    measured = {**MEASURED_AS, "submission": ("submission",)}
+    parts = {stage.label: stage.planned_as for stage in STAGES.values()} | {"submission": ("submission",)}
     return {
-        name: sum(seconds.get(own, 0.0) for own in parts)
-        for name, parts in measured.items()
-        if any(own in seconds for own in parts)
+        label: sum(seconds.get(own, 0.0) for own in rows)
+        for label, rows in parts.items()
+        if not seconds.keys().isdisjoint(rows)
     }
 
 

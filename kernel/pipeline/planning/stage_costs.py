@@ -171,7 +171,8 @@ def words_stage(case: Case, shipped: bool, lists: Mapping[str, int] = PHRASES) -
     its batches are put together.
     """
     recipe, gpu, clip, sentences = case.recipe, case.gpu, case.clip, case.sentences
-    phrases, longest = phrases_of(recipe, lists), longest_of(recipe, lists)
+    lengths = phrases_of(recipe, lists)
+    phrases, longest = sum(lengths), max(lengths, default=0)  # lists are encoded one after the other
     encoded = 0 if shipped else phrases
     encoding = compute_seconds(gpu, clip.text, encoded)
     ranking = 2 * case.images * phrases * clip.dimensions
@@ -185,17 +186,8 @@ def words_stage(case: Case, shipped: bool, lists: Mapping[str, int] = PHRASES) -
     )  # fmt: skip
 
 
-def phrases_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> int:
-    """Phrases of the recipe's lists; one of unknown length, such as a user's own, is taken for as long as `mediums`."""
-    return sum(lengths_of(recipe, lists))
-
-
-def longest_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> int:
-    """Phrases of the longest of the recipe's lists: lists are encoded one after the other."""
-    return max(lengths_of(recipe, lists), default=0)
-
-
-def lengths_of(recipe: Recipe, lists: Mapping[str, int]) -> list[int]:
+def phrases_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> list[int]:
+    """Phrases of each of the recipe's lists; of unknown length, as a user's own, it is taken for `mediums`."""
     return [lists.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count]
 
 
@@ -291,7 +283,7 @@ def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int
         return {}
     library = ASSUMED.gpu_libraries_gb * GB
     largest = max(clip.weights.bytes, captioner.weights.bytes if captioner else 0)
-    phrases = phrases_of(case.recipe, lists)
+    phrases = sum(phrases_of(case.recipe, lists))
     ranked = 4 * (case.images + phrases) * clip.dimensions + 512 * phrases * 4
     return {
         f"models loading at the same time by {gpu.count} worker{'s' * (gpu.count > 1)}": int(

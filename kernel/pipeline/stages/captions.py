@@ -10,12 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from PIL.Image import Image
 
-from kernel.config import Recipe
+from kernel.config import CAPTIONS, Recipe
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.captioners.loading import load_captioner
+from kernel.pipeline import results
 from kernel.pipeline.caption_shard import CaptionShard
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.job import Job
+from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import BatchSize, Encoded, Share, encode_files
 from kernel.system.deadline import Effort, OutOfTime
 from kernel.system.devices import Device
@@ -42,10 +44,12 @@ class CaptionsStage:
         encode = partial(batch_captions, self.captioner, recipe, batch_seeds(recipe.seed, item), self.effort)
         files = folder.shard_files(item)
         made = yield from encode_files(files, self.size, encode)
-        stands = folder.has_shard("captions", item)
+        stands = folder.has_shard(results.CAPTIONS, item)
         if not made.unmade or (len(made.unmade) < len(files) and not stands):
             content, ids = self.content(files, made), [file.id for file in files]
-            folder.write_captions(item, content.over(folder.read_caption_shard(item), ids) if stands else content)
+            if stands:
+                content = content.over(results.read_caption_shard(folder, item), ids)
+            results.write_captions(folder, item, content)
         if made.unmade:
             raise OutOfTime
 
@@ -89,3 +93,18 @@ def batch_seeds(seed: int, shard: int) -> Iterator[int]:
     """A seed for each batch of a shard, whatever was made before it: a run that goes on draws what it would have."""
     for batch in count():
         yield int(np.random.SeedSequence([seed, shard, batch]).generate_state(1)[0])
+
+
+STAGE = StageDeclaration(
+    "captions",
+    CaptionsStage,
+    label="captions",
+    by="CAPTIONER",
+    writes=results.CAPTIONS,
+    depends_on=("captioner", "caption_decoding", "num_beams", "captions_per_image", "max_length", "min_length",
+                "sampling_top_p", "seed", "caption_batch", "shard_images"),
+    wanted=lambda recipe: recipe.needs(CAPTIONS),
+    planned_as=("captions",),
+    lack="captions",
+    aim="every image had captions",
+)  # fmt: skip

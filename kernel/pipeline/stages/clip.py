@@ -8,7 +8,9 @@ import numpy as np
 from PIL.Image import Image
 
 from kernel.models.clip import ClipEncoder
+from kernel.pipeline import results
 from kernel.pipeline.job import Job
+from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import BatchSize, Share, encode_files
 from kernel.system.deadline import Effort, OutOfTime
 from kernel.system.devices import Device
@@ -29,7 +31,7 @@ class ClipStage:
         if len(made.unmade) < len(files):
             width = self.clip.model.text_projection.shape[-1]
             rows = [np.zeros(width, dtype=np.float32) if row is None else row for row in made.results]
-            folder.write_clip(item, np.stack(rows), made.bad | made.failed, made.unmade)
+            results.write_clip(folder, item, np.stack(rows), made.bad | made.failed, made.unmade)
         if made.unmade:
             raise OutOfTime
 
@@ -41,3 +43,15 @@ def timed_features(clip: ClipEncoder, effort: Effort, images: list[Image]) -> np
     features = clip.encode_images(images)
     effort.took(len(images), 1, time.perf_counter() - start)
     return features
+
+
+STAGE = StageDeclaration(
+    "clip",
+    ClipStage,
+    label="clip",
+    writes=results.CLIP,
+    depends_on=("clip", "clip_batch", "shard_images"),
+    planned_as=("clip",),
+    lack="features",
+    aim="CLIP had seen every image",
+)

@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from kernel.models.clip import ClipEncoder
+from kernel.pipeline import results
 from kernel.pipeline.job import Job
+from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import Share
 from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
@@ -18,13 +20,26 @@ class CosinesStage:
         if share.ends.left() <= 0:
             raise OutOfTime
         folder = self.job.folder
-        image_features, _, _ = folder.read_clip_shard(item)
-        captions = folder.read_caption_shard(item).captions
+        image_features, _, _ = results.read_clip_shard(folder, item)
+        captions = results.read_caption_shard(folder, item).captions
         texts = list(dict.fromkeys(text for said in captions for text in said))
         rows = dict(zip(texts, self.clip.encode_texts(texts, self.job.recipe.text_batch), strict=True)) if texts else {}
         cosines = [
             [float(features @ rows[text]) for text in said]
             for features, said in zip(image_features, captions, strict=True)
         ]
-        folder.write_caption_cosines(item, cosines)
+        results.write_cosines(folder, item, cosines)
         yield len(captions)
+
+
+STAGE = StageDeclaration(
+    "cosines",
+    CosinesStage,
+    label="caption cosines",
+    reads=(results.CLIP, results.CAPTIONS),
+    writes=results.COSINES,
+    depends_on=(results.CLIP, results.CAPTIONS),
+    wanted=lambda recipe: recipe.caption_weighting == "clip",
+    planned_as=("caption cosines",),
+    aim="every caption was weighed, so the others count alike",
+)

@@ -1,58 +1,27 @@
-"""A stage by its name, with what it loads."""
+"""The table of stages, and a stage by its name, with what it loads."""
 
 from kernel.errors import UserError, did_you_mean
 from kernel.pipeline.job import Job
-from kernel.pipeline.stages import Stage
+from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, cosines, descriptions, estimates, words
 from kernel.system.devices import Device
 
-
-def words(job: Job, device: Device) -> Stage:
-    from kernel.pipeline.stages.words import WordsStage
-
-    return WordsStage(job, device)
-
-
-def clip(job: Job, device: Device) -> Stage:
-    from kernel.pipeline.stages.clip import ClipStage
-
-    return ClipStage(job, device)
+# in the order in which a run comes to them
+STAGES = {
+    own.name: own
+    for own in (words.STAGE, clip.STAGE, captions.STAGE, cosines.STAGE, estimates.STAGE, descriptions.STAGE)
+}
 
 
-def captions(job: Job, device: Device, captioner: str) -> Stage:
-    from kernel.pipeline.stages.captions import CaptionsStage
-
-    return CaptionsStage(job, device, captioner)
-
-
-def cosines(job: Job, device: Device) -> Stage:
-    from kernel.pipeline.stages.cosines import CosinesStage
-
-    return CosinesStage(job, device)
-
-
-def describe(job: Job, device: Device) -> Stage:
-    from kernel.pipeline.stages.describe import DescribeStage
-
-    return DescribeStage(job, device)
-
-
-def answer(job: Job, device: Device) -> Stage:
-    from kernel.pipeline.stages.answer import AnswerStage
-
-    return AnswerStage.load(job, device)
-
-
-LOADERS = {"words": words, "clip": clip, "cosines": cosines, "describe": describe, "answer": answer}
-# by the captioner that follows the name
-CAPTIONS = "captions"
+def kept() -> list[StageDeclaration]:
+    """The stages whose outputs a run keeps, so that the next one goes on with them."""
+    return [stage for stage in STAGES.values() if stage.depends_on]
 
 
 def load_stage(name: str, job: Job, device: Device) -> Stage:
-    """One of LOADERS, or `captions NAME` with the captioner of that name. Raises UserError for any other."""
-    kind, _, captioner = name.partition(" ")
-    if kind == CAPTIONS and captioner:
-        return captions(job, device, captioner)
-    if name not in LOADERS:
-        valid = [*LOADERS, f"{CAPTIONS} NAME"]
+    """One of STAGES, followed by what makes it where that is one of several. Raises UserError for any other."""
+    kind, _, by = name.partition(" ")
+    stage = STAGES.get(kind)
+    if stage is None or bool(by) != bool(stage.by):
+        valid = [f"{own.name} {own.by}".rstrip() for own in STAGES.values()]
         raise UserError(f"unknown stage {name!r}{did_you_mean(name, valid)}. Valid: {', '.join(valid)}")
-    return LOADERS[name](job, device)
+    return stage.load(job, device, by) if by else stage.load(job, device)

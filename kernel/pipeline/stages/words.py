@@ -8,6 +8,7 @@ import numpy as np
 from kernel.banks.word_parts import parts_of, write_part
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.job import Job
+from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import Share
 from kernel.system.deadline import Effort
 from kernel.system.devices import Device
@@ -31,3 +32,7 @@ class WordsStage:
             effort.took(len(phrases), 1, time.perf_counter() - begun)
             yield len(phrases)
         write_part(part, np.concatenate(rows))
+
+
+# a features file is named by model and phrases, so it depends on no run
+STAGE = StageDeclaration("words", WordsStage, label="words", planned_as=("word banks",), unit="phrase")

@@ -9,19 +9,20 @@ from tests.bench.stopwatch import LOADING, Stopwatch
 
 
 def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
+    from kernel.banks import word_banks
     from kernel.config import Paths
     from kernel.estimates import estimate
     from kernel.estimates.known import Known, Making
     from kernel.models.captioners.captioner import Captioner
     from kernel.models.clip import ClipEncoder
     from kernel.pipeline import run as pipeline
-    from kernel.pipeline.stages import answer, captions
+    from kernel.pipeline.stages import captions, estimates
 
     for owner, method, stage in (
         (ClipEncoder, "encode_images", "clip"),
         (Captioner, "captions", "captions"),
-        (pipeline, "rank", "rank"),
-        (pipeline, "fused_rows", "fusion"),
+        (word_banks, "rank", "rank"),
+        (estimates, "fused_rows", "fusion"),
         (pipeline, "write_submission", "submission"),
     ):
         setattr(owner, method, watch.timed(stage, getattr(owner, method)))
@@ -33,7 +34,7 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
         yield len(known.image_features)
         return made
 
-    answer.estimating = whole
+    estimates.estimating = whole
     captions.load_captioner = watch.timed(LOADING, captions.load_captioner)
     shutil.rmtree(out, ignore_errors=True)
     pipeline.run(job.recipe, Paths(material.pictures, material.weights, out), "cpu", images)

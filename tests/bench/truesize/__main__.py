@@ -18,6 +18,7 @@ from kernel.config import DEFAULT_WEIGHTS, RECIPES, Recipe
 from kernel.errors import UserError
 from kernel.miniature.world.folders import TRUESIZE_SEED, draw_folder
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.planning.from_weights import models_of, predicted_memory
 from kernel.pipeline.planning.gpus import GB, gpu_named
@@ -94,7 +95,7 @@ def compared(predicted: dict[str, int], measured: dict[str, dict[str, int]]) -> 
 
 def said(out: Path, recipe: Recipe) -> dict[str, int]:
     """How many captions an image got, and how long they are: one word is one token of the tokenizer made here."""
-    captions, _ = RunFolder(out / "run", list_images(out / "images"), recipe.shard_images).read_captions()
+    captions, _ = results.read_captions(RunFolder(out / "run", list_images(out / "images"), recipe.shard_images))
     words = [len(caption.split()) for own in captions for caption in own]
     return {
         "fewest_an_image": min(len(own) for own in captions),

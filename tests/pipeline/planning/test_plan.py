@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from kernel.config import Recipe, recipe_named
 from kernel.errors import UserError
 from kernel.pipeline.planning.gpus import GB, gpu_named
-from kernel.pipeline.planning.plan import Asked, bare_plan, plan, with_fewer_beams
+from kernel.pipeline.planning.plan import plan, with_fewer_beams
 
 
 def planned(gpu="T4x2", images=16000, recipe="baseline", changes=(), **more):
@@ -152,7 +152,7 @@ def test_json_calls_itself_an_estimate_and_holds_every_stage():
 )
 def test_the_planned_batch_fits_and_one_beyond_the_largest_does_not(memory, captioner, num_beams, asked):
     recipe = Recipe(captioner=captioner, num_beams=num_beams, captions_per_image=1, caption_batch=asked)
-    found = bare_plan(Asked(recipe, gpu_named(f"{memory}GB:65TFLOPS:320GB/s"), 1000, 1e9, None, False, 10**12))
+    found = plan(recipe, gpu_named(f"{memory}GB:65TFLOPS:320GB/s"), 1000, 1e9, host_memory=10**12, with_cures=False)
     for stage in found.stages:
         if not stage.bytes_per_item:
             continue
@@ -168,7 +168,7 @@ def test_the_planned_batch_fits_and_one_beyond_the_largest_does_not(memory, capt
 @given(num_beams=st.integers(1, 30), images=st.integers(1, 10**6))
 def test_memory_and_time_grow_with_beams_and_images(num_beams, images):
     def seconds_and_bytes(recipe, images):
-        found = bare_plan(Asked(recipe, gpu_named("H100"), images, 1e12, None, False, 10**12))
+        found = plan(recipe, gpu_named("H100"), images, 1e12, host_memory=10**12, with_cures=False)
         return found.seconds, stage(found, "captions").memory_bytes
 
     recipe = Recipe(num_beams=num_beams, captions_per_image=1)

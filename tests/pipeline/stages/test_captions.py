@@ -9,6 +9,7 @@ import pytest
 from kernel.config import RECIPES, Paths
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
+from kernel.pipeline import results
 from kernel.pipeline.run import run
 from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.stages.captions import batch_seeds
@@ -67,7 +68,7 @@ def test_every_batch_has_a_seed_of_its_own():
 def test_captions_are_weighed_by_their_cosine_with_the_image(finished, weights, cpu):
     where, content = finished
     clip, encoder = ClipEncoder.load(weights, cpu), SentenceEncoder.load(weights, cpu)
-    features = RunFolder(where.run, [None] * 6, 3).read_clip()[0]
+    features = results.read_clip(RunFolder(where.run, [None] * 6, 3))[0]
     answer = read_submission(where.run / "submission.csv")
     for image, said in enumerate(captions_of(where)):
         distinct = list(dict.fromkeys(said))

@@ -20,9 +20,10 @@ from kernel.banks.word_parts import join_parts
 from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.clip import ClipEncoder
+from kernel.pipeline import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
-from kernel.pipeline.run_folder import open_run
+from kernel.pipeline.resume import open_run
 from kernel.pipeline.stages.load import load_stage
 from kernel.pipeline.workers.dispatch import Ends, WorkerProcess, work
 from kernel.system.deadline import Deadline
@@ -95,7 +96,7 @@ def test_two_workers_make_every_shard(job, weights, cpu, image_folder):
     assert (outcome.left, outcome.reasons, outcome.out_of_time) == ([], [], False)
     assert sum(seen) == 6
     assert outcome.host_bytes > 100e6 and outcome.device_bytes is None
-    np.testing.assert_allclose(job.folder.read_clip()[0], expected(weights, cpu, image_folder), atol=1e-5)
+    np.testing.assert_allclose(results.read_clip(job.folder)[0], expected(weights, cpu, image_folder), atol=1e-5)
 
 
 def test_two_workers_share_the_parts_of_word_lists(job, weights, cpu, monkeypatch):
@@ -162,8 +163,9 @@ def test_a_stage_that_nobody_else_holds_is_gone_when_its_work_is_done(job):
 
 
 def test_an_unknown_stage_is_refused_with_the_valid_ones(job, cpu):
-    for name in ("clips", "captions", "answr"):
-        with pytest.raises(UserError, match="unknown stage .*Valid: words, clip, cosines, describe, answer, cap"):
+    valid = "words, clip, captions CAPTIONER, cosines, estimates, descriptions"
+    for name in ("clips", "captions", "estimate", "clip blip"):
+        with pytest.raises(UserError, match=f"unknown stage .*Valid: {valid}"):
             load_stage(name, job, cpu)
 
 
@@ -172,21 +174,21 @@ def test_what_a_killed_worker_had_in_hand_is_made_by_the_other(job, weights, cpu
     outcome, _ = run(job, range(6))
     assert outcome.left == []
     assert outcome.reasons == ["the worker on cpu ended (killed by SIGKILL; out of memory does that)"]
-    np.testing.assert_allclose(job.folder.read_clip()[0], expected(weights, cpu, image_folder), atol=1e-5)
+    np.testing.assert_allclose(results.read_clip(job.folder)[0], expected(weights, cpu, image_folder), atol=1e-5)
 
 
 def test_when_the_last_worker_died_others_are_started_for_the_rest(job, fault):
     fault("    if shard < 2 and first(shard): os._exit(3)")
     outcome, _ = run(job, range(6))
     assert outcome.left == [] and outcome.reasons == ["the worker on cpu ended (exit code 3)"] * 2
-    assert job.folder.made("clip") == list(range(6))
+    assert job.folder.made(results.CLIP) == list(range(6))
 
 
 def test_a_shard_that_kills_every_worker_is_left_and_told(job, fault):
     fault("    if shard == 5: os._exit(3)")
     outcome, _ = run(job, range(6))
     assert outcome.left == [5] and len(outcome.reasons) == 2
-    assert job.folder.made("clip") == [0, 1, 2, 3, 4]
+    assert job.folder.made(results.CLIP) == [0, 1, 2, 3, 4]
 
 
 def test_a_worker_that_gives_up_leaves_its_shards_to_the_other(job, fault):
@@ -203,11 +205,11 @@ def test_a_full_disk_ends_all(job, fault):
 
 def test_a_worker_that_hangs_is_ended_at_its_time_and_what_is_made_stays(job, fault):
     fault("    if shard >= 4: time.sleep(1000)")
-    hanging = Waiting(lambda: len(job.folder.made("clip")) == 4)
+    hanging = Waiting(lambda: len(job.folder.made(results.CLIP)) == 4)
     outcome, _ = run(job, range(6), Ends(Deadline(), hanging))
     assert sorted(outcome.left) == [4, 5] and outcome.out_of_time
     assert outcome.reasons == ["the worker on cpu hung and was ended"] * 2
-    assert job.folder.made("clip") == [0, 1, 2, 3]
+    assert job.folder.made(results.CLIP) == [0, 1, 2, 3]
 
 
 class Waiting(Deadline):

@@ -13,20 +13,22 @@ from kernel.estimates.fusion import fuse
 from kernel.estimates.known import Known, Said
 from kernel.estimates.texts import weighed_captions
 from kernel.models.sentences import SentenceEncoder
+from kernel.pipeline import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.run_folder import RunFolder
+from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import Share
 from kernel.system.devices import Device
 
 KEPT = 10  # nearest prompts of an image, for people to look at
 
 
-class AnswerStage:
+class EstimatesStage:
     def __init__(self, job: Job, device: Device, encoder: SentenceEncoder, bank: PromptBank | None) -> None:
         self.job, self.device, self.encoder, self.bank = job, device, encoder, bank
 
     @classmethod
-    def load(cls, job: Job, device: Device) -> "AnswerStage":
+    def load(cls, job: Job, device: Device) -> "EstimatesStage":
         encoder = SentenceEncoder.load(job.weights, device)
         return cls(job, device, encoder, opened_bank(job.recipe, job.bank, job.weights))
 
@@ -34,14 +36,14 @@ class AnswerStage:
     def read(self) -> tuple[Known, np.ndarray]:
         """What the folder holds, and (n,) bool, False for bad images: the same for every estimate of this stage."""
         folder, recipe = self.job.folder, self.job.recipe
-        image_features, bad = folder.read_clip()
+        image_features, bad = results.read_clip(folder)
         said = [Said([], []) for _ in folder.images]
         if recipe.needs(CAPTIONS):
-            captions, bad_later = folder.read_captions()
+            captions, bad_later = results.read_captions(folder)
             bad |= bad_later
-            cosines = folder.read_caption_cosines() if recipe.caption_weighting == "clip" else None
+            cosines = results.read_cosines(folder) if recipe.caption_weighting == "clip" else None
             said = weighed_captions(captions, cosines, recipe)
-        modifiers = folder.read_modifiers()
+        modifiers = results.read_modifiers(folder)
         good = np.array([image.id not in bad for image in folder.images])
         for image in np.flatnonzero(~good).tolist():
             said[image], modifiers[image] = Said([], []), []
@@ -51,7 +53,8 @@ class AnswerStage:
     def keep_nearest(self, indices: np.ndarray, cosines: np.ndarray) -> None:
         recipe = self.job.recipe
         weights = neighbour_weights(cosines, recipe.neighbour_weighting, recipe.neighbour_temperature)
-        self.job.folder.write_nearest(indices[:, :KEPT], cosines[:, :KEPT], weights[:, :KEPT])
+        nearest = results.Nearest(indices[:, :KEPT], cosines[:, :KEPT], weights[:, :KEPT])
+        results.write_nearest(self.job.folder, nearest)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
         """Writes the rows of the estimate of this number among the recipe's `shared`, (n, 384), the fallback where it
@@ -61,12 +64,22 @@ class AnswerStage:
         rows, usable = yield from estimating(name, known)
         usable &= good
         fallback = np.array(self.job.fallback, dtype=np.float32)
-        self.job.folder.write_estimate(name, np.where(usable[:, None], rows, fallback), usable)
+        results.write_estimate(self.job.folder, name, np.where(usable[:, None], rows, fallback), usable)
 
 
 def fused_rows(folder: RunFolder, recipe: Recipe, fallback: np.ndarray) -> np.ndarray:
     """One row an image, (n, 384), of the estimates that were written."""
     estimates, usable = {}, {}
     for name in recipe.shared:
-        estimates[name], usable[name] = folder.read_estimate(name)
+        estimates[name], usable[name] = results.read_estimate(folder, name)
     return fuse(estimates, usable, recipe.estimates, fallback, recipe.normalise)
+
+
+STAGE = StageDeclaration(
+    "estimates",
+    EstimatesStage.load,
+    label="estimates",
+    reads=(results.CLIP, results.CAPTIONS, results.COSINES),
+    depends_on=("recipe", "models", "words", "bank", "regression"),
+    planned_as=("sentences", "neighbours"),
+)

@@ -9,12 +9,14 @@ from kernel.interrogator.request import Request
 from kernel.interrogator.terms import TermTable, chosen_banks
 from kernel.models.clip import ClipEncoder
 from kernel.models.text_tower import TextTower
+from kernel.pipeline import results
 from kernel.pipeline.job import Job
+from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import BatchSize, Share, encode_files, in_one
 from kernel.system.devices import Device
 
 
-class DescribeStage:
+class DescriptionsStage:
     def __init__(self, job: Job, device: Device) -> None:
         self.job = job
         self.request = Request.read(job.folder.folder)
@@ -45,14 +47,24 @@ class DescribeStage:
             for image, text, own in zip(rows, texts, found, strict=True):
                 caption = {"caption": text} if self.request.needs_captions else {}
                 content[image] = {**caption, **own.as_json()}
-        self.job.folder.write_descriptions(item, content)
+        results.write_descriptions(self.job.folder, item, content)
         yield len(files)
 
     def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
         """By image the caption, and why there is none; nothing of either where the mode needs none."""
         if not self.request.needs_captions:
             return {}, {}
-        said = self.job.folder.read_caption_shard(shard)
+        said = results.read_caption_shard(self.job.folder, shard)
         ids = [file.id for file in self.job.folder.shard_files(shard)]
         captions = {image: own[0] for image, own in zip(ids, said.captions, strict=True) if own}
         return captions, said.bad | said.failed
+
+
+# of `describe`, whose folder goes with it: no run goes on with them
+STAGE = StageDeclaration(
+    "descriptions",
+    DescriptionsStage,
+    label="describe",
+    reads=(results.CAPTIONS,),
+    writes=results.DESCRIPTIONS,
+)

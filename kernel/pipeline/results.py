@@ -1,0 +1,162 @@
+"""What the stages of a run leave in its folder: each kind of shard and file, written and read back.
+
+Whatever is said of all images is in their order.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from kernel.pipeline.caption_shard import CaptionShard
+from kernel.pipeline.run_folder import RunFolder, Shards
+from kernel.system.files import json_bytes, write_json, write_whole
+
+CLIP = Shards("clip", ".safetensors", lambda folder, shard: read_clip_shard(folder, shard)[2])
+CAPTIONS = Shards("captions", ".json", lambda folder, shard: read_caption_shard(folder, shard).unmade)
+COSINES = Shards("cosines", ".json")
+DESCRIPTIONS = Shards("descriptions", ".json")
+
+
+def write_clip(folder: RunFolder, shard: int, features: np.ndarray, bad: dict[str, str], unmade: list[str]) -> None:
+    """Features (n, d), zero rows for bad images and those not made; the former's reasons, the latter's ids."""
+    from safetensors.numpy import save
+
+    # one entry: safetensors writes several in an order that differs from time to time, and bytes must not
+    notes = {"notes": json.dumps({"bad": bad, "unmade": unmade})}
+    folder.write_shard(CLIP, shard, save({"image_features": features}, metadata=notes), whole=not unmade)
+
+
+def read_clip_shard(folder: RunFolder, shard: int) -> tuple[np.ndarray, dict[str, str], list[str]]:
+    """What `write_clip` wrote."""
+    from safetensors import safe_open
+
+    with safe_open(folder.shard_path(CLIP, shard), framework="np") as file:
+        notes = json.loads(file.metadata()["notes"])
+        return file.get_tensor("image_features"), notes["bad"], notes["unmade"]
+
+
+def read_clip(folder: RunFolder) -> tuple[np.ndarray, dict[str, str]]:
+    """All shards: (n, d) float32 features, zero rows where a shard was not made, and {id: reason} of bad images. At
+    least one shard must have been made."""
+    made = folder.made(CLIP)
+    features = np.zeros((len(folder.images), 0), dtype=np.float32)
+    bad: dict[str, str] = {}
+    for shard in made:
+        rows, own, _ = read_clip_shard(folder, shard)
+        if shard == made[0]:
+            features = np.zeros((len(folder.images), rows.shape[1]), dtype=np.float32)
+        start, stop = folder.borders[shard]
+        features[start:stop] = rows
+        bad |= own
+    return features, bad
+
+
+def write_modifiers(folder: RunFolder, modifiers: list[list[str]]) -> None:
+    write_json(folder.folder / "clip" / "modifiers.json", modifiers)
+
+
+def read_modifiers(folder: RunFolder) -> list[list[str]]:
+    return json.loads((folder.folder / "clip" / "modifiers.json").read_text(encoding="utf-8"))
+
+
+def write_captions(folder: RunFolder, shard: int, content: CaptionShard) -> None:
+    folder.shard_path(COSINES, shard).unlink(missing_ok=True)  # of other captions
+    folder.write_shard(CAPTIONS, shard, json_bytes(content.as_json()), whole=not content.unmade)
+
+
+def read_caption_shard(folder: RunFolder, shard: int) -> CaptionShard:
+    """What `write_captions` wrote."""
+    return CaptionShard(**json.loads(folder.shard_path(CAPTIONS, shard).read_text(encoding="utf-8")))
+
+
+def caption_shards(folder: RunFolder) -> dict[int, CaptionShard]:
+    """Those that are there."""
+    return {shard: read_caption_shard(folder, shard) for shard in folder.made(CAPTIONS)}
+
+
+def read_captions(folder: RunFolder) -> tuple[list[list[str]], dict[str, str]]:
+    """The captions of each image, none where its shard was not made, and {id: reason} of bad images."""
+    captions: list[list[str]] = [[] for _ in folder.images]
+    bad: dict[str, str] = {}
+    for shard, content in caption_shards(folder).items():
+        start, stop = folder.borders[shard]
+        captions[start:stop] = content.captions
+        bad |= content.bad
+    return captions, bad
+
+
+def drop_captions_of_others(folder: RunFolder, known: dict[str, str]) -> None:
+    """Removes captions of captioners other than these, {name: sha256}, so that they are made again."""
+    for shard, content in caption_shards(folder).items():
+        if not content.is_by(known):
+            folder.shard_path(CAPTIONS, shard).unlink()
+
+
+def write_cosines(folder: RunFolder, shard: int, cosines: list[list[float]]) -> None:
+    folder.write_shard(COSINES, shard, json_bytes(cosines))
+
+
+def read_cosines(folder: RunFolder) -> list[list[float] | None]:
+    """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
+    cosines: list[list[float] | None] = [None for _ in folder.images]
+    for shard in set(folder.made(COSINES)) & set(folder.made(CAPTIONS)):
+        start, stop = folder.borders[shard]
+        cosines[start:stop] = json.loads(folder.shard_path(COSINES, shard).read_text(encoding="utf-8"))
+    return cosines
+
+
+def write_descriptions(folder: RunFolder, shard: int, content: dict[str, dict[str, Any]]) -> None:
+    """By image what `describe` found, or its `error`."""
+    folder.write_shard(DESCRIPTIONS, shard, json_bytes(content))
+
+
+def read_descriptions(folder: RunFolder, shard: int) -> dict[str, dict[str, Any]]:
+    return json.loads(folder.shard_path(DESCRIPTIONS, shard).read_text(encoding="utf-8"))
+
+
+def estimate_path(folder: RunFolder, name: str) -> Path:
+    return folder.folder / "estimates" / f"{name}.safetensors"
+
+
+def write_estimate(folder: RunFolder, name: str, rows: np.ndarray, usable: np.ndarray) -> None:
+    """One estimator's rows, (n, 384) float32, and (n,) bool, False where it says nothing of the image."""
+    from safetensors.numpy import save
+
+    write_whole(estimate_path(folder, name), save({"rows": rows, "usable": usable}))
+
+
+def read_estimate(folder: RunFolder, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """What `write_estimate` wrote."""
+    from safetensors.numpy import load_file
+
+    content = load_file(estimate_path(folder, name))
+    return content["rows"], content["usable"]
+
+
+class Nearest(NamedTuple):
+    """Of each image its nearest prompts of the bank, best first: their rows in the bank, (n, k) int64, their cosines,
+    (n, k) float32, and their weights among all neighbours that were asked for, (n, k) float64."""
+
+    indices: np.ndarray
+    cosines: np.ndarray
+    weights: np.ndarray
+
+
+def write_nearest(folder: RunFolder, nearest: Nearest) -> None:
+    from safetensors.numpy import save
+
+    # slices of wider arrays must lie in one piece
+    found = {name: np.ascontiguousarray(own) for name, own in nearest._asdict().items()}
+    write_whole(estimate_path(folder, "nearest"), save(found))
+
+
+def read_nearest(folder: RunFolder) -> Nearest | None:
+    """What `write_nearest` wrote; None where no bank was asked."""
+    from safetensors.numpy import load_file
+
+    path = estimate_path(folder, "nearest")
+    if not path.is_file():
+        return None
+    return Nearest(**load_file(path))
