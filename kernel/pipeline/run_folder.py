@@ -13,16 +13,25 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.pipeline.caption_shard import CaptionShard
 from kernel.pipeline.images import ImageFile
 from kernel.system.files import cannot_write, json_bytes, unfinished_path, write_json, write_whole
+from kernel.system.records import read_record
 
 FORMAT = 3  # of shards: those of another are made again
 STAGES = ("clip", "captions", "cosines", "estimates")
 NEAREST = "nearest.safetensors"
 SHARDS = {"clip": ".safetensors", "captions": ".json", "cosines": ".json", "descriptions": ".json"}
+
+
+class Run(TypedDict):
+    """What run.json holds from the start, and by what a run goes on; the rest is `record`'s to write."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+    identity: dict[str, dict[str, Any]]
 
 
 class RunFolder:
@@ -260,27 +269,16 @@ def open_run(
 
 def changes(before: dict[str, Any], now: dict[str, dict[str, Any]], stage: str) -> list[str]:
     """The names of what differs in a stage's identity, in its order."""
-    old = before.get(stage)
-    known = old if isinstance(old, dict) else {}
+    known = before.get(stage, {})
     return [key for key, value in now[stage].items() if key not in known or known[key] != value]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
     """run.json of a folder; None when there is none. Raises UserError when it is no run's."""
     path = folder / "run.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content["identity"], dict):
-            raise ValueError("identity is no object")
-        return content
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a run's record ({error!r}). Give --out an empty or a new folder") from error
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}). Give --out a folder you may read and write"
-        ) from error
+    return dict(read_record(path, Run, "a run's record", "Give --out an empty or a new folder"))
 
 
 def seal_path(path: Path) -> Path:
