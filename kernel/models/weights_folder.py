@@ -1,6 +1,7 @@
 """The weights folder: its manifest, its checks, and what may lie in it. All is checked before any loader runs."""
 
 import hashlib
+import reprlib
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired
@@ -31,7 +32,7 @@ class FileEntry:
 
     def __post_init__(self) -> None:
         if len(self.sha256) != 64:
-            raise ValueError(f"sha256 {self.sha256[:80]!r} of {self.path!r} has not 64 digits")
+            raise ValueError(f"sha256 {reprlib.repr(self.sha256)} of {self.path!r} has not 64 digits")
         if PurePosixPath(self.path).is_absolute() or ".." in PurePosixPath(self.path).parts:
             raise ValueError(f"lists {self.path!r}, which lies outside the folder")
 

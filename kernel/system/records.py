@@ -4,6 +4,7 @@ Nothing is converted on the way: "6" and true are no numbers. Keys that the type
 newer version may have written them; a change that older versions must not overlook takes another `format`.
 """
 
+import reprlib
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,12 +13,10 @@ from kernel.errors import UserError
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
-    from pydantic_core import ErrorDetails
 
 Kind = TypeVar("Kind")
-MOST_BYTES = 64 * 2**20  # run.json of 100,000 bad images has 20 MiB
+MOST_BYTES = 64 * 2**20  # 200 bytes for each of 300,000 bad images in run.json
 MOST_SAID = 3  # wrong keys that one line can tell
-MOST_CHARACTERS = 80  # of a value that is told
 
 
 def read_record(path: Path, kind: type[Kind], expected: str, advice: str) -> Kind:
@@ -51,7 +50,7 @@ def schema(kind: Any) -> "TypeAdapter[Any]":
     return TypeAdapter(kind)
 
 
-def problem(error: "ErrorDetails") -> str:
+def problem(error: Any) -> str:
     """Example: "files.0.bytes is '6': input should be a valid integer"."""
     where = ".".join(map(str, error["loc"]))
     if error["type"] == "missing":
@@ -60,9 +59,4 @@ def problem(error: "ErrorDetails") -> str:
         return ": ".join(filter(None, (where, str(error["ctx"]["error"]))))
     if error["type"] == "json_invalid":
         return error["msg"]
-    return f"{where or 'it'} is {shortened(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"
-
-
-def shortened(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "..."
+    return f"{where or 'it'} is {reprlib.repr(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"

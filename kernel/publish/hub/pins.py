@@ -6,6 +6,7 @@ Each file is pinned by the hash that the hub itself keeps: the sha256 of a large
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -75,7 +76,7 @@ class PinnedFile:
 
     def __post_init__(self) -> None:
         if not HASHES[self.kind].fullmatch(self.hash):
-            raise ValueError(f"{self.hash[:80]!r} is no {self.kind}")
+            raise ValueError(f"{reprlib.repr(self.hash)} is no {self.kind}")
 
     @property
     def kind(self) -> str:
