@@ -11,7 +11,6 @@ from kernel.models.weights_addition import (
     files_to_add,
     finish_additions,
     is_of,
-    listed,
     name_of,
 )
 from kernel.models.weights_folder import ADVICE, BANK_FOLDER, MANIFEST, FileEntry, read_manifest
@@ -31,7 +30,7 @@ def add_bank(weights: Path, bank: Path) -> Path:
     names = [RECORD, *(entry.path for entry in opened.record["files"])]
     names += [SHARES, REGRESSION] if fitted else []
     target = weights / BANK_FOLDER
-    entries = [listed(bank / name, BANK_FOLDER) for name in names]
+    entries = [FileEntry.of(bank / name, f"{BANK_FOLDER}/{name}") for name in names]
     drop_files_to_add(weights, BANK_FOLDER)
     if is_there(target, entries, manifest.files):
         return target
@@ -52,6 +51,4 @@ def is_there(target: Path, entries: list[FileEntry], files: list[FileEntry]) -> 
     """Whether the manifest's `files` list exactly these, and they are there in these sizes."""
     own = [entry for entry in files if is_of(BANK_FOLDER, entry)]
     sizes = {path.name: path.stat().st_size for path in target.glob("*")}
-    return sorted(map(str, own)) == sorted(map(str, entries)) and sizes == {
-        name_of(BANK_FOLDER, entry): entry.bytes for entry in entries
-    }
+    return set(own) == set(entries) and sizes == {name_of(BANK_FOLDER, entry): entry.bytes for entry in entries}

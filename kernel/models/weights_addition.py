@@ -34,7 +34,7 @@ def drop_files_to_add(weights: Path, part: str) -> None:
 
 
 def add_files(weights: Path, part: str, entries: list[FileEntry], kept: Collection[str] = ()) -> None:
-    """Puts the files of `entries` (as `listed` makes them) from `files_to_add` into `part` and lists them there.
+    """Puts the files of `entries` from `files_to_add` into `part` and lists them there.
 
     What `part` held before goes, but for the files named in `kept`.
     """
@@ -77,11 +77,6 @@ def move_in(weights: Path, part: str) -> None:
         if (addition / "files" / name).is_file():
             (addition / "files" / name).replace(target / name)
     (addition / MANIFEST).replace(weights / MANIFEST)
-
-
-def listed(path: Path, part: str) -> FileEntry:
-    """The manifest's entry of a file that is in `part` or comes there."""
-    return FileEntry.of(path, f"{part}/{path.name}")
 
 
 def is_of(part: str, entry: FileEntry) -> bool:
