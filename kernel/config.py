@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from kernel.errors import UserError, did_you_mean
 
@@ -232,16 +232,14 @@ def parsed(text: str) -> Any:
 
 
 def checked(key: str, default: Any, value: Any, text: str) -> Any:
-    """`value` when it has the default's type; settings that are text take the words as written."""
-    if isinstance(default, str):
+    """`value` when it has the setting's type; settings that are text take the words as written."""
+    from pydantic import TypeAdapter, ValidationError
+
+    kind = get_type_hints(Recipe)[key]
+    if kind is str:
         return value if isinstance(value, str) else text
-    if isinstance(default, dict):
-        kinds = {type(part) for part in default.values()} | {int}
-        if isinstance(value, dict) and all(type(part) in kinds for part in value.values()):
-            return value
-        raise UserError(f"setting {key}={text}: expected names and numbers, such as {json.dumps(default)}")
-    if isinstance(default, float) and type(value) is int:
-        return float(value)
-    if type(value) is not type(default):
-        raise UserError(f"setting {key}={text}: expected {type(default).__name__}, such as {json.dumps(default)}")
-    return value
+    try:
+        return TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        expected = "names and numbers" if isinstance(default, dict) else kind.__name__
+        raise UserError(f"setting {key}={text}: expected {expected}, such as {json.dumps(default)}") from error

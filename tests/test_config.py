@@ -145,6 +145,7 @@ def test_only_modifiers_have_parts():
         ("modifiers.flavors=1.5", "modifiers=1.5: expected names and numbers"),
         ("modifiers.flavors=true", "modifiers=true: expected names and numbers"),
         ("modifiers.=3", "modifiers=3: expected names and numbers"),
+        (f"caption_temperature=1{'0' * 400}", "0: expected float, such as 0.02"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_refused_with_an_example(setting, expected):

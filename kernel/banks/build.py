@@ -20,7 +20,7 @@ from kernel.banks.cleaning import Reason, clean, clean_prompts
 from kernel.banks.cost import text_tower_cost
 from kernel.banks.encoding import BATCH, Encoding, encode_shards
 from kernel.banks.near_duplicates import NearDuplicates, drop_scored, require_faiss
-from kernel.banks.prompt_bank import RECORD, PromptBank, read_record, write_bank
+from kernel.banks.prompt_bank import RECORD, BankRecord, PromptBank, read_bank_record, write_bank
 from kernel.banks.prompt_files import count_prompts, read_prompts_from
 from kernel.banks.shards import (
     CLIP,
@@ -48,7 +48,7 @@ SHARD = 8192  # prompts; the most that a killed build encodes again
 BUILDING, IDENTITY = "building", "identity.json"
 
 
-def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_name: str = "auto") -> dict[str, Any]:
+def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_name: str = "auto") -> BankRecord:
     """Builds the bank `out`, or goes on building it, or finds it whole, and returns its record.
 
     Raises UserError for bad files and settings before anything is encoded, and for what cannot be written.
@@ -57,10 +57,10 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
     weights = open_weights(weights_folder)
     devices = find_devices(device_name)
     build = identity(settings, weights)
-    if (out / RECORD).is_file() and read_record(out / RECORD).get("build") == build:
+    if (out / RECORD).is_file() and read_bank_record(out).get("build") == build:
         PromptBank.open(out, weights.sha256("clip"), weights.sha256("sentences"))
         print(f"{out}: this very bank, whole; nothing to do", file=sys.stderr)
-        return read_record(out / RECORD)
+        return read_bank_record(out)
     require_faiss()
     try:
         building = open_building(out, build)
@@ -93,7 +93,7 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
             f"{out}: cannot be written ({error.strerror or error}). Free space or give --out another folder, then run "
             "again: finished shards are kept"
         ) from error
-    return read_record(out / RECORD)
+    return read_bank_record(out)
 
 
 def identity(settings: BankSettings, weights: Weights) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 from kernel.banks.prompt_bank import RECORD, REGRESSION, SHARES, PromptBank
 from kernel.models.weights_addition import (
@@ -12,9 +11,9 @@ from kernel.models.weights_addition import (
     files_to_add,
     finish_additions,
     is_of,
-    listed,
+    name_of,
 )
-from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, check_file, read_manifest
+from kernel.models.weights_folder import ADVICE, BANK_FOLDER, MANIFEST, FileEntry, read_manifest
 
 
 def add_bank(weights: Path, bank: Path) -> Path:
@@ -26,21 +25,20 @@ def add_bank(weights: Path, bank: Path) -> Path:
     """
     finish_additions(weights)
     manifest = read_manifest(weights / MANIFEST)
-    models = manifest["models"]
-    opened = PromptBank.open(bank, models["clip"]["sha256"], models["sentences"]["sha256"])
+    opened = PromptBank.open(bank, manifest.models["clip"]["sha256"], manifest.models["sentences"]["sha256"])
     fitted = opened.fitted()
-    names = [RECORD, *(entry["path"] for entry in opened.record["files"])]
+    names = [RECORD, *(entry.path for entry in opened.record["files"])]
     names += [SHARES, REGRESSION] if fitted else []
     target = weights / BANK_FOLDER
-    entries = [listed(bank / name, BANK_FOLDER) for name in names]
+    entries = [FileEntry.of(bank / name, f"{BANK_FOLDER}/{name}") for name in names]
     drop_files_to_add(weights, BANK_FOLDER)
-    if is_there(target, entries, manifest["files"]):
+    if is_there(target, entries, manifest.files):
         return target
     try:
         unfinished = files_to_add(weights, BANK_FOLDER)
         for name, entry in zip(names, entries, strict=True):
             shutil.copyfile(bank / name, unfinished / name)
-            check_file(unfinished / name, entry)  # the disk must give back what was written to it
+            entry.check(unfinished / name, "the manifest", ADVICE)  # the disk must give back what was written to it
         add_files(weights, BANK_FOLDER, entries)
     except OSError as error:
         raise cannot_add(weights, BANK_FOLDER, error) from error
@@ -49,10 +47,8 @@ def add_bank(weights: Path, bank: Path) -> Path:
     return target
 
 
-def is_there(target: Path, entries: list[dict[str, Any]], files: list[dict[str, Any]]) -> bool:
+def is_there(target: Path, entries: list[FileEntry], files: list[FileEntry]) -> bool:
     """Whether the manifest's `files` list exactly these, and they are there in these sizes."""
     own = [entry for entry in files if is_of(BANK_FOLDER, entry)]
     sizes = {path.name: path.stat().st_size for path in target.glob("*")}
-    return sorted(map(str, own)) == sorted(map(str, entries)) and sizes == {
-        entry["path"].removeprefix(f"{BANK_FOLDER}/"): entry["bytes"] for entry in entries
-    }
+    return set(own) == set(entries) and sizes == {name_of(BANK_FOLDER, entry): entry.bytes for entry in entries}

@@ -7,26 +7,26 @@ sentences.safetensors `embeddings` (N, 384) float16 unit rows
 head.safetensors      the text-only head fitted on them
 fusion.json           only where `fit` was run: the estimates' shares fitted on images with known prompts
 regression.safetensors beside it: the head fitted on those images' features
-bank.json             {"format": 1, "clip", "sentences": the models' sha256, "count": N, "files": [{"path", "bytes",
-                      "sha256"}], "sources", "dropped", "excluded", "created"}
+bank.json             see BankRecord
 The two matrices are memory-mapped and never read whole. Rounding to float16 moves a cosine by at most 5e-4.
 """
 
-import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from kernel.config import BANK, EMBEDDING_DIMENSIONS, ESTIMATES, FIT, NEAREST, RECIPES, Recipe
 from kernel.errors import UserError, others_beside
 from kernel.models.linear_head import ADVICE, Head, load_head
-from kernel.models.weights_folder import Weights
+from kernel.models.weights_folder import FileEntry, Weights
 from kernel.system.files import file_sha256, whole_file, write_json
+from kernel.system.records import read_record
 from kernel.system.tensor_files import Tensor, read_header, write_tensors
 
 FORMAT = 1
@@ -35,6 +35,37 @@ PROMPTS, HEAD = "prompts.parquet", "head.safetensors"
 SHARES, REGRESSION = "fusion.json", "regression.safetensors"
 MATRICES = {"clip.safetensors": "features", "sentences.safetensors": "embeddings"}
 ROW_GROUP = 16_384  # prompts that are read together for one of them
+
+
+class BankRecord(TypedDict):
+    """bank.json: the models' sha256, the number of prompts, and what they were built of."""
+
+    format: int
+    clip: str
+    sentences: str
+    count: int
+    files: list[FileEntry]
+    dropped: dict[str, int]
+    excluded: dict[str, Any] | None
+    read: NotRequired[int]
+    build: NotRequired[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """fusion.json: the models' and the regression's sha256, and the estimates' shares."""
+
+    format: int
+    clip: str
+    sentences: str
+    regression: str
+    shares: dict[str, float]
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT or not set(self.shares) <= set(ESTIMATES):
+            raise ValueError(f"format {self.format}, shares of {', '.join(self.shares)}")
+        if not all(share >= 0 for share in self.shares.values()) or not abs(sum(self.shares.values()) - 1) <= 1e-6:
+            raise ValueError(f"the shares {self.shares} sum to {sum(self.shares.values()):g}, not to 1")
 
 
 @dataclass(frozen=True)
@@ -50,7 +81,7 @@ class PromptBank:
     """An opened bank. features (N, d) and embeddings (N, 384) are float16 memory maps."""
 
     folder: Path
-    record: dict[str, Any]
+    record: BankRecord
     features: np.memmap
     embeddings: np.memmap
     head: Head
@@ -62,15 +93,16 @@ class PromptBank:
         The matrices are checked by size and header, for reading gigabytes to hash them would cost minutes; the
         other files by sha256. The prompts' file is not opened: a run needs no word of it.
         """
-        record = read_record(folder / RECORD)
-        for key, name, sha256 in (("clip", "CLIP", clip_sha256), ("sentences", "MiniLM", sentences_sha256)):
-            if record[key] != sha256:
+        record = read_bank_record(folder)
+        own, given = (record["clip"], record["sentences"]), (clip_sha256, sentences_sha256)
+        for name, made_with, sha256 in zip(("CLIP", "MiniLM"), own, given, strict=True):
+            if made_with != sha256:
                 raise UserError(
-                    f"{folder / RECORD}: made with the {name} model {record[key][:8]}..., the weights folder holds "
+                    f"{folder / RECORD}: made with the {name} model {made_with[:8]}..., the weights folder holds "
                     f"{sha256[:8]}...: their vectors cannot be compared. Give the bank's own weights, or {ADVICE}"
                 )
         for entry in record["files"]:
-            check_file(folder / entry["path"], entry)
+            entry.check(folder / entry.path, RECORD, ADVICE, hashes=entry.path not in MATRICES)
         features, embeddings = (open_matrix(folder / name, tensor) for name, tensor in MATRICES.items())
         bank = cls(folder, record, features, embeddings, load_head(folder / HEAD))
         shape = (features.shape[1], EMBEDDING_DIMENSIONS)
@@ -121,61 +153,32 @@ class PromptBank:
         return [found[row] for row in rows.tolist()]
 
 
-def read_fitted(path: Path, bank: dict[str, Any], shape: tuple[int, ...]) -> Fitted:
+def read_fitted(path: Path, bank: BankRecord, shape: tuple[int, ...]) -> Fitted:
     """fusion.json and its regression, which maps `shape`. Raises UserError when they are damaged or of other models."""
     refit = "Remove it, or run 'python -m kernel fit' again"
     regression = path.with_name(REGRESSION)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        shares = {name: float(share) for name, share in content["shares"].items()}
-        if content["format"] != FORMAT or not set(shares) <= set(ESTIMATES) or min(shares.values()) < 0:
-            raise ValueError(f"format {content['format']!r}, shares {shares}")
-        if abs(sum(shares.values()) - 1) > 1e-6:
-            raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
-        models = {key: content[key] for key in ("clip", "sentences")}
-        sha256 = content["regression"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not fitted shares of format {FORMAT} ({error!r}). {refit}") from error
-    if models != {key: bank[key] for key in models}:
+    fusion = read_record(path, Fusion, f"fitted shares of format {FORMAT}", refit)
+    if (fusion.clip, fusion.sentences) != (bank["clip"], bank["sentences"]):
         raise UserError(f"{path}: fitted with other models than the bank's, so its shares mean nothing here. {refit}")
-    if not regression.is_file() or file_sha256(regression) != sha256:
+    if not regression.is_file() or file_sha256(regression) != fusion.regression:
         raise UserError(f"{regression}: missing, or not the one that {path.name} was fitted with. {refit}")
     head = load_head(regression)
     if head.weights.shape != shape:
         raise UserError(f"{regression}: maps {head.weights.shape}; expected {shape}. {refit}")
-    return Fitted(shares, head)
+    return Fitted(fusion.shares, head)
 
 
-def read_record(path: Path) -> dict[str, Any]:
+def read_bank_record(folder: Path) -> BankRecord:
+    path, expected = folder / RECORD, f"a prompt bank's record of format {FORMAT}"
     if not path.is_file():
-        raise UserError(
-            f"{path}: not found; expected a finished prompt bank{others_beside(path.parent, RECORD)}. {ADVICE}"
-        )
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["format"] != FORMAT:
-            raise ValueError(f"format is {record['format']!r}")
-        sizes = {entry["path"]: (int(entry["bytes"]), str(entry["sha256"])) for entry in record["files"]}
-        if sorted(sizes) != sorted([PROMPTS, HEAD, *MATRICES]):
-            raise ValueError(f"lists the files {sorted(sizes)}")
-        if not all(isinstance(record[key], str) for key in ("clip", "sentences")):
-            raise ValueError("a model is not named by its sha256")
-        count = int(record["count"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a prompt bank's record of format {FORMAT} ({error!r}). {ADVICE}") from error
-    if count < 1:
+        raise UserError(f"{path}: not found; expected a finished prompt bank{others_beside(folder, RECORD)}. {ADVICE}")
+    record = read_record(path, BankRecord, expected, ADVICE)
+    listed = sorted(entry.path for entry in record["files"])
+    if record["format"] != FORMAT or listed != sorted([PROMPTS, HEAD, *MATRICES]):
+        raise UserError(f"{path}: not {expected} (format is {record['format']}, lists the files {listed}). {ADVICE}")
+    if record["count"] < 1:
         raise UserError(f"{path}: the bank holds no prompt, so no image has a neighbour in it. {ADVICE}")
     return record
-
-
-def check_file(path: Path, entry: dict[str, Any]) -> None:
-    if not path.is_file():
-        raise UserError(f"{path}: missing, though {RECORD} lists it: the bank is incomplete. {ADVICE}")
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise UserError(f"{path}: {size} bytes, {RECORD} says {entry['bytes']}: the file is incomplete. {ADVICE}")
-    if path.name not in MATRICES and file_sha256(path) != entry["sha256"]:
-        raise UserError(f"{path}: sha256 differs from the one in {RECORD}: the file was changed. {ADVICE}")
 
 
 def open_matrix(path: Path, tensor: str) -> np.memmap:
@@ -215,7 +218,7 @@ def write_bank(
         write_matrix(folder / "sentences.safetensors", (count, head.weights.shape[1]), embeddings)
         head.save(folder / HEAD)
         paths = [folder / name for name in (PROMPTS, *MATRICES, HEAD)]
-        files = [{"path": path.name, "bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in paths]
+        files = [asdict(FileEntry.of(path, path.name)) for path in paths]
         created = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(folder / RECORD, {"format": FORMAT, "count": count, **record, "created": created, "files": files})
     except OSError as error:

@@ -69,7 +69,7 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
 
 
 def plan_command(options: argparse.Namespace) -> None:
-    from kernel.banks.prompt_bank import RECORD, read_record
+    from kernel.banks.prompt_bank import read_bank_record
     from kernel.pipeline.planning.gpus import GB, gpu_named
     from kernel.pipeline.planning.plan import plan
     from kernel.pipeline.planning.table import plan_table, write_picture
@@ -77,7 +77,7 @@ def plan_command(options: argparse.Namespace) -> None:
 
     prompts = options.bank_prompts
     if options.bank and prompts is None:
-        prompts = read_record(options.bank / RECORD)["count"]
+        prompts = read_bank_record(options.bank)["count"]
     estimated = plan(
         recipe_named(options.recipe, options.settings),
         gpu_named(options.gpu),

@@ -1,6 +1,7 @@
 """Mean cosine against the true prompts, with a bootstrap interval."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,12 @@ def require_prompts(path: Path, known: dict[str, str], ids: list[str]) -> None:
         )
 
 
-def warn_of_leak(excluded: dict[str, Any] | None, prompts: Path) -> None:
+def warn_of_leak(excluded: Mapping[str, Any] | None, prompts: Path) -> None:
     """Says on stderr that a bank may hold the scored prompts, unless it was built with `--exclude` of this very file.
 
     `excluded` is what the bank's record says of that.
     """
-    if excluded is None or excluded["sha256"] != file_sha256(prompts):
+    if excluded is None or excluded.get("sha256") != file_sha256(prompts):
         print(
             f"warning: the prompt bank was built without '--exclude {prompts}': where it holds these very prompts, "
             "neighbours look better than they are, and so do scores and shares. Build one with it",

@@ -8,12 +8,12 @@ puts this file there decides: killed before it, WEIGHTS is as it was; killed aft
 
 import shutil
 from collections.abc import Collection
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from kernel.errors import UserError
-from kernel.models.weights_folder import ADDED_PARTS, MANIFEST, addition_path, is_decided, read_manifest
-from kernel.system.files import file_sha256, write_json
+from kernel.models.weights_folder import ADDED_PARTS, MANIFEST, FileEntry, addition_path, is_decided, read_manifest
+from kernel.system.files import write_json
 
 
 def files_to_add(weights: Path, part: str) -> Path:
@@ -33,15 +33,15 @@ def drop_files_to_add(weights: Path, part: str) -> None:
         shutil.rmtree(addition_path(weights, part), ignore_errors=True)
 
 
-def add_files(weights: Path, part: str, entries: list[dict[str, Any]], kept: Collection[str] = ()) -> None:
-    """Puts the files of `entries` (as `listed` makes them) from `files_to_add` into `part` and lists them there.
+def add_files(weights: Path, part: str, entries: list[FileEntry], kept: Collection[str] = ()) -> None:
+    """Puts the files of `entries` from `files_to_add` into `part` and lists them there.
 
     What `part` held before goes, but for the files named in `kept`.
     """
     manifest = read_manifest(weights / MANIFEST)
-    stay = [entry for entry in manifest["files"] if not is_of(part, entry) or name_of(part, entry) in kept]
-    files = sorted([*stay, *entries], key=lambda entry: entry["path"])
-    write_json(addition_path(weights, part) / MANIFEST, {**manifest, "files": files})
+    stay = [entry for entry in manifest.files if not is_of(part, entry) or name_of(part, entry) in kept]
+    files = sorted([*stay, *entries], key=lambda entry: entry.path)
+    write_json(addition_path(weights, part) / MANIFEST, asdict(replace(manifest, files=files)))
     finish_additions(weights)
 
 
@@ -61,14 +61,14 @@ def belongs_to(weights: Path, part: str) -> bool:
     if not (weights / MANIFEST).is_file():
         return False
     old, new = (read_manifest(folder / MANIFEST) for folder in (weights, addition_path(weights, part)))
-    others = [[entry for entry in manifest["files"] if not is_of(part, entry)] for manifest in (old, new)]
-    return old["models"] == new["models"] and others[0] == others[1]
+    others = [[entry for entry in manifest.files if not is_of(part, entry)] for manifest in (old, new)]
+    return old.models == new.models and others[0] == others[1]
 
 
 def move_in(weights: Path, part: str) -> None:
     """Only renames and removals, each of which may have been done before; the manifest comes last."""
     addition, target = addition_path(weights, part), weights / part
-    expected = {name_of(part, entry) for entry in read_manifest(addition / MANIFEST)["files"] if is_of(part, entry)}
+    expected = {name_of(part, entry) for entry in read_manifest(addition / MANIFEST).files if is_of(part, entry)}
     target.mkdir(exist_ok=True)
     for path in target.iterdir():
         if path.name not in expected:
@@ -79,17 +79,12 @@ def move_in(weights: Path, part: str) -> None:
     (addition / MANIFEST).replace(weights / MANIFEST)
 
 
-def listed(path: Path, part: str) -> dict[str, Any]:
-    """The manifest's entry of a file that is in `part` or comes there."""
-    return {"path": f"{part}/{path.name}", "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+def is_of(part: str, entry: FileEntry) -> bool:
+    return entry.path.startswith(f"{part}/")
 
 
-def is_of(part: str, entry: dict[str, Any]) -> bool:
-    return entry["path"].startswith(f"{part}/")
-
-
-def name_of(part: str, entry: dict[str, Any]) -> str:
-    return entry["path"].removeprefix(f"{part}/")
+def name_of(part: str, entry: FileEntry) -> str:
+    return entry.path.removeprefix(f"{part}/")
 
 
 def cannot_add(weights: Path, part: str, error: OSError) -> UserError:

@@ -1,17 +1,16 @@
-"""The weights folder: its manifest, its checks, and what may lie in it.
-
-manifest.json: {"format": 1, "models": {name: {"class", "source", "revision", "sha256", ...}},
-"captioners": [...], "files": [{"path", "bytes", "sha256"}]}. Everything is checked before any loader runs.
-"""
+"""The weights folder: its manifest, its checks, and what may lie in it. All is checked before any loader runs."""
 
 import hashlib
-import json
-from dataclasses import dataclass
+import reprlib
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from kernel.errors import UserError, others_beside
 from kernel.system.files import file_sha256, write_json
+from kernel.system.records import read_record
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -24,11 +23,65 @@ ADVICE = "Make it again: 'make miniature' (build/weights) or 'make weights' (the
 
 
 @dataclass(frozen=True)
+class FileEntry:
+    """A file that a record lists: its path in the record's folder, its bytes, its sha256."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        if len(self.sha256) != 64:
+            raise ValueError(f"sha256 {reprlib.repr(self.sha256)} of {self.path!r} has not 64 digits")
+        if PurePosixPath(self.path).is_absolute() or ".." in PurePosixPath(self.path).parts:
+            raise ValueError(f"lists {self.path!r}, which lies outside the folder")
+
+    @classmethod
+    def of(cls, file: Path, path: str) -> "FileEntry":
+        return cls(path, file.stat().st_size, file_sha256(file))
+
+    def check(self, file: Path, record: str, advice: str, hashes: bool = True) -> None:
+        """Raises UserError when `file` is not as `record` says; without `hashes` only its size is looked at."""
+        if not file.is_file():
+            raise UserError(f"{file}: missing, though {record} lists it: the folder is incomplete. {advice}")
+        size = file.stat().st_size
+        if size != self.bytes:
+            raise UserError(f"{file}: {size} bytes, {record} says {self.bytes}: the file is incomplete. {advice}")
+        found = file_sha256(file) if hashes else self.sha256
+        if found != self.sha256:
+            raise UserError(
+                f"{file}: sha256 {found[:8]}... differs from {record}'s {self.sha256[:8]}...: "
+                f"the file is damaged or was changed. {advice}"
+            )
+
+
+Model = TypedDict(
+    "Model", {"class": str, "source": str, "revision": str, "sha256": str, "tokenizer": NotRequired[dict[str, Any]]}
+)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """manifest.json; the order of `captioners` is that of fallback."""
+
+    format: int
+    models: dict[str, Model]
+    captioners: list[str]
+    files: list[FileEntry]
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format is {self.format}")
+        if not set(self.captioners) <= set(self.models):
+            raise ValueError(f"captioners {self.captioners} are not all among the models")
+
+
+@dataclass(frozen=True)
 class Weights:
-    """A weights folder whose files are exactly the manifest's, byte for byte."""
+    """A weights folder whose files are exactly the manifest's, byte for byte; each of `models` is a `Model`."""
 
     folder: Path
-    models: dict[str, dict[str, Any]]
+    models: dict[str, Any]
     captioners: list[str]
 
     def model_folder(self, name: str) -> Path:
@@ -52,7 +105,7 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: boo
             "'make miniature' makes the miniature one, 'make weights' the real one"
         )
     manifest = read_manifest(path)
-    listed = {entry["path"]: entry for entry in manifest["files"] if is_part(entry["path"], parts)}
+    listed = {entry.path: entry for entry in manifest.files if is_part(entry.path, parts)}
     # rglob does not look behind a link to a folder, so the link itself counts as a file that nothing lists
     files = [p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir()]
     present = {p.relative_to(folder).as_posix() for p in files} - {MANIFEST}
@@ -67,10 +120,10 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: boo
             f"{folder}: a command was ended while it put files there, and left {cut} beside it: they do not fit "
             f"{MANIFEST} yet. Run that command again, such as 'python -m kernel publish weights': it ends in a moment"
         ) from error
-    return Weights(folder, manifest["models"], manifest["captioners"])
+    return Weights(folder, manifest.models, manifest.captioners)
 
 
-def check_files(folder: Path, listed: dict[str, dict[str, Any]], present: set[str], hashes: bool) -> None:
+def check_files(folder: Path, listed: dict[str, FileEntry], present: set[str], hashes: bool) -> None:
     """Raises UserError for the first file that is not as `listed` or, being `present`, is not listed at all."""
     for name in sorted(present | set(listed)):
         if PurePosixPath(name).suffix not in SAFE_SUFFIXES:
@@ -80,10 +133,13 @@ def check_files(folder: Path, listed: dict[str, dict[str, Any]], present: set[st
             )
     for name in sorted(present - set(listed)):
         raise UserError(f"{folder / name}: not listed in {MANIFEST}, so nothing vouches for it. Remove it. {ADVICE}")
-    for name in sorted(set(listed) - present):
-        raise UserError(f"{folder / name}: missing, though {MANIFEST} lists it: the folder is incomplete. {ADVICE}")
+    # what is missing or cut is told before gigabytes are read
+    for hashed in (False, True) if hashes else (False,):
+        for name in sorted(listed):
+            listed[name].check(folder / name, "the manifest", ADVICE, hashed)
     for name in sorted(listed):
-        check_file(folder / name, listed[name], hashes=hashes)
+        if name.endswith(".safetensors"):
+            check_header(folder / name)
 
 
 def addition_path(folder: Path, part: str) -> Path:
@@ -101,69 +157,31 @@ def is_part(name: str, parts: tuple[str, ...] | None) -> bool:
     return parts is None or PurePosixPath(name).parts[0] in parts
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        assert_shape(manifest)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a weights manifest of format {FORMAT} ({error!r}). {ADVICE}") from error
-    for entry in manifest["files"]:
-        listed = PurePosixPath(entry["path"])
-        if listed.is_absolute() or ".." in listed.parts:
-            raise UserError(f"{path}: lists {entry['path']!r}, which lies outside the folder. {ADVICE}")
-    return manifest
+def read_manifest(path: Path) -> Manifest:
+    return read_record(path, Manifest, f"a weights manifest of format {FORMAT}", ADVICE)
 
 
-def assert_shape(manifest: dict[str, Any]) -> None:
-    """Raises ValueError, KeyError or TypeError when a part of the manifest is missing or of another kind."""
-    if manifest["format"] != FORMAT:
-        raise ValueError(f"format is {manifest['format']!r}")
-    for entry in manifest["files"]:
-        if not (isinstance(entry["path"], str) and isinstance(entry["bytes"], int) and len(entry["sha256"]) == 64):
-            raise ValueError(f"file entry {entry!r}")
-    for name, model in manifest["models"].items():
-        if not {"class", "source", "revision", "sha256"} <= set(model):
-            raise ValueError(f"model {name!r} lacks class, source, revision or sha256")
-    if not set(manifest["captioners"]) <= set(manifest["models"]):
-        raise ValueError(f"captioners {manifest['captioners']} are not all among the models")
+def check_header(path: Path) -> None:
+    with path.open("rb") as file:
+        head = file.read(9)
+    if len(head) < 9 or int.from_bytes(head[:8], "little") > path.stat().st_size or head[8:] != b"{":
+        raise UserError(f"{path}: named safetensors but is not (a renamed pickle?). {ADVICE}")
 
 
-def check_file(path: Path, entry: dict[str, Any], hashes: bool = True) -> None:
-    size = path.stat().st_size
-    if size != entry["bytes"]:
-        raise UserError(f"{path}: {size} bytes, the manifest says {entry['bytes']}: the file is incomplete. {ADVICE}")
-    found = file_sha256(path) if hashes else entry["sha256"]
-    if found != entry["sha256"]:
-        raise UserError(
-            f"{path}: sha256 {found[:8]}... differs from the manifest's {entry['sha256'][:8]}...: "
-            f"the file is damaged or was changed. {ADVICE}"
-        )
-    if path.suffix == ".safetensors":
-        with path.open("rb") as file:
-            head = file.read(9)
-        if len(head) < 9 or int.from_bytes(head[:8], "little") > size or head[8:] != b"{":
-            raise UserError(f"{path}: named safetensors but is not (a renamed pickle?). {ADVICE}")
-
-
-def write_manifest(folder: Path, models: dict[str, dict[str, Any]], captioners: list[str]) -> None:
+def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) -> None:
     """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s.
 
     For a folder that nobody reads yet; a finished one is added to by `weights_addition`.
     """
-    files: list[dict[str, Any]] = [
-        {"path": path.relative_to(folder).as_posix(), "bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    files = [
+        FileEntry.of(path, path.relative_to(folder).as_posix())
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != MANIFEST
     ]
     weights = Weights(folder, models, captioners)
-    named = {}
+    named: dict[str, Any] = {}
     for name, model in models.items():
         prefix = weights.model_folder(name).relative_to(folder).as_posix() + "/"
-        own = [
-            f"{entry['path'].removeprefix(prefix)} {entry['sha256']}"
-            for entry in files
-            if entry["path"].startswith(prefix)
-        ]
+        own = [f"{entry.path.removeprefix(prefix)} {entry.sha256}" for entry in files if entry.path.startswith(prefix)]
         named[name] = {**model, "sha256": hashlib.sha256("\n".join(own).encode()).hexdigest()}
-    manifest = {"format": FORMAT, "models": named, "captioners": captioners, "files": files}
-    write_json(folder / MANIFEST, manifest)
+    write_json(folder / MANIFEST, asdict(Manifest(FORMAT, named, captioners, files)))

@@ -81,15 +81,15 @@ def restore_weights(mounted: Path, out: Path) -> Path:
     """
     manifest = read_manifest(mounted / MANIFEST)
     shutil.rmtree(out, ignore_errors=True)
-    for entry in manifest["files"]:
-        places = [mounted / entry["path"], mounted / flat_name(entry["path"])]
+    for entry in manifest.files:
+        places = [mounted / entry.path, mounted / flat_name(entry.path)]
         source = next((place for place in places if place.is_file()), None)
         if source is None:
             raise UserError(
-                f"{places[-1]}: not there, though {mounted / MANIFEST} lists {entry['path']}: the dataset is "
+                f"{places[-1]}: not there, though {mounted / MANIFEST} lists {entry.path}: the dataset is "
                 "incomplete. Publish it again: 'make dataset'"
             )
-        target = out / entry["path"]
+        target = out / entry.path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.symlink_to(source.resolve())
     (out / MANIFEST).symlink_to((mounted / MANIFEST).resolve())

@@ -143,5 +143,5 @@ def verify_applies(run: Path) -> bool:
 
 
 def models_named(weights: Path) -> str:
-    models = read_manifest(weights / MANIFEST)["models"]
+    models = read_manifest(weights / MANIFEST).models
     return ", ".join(f"{name} {model['source']}" for name, model in models.items())

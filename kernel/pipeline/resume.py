@@ -52,6 +52,5 @@ def open_run(
 
 def changes(before: dict[str, Any], now: dict[str, dict[str, Any]], stage: str) -> list[str]:
     """The names of what differs in a stage's identity, in its order."""
-    old = before.get(stage)
-    known = old if isinstance(old, dict) else {}
+    known = before.get(stage, {})
     return [key for key, value in now[stage].items() if key not in known or known[key] != value]

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
+from typing_extensions import TypedDict
+
 from kernel.pipeline.images import ImageFile
 from kernel.system.files import write_json, write_whole
+from kernel.system.records import read_record
 
 FORMAT = 3  # of shards: those of another are made again
 
@@ -28,6 +30,13 @@ class Shards:
     stage: str
     suffix: str
     unmade: Callable[["RunFolder", int], list[str]] = lambda folder, shard: []
+
+
+class Run(TypedDict):
+    """What run.json holds from the start, and by what a run goes on; the rest is `record`'s to write."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+    identity: dict[str, dict[str, Any]]
 
 
 class RunFolder:
@@ -105,19 +114,9 @@ class RunFolder:
 def read_run(folder: Path) -> dict[str, Any] | None:
     """run.json of a folder; None when there is none. Raises UserError when it is no run's."""
     path = folder / "run.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(content["identity"], dict):
-            raise ValueError("identity is no object")
-        return content
-    except (FileNotFoundError, NotADirectoryError):
+    if not path.exists():
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a run's record ({error!r}). Give --out an empty or a new folder") from error
-    except OSError as error:
-        raise UserError(
-            f"{path}: cannot be read ({error.strerror}). Give --out a folder you may read and write"
-        ) from error
+    return dict(read_record(path, Run, "a run's record", "Give --out an empty or a new folder"))
 
 
 def seal_path(path: Path) -> Path:

@@ -18,6 +18,7 @@ DECLARED = {
     "numpy": ">=2.0",
     "pandas": ">=2.2",
     "pillow": ">=11",
+    "pydantic": ">=2.10",
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.banks.prompt_bank import FORMAT, RECORD, REGRESSION, SHARES, read_record
+from kernel.banks.prompt_bank import FORMAT, REGRESSION, SHARES, read_bank_record
 from kernel.config import ESTIMATES, FIT, RECIPES, Paths
 from kernel.errors import UserError
 from kernel.evaluation.evaluate import warn_of_leak
@@ -47,7 +47,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
             f"{bank}: lies in a weights folder, whose manifest would not list what fit writes there. Copy it out, fit "
             "the copy, then 'python -m kernel publish weights --bank COPY' puts it back"
         )
-    warn_of_leak(read_record(bank / RECORD)["excluded"], pairs / "prompts.csv")
+    warn_of_leak(read_bank_record(bank)["excluded"], pairs / "prompts.csv")
     text = RECIPES["text"]
     stated = [name for name in ESTIMATES if FIT not in ESTIMATES[name].needs]  # that is made here, of these images
     everything = replace(text, estimates=dict.fromkeys(stated, 1 / len(stated)))
@@ -62,7 +62,7 @@ def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto")
     known = products(np.stack([rows[name] for name in ESTIMATES]), truth)
     fitted = fit_shares(list(ESTIMATES), known)
     published = np.array([text.estimates.get(name, 0) for name in ESTIMATES])
-    record = read_record(bank / RECORD)
+    record = read_bank_record(bank)
     regression.save(bank / REGRESSION)
     result = {
         "format": FORMAT,

@@ -249,7 +249,7 @@ def test_a_record_that_lists_a_file_outside_is_refused(folder):
     files = record(folder)["files"]
     files[0]["path"] = "../prompts.parquet"
     change_record(folder, files=files)
-    assert "lists the files" in refusal(folder)
+    assert "lists '../prompts.parquet', which lies outside the folder" in refusal(folder)
 
 
 def test_an_empty_bank_is_refused(folder):
@@ -285,7 +285,7 @@ def test_one_altered_byte_of_a_small_file_is_refused(folder, name):
     data = bytearray((folder / name).read_bytes())
     data[-20] ^= 1
     (folder / name).write_bytes(data)
-    assert f"{name}: sha256 differs from the one in bank.json" in refusal(folder)
+    assert f"{name}: sha256 {file_sha256(folder / name)[:8]}... differs from bank.json's" in refusal(folder)
 
 
 @pytest.mark.parametrize(("name", "tensor"), [matrix[:2] for matrix in MATRICES])

@@ -98,7 +98,7 @@ def make_weights(folder: Path, miniature: Path, small: bool) -> None:
         "clip": {**put_random_clip(folder / "clip", miniature, small), "source": "random numbers", "revision": CLIP},
         "blip": {**put_random_blip(folder / "captioners" / "blip", folder / "sentences", small),
                  "source": "random numbers", "revision": "blip-image-captioning-base"},
-        "sentences": read_manifest(miniature / MANIFEST)["models"]["sentences"],
+        "sentences": read_manifest(miniature / MANIFEST).models["sentences"],
     }  # fmt: skip
     write_manifest(folder, models, ["blip"])
     width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
@@ -111,7 +111,7 @@ def make_miniature_weights(folder: Path, miniature: Path, every: int) -> None:
     for name in ("clip", "captioners/blip", "sentences"):
         shutil.copytree(miniature / name, folder / name)
     write_lists(folder, every)
-    models = {name: model for name, model in read_manifest(miniature / MANIFEST)["models"].items() if name != "blip2"}
+    models = {name: model for name, model in read_manifest(miniature / MANIFEST).models.items() if name != "blip2"}
     write_manifest(folder, models, ["blip"])
     clip = ClipEncoder.load(open_weights(folder), Device("cpu"))
     put_features(folder, partial(clip.encode_texts, batch=256))
@@ -167,7 +167,7 @@ def put_features(folder: Path, rows_of: Callable[[list[str]], np.ndarray]) -> No
     """Unit features of every list, in half precision as they ship."""
     from safetensors.numpy import save_file
 
-    clip = read_manifest(folder / MANIFEST)["models"]["clip"]["sha256"]
+    clip = read_manifest(folder / MANIFEST).models["clip"]["sha256"]
     features = folder / "word_banks" / "features"
     features.mkdir()
     for path in sorted((folder / "word_banks").glob("*.txt")):

@@ -80,7 +80,7 @@ def test_a_recipe_without_its_bank_names_both_ways_on(folder, weights_folder, ca
     from kernel.models.weights_folder import read_manifest, write_manifest
 
     known = read_manifest(manifest)
-    write_manifest(folder / "weights", known["models"], known["captioners"])
+    write_manifest(folder / "weights", known.models, known.captioners)
     message = said(RUN, capsys)
     assert "prompt bank" in message and "python -m kernel bank" in message and "--recipe baseline" in message
 

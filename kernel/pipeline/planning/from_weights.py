@@ -24,6 +24,7 @@ from kernel.pipeline.planning.model_costs import Captioning, Clip, Weighed, capt
 from kernel.pipeline.planning.plan import Models, Plan
 from kernel.pipeline.planning.stage_costs import ASSUMED
 from kernel.pipeline.stages.load import STAGES
+from kernel.system.records import read_record
 
 
 def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
@@ -70,10 +71,7 @@ def counted_sentences(config: str) -> tuple[Weighed, Work]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({error}): its model cannot be counted. {ADVICE}") from error
+    return read_record(path, dict[str, Any], "a configuration by which its model can be counted", ADVICE)
 
 
 def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:

@@ -78,9 +78,9 @@ def list_all(repository: Repository) -> tuple[str, dict[str, PinnedFile]]:
     files = {}
     for sibling in info.siblings or []:
         if sibling.lfs is not None:
-            files[sibling.rfilename] = PinnedFile(sibling.lfs.size, "sha256", sibling.lfs.sha256)
+            files[sibling.rfilename] = PinnedFile(sibling.lfs.size, sha256=sibling.lfs.sha256)
         elif sibling.blob_id is not None and sibling.size is not None:
-            files[sibling.rfilename] = PinnedFile(sibling.size, "blob", sibling.blob_id)
+            files[sibling.rfilename] = PinnedFile(sibling.size, blob=sibling.blob_id)
     return str(info.sha), files
 
 
@@ -95,7 +95,7 @@ def list_named(repository: Repository, names: Iterable[str]) -> tuple[str, dict[
         revision = revision or str(found.commit_hash)
         for hash_kind, shape in HASHES.items():
             if found.size is not None and shape.fullmatch(found.etag or ""):
-                files[name] = PinnedFile(found.size, hash_kind, str(found.etag))
+                files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
     return revision, files
 
 

@@ -5,15 +5,8 @@ from pathlib import Path
 from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES
 from kernel.models.clip import ClipEncoder
-from kernel.models.weights_addition import (
-    add_files,
-    cannot_add,
-    drop_files_to_add,
-    files_to_add,
-    finish_additions,
-    listed,
-)
-from kernel.models.weights_folder import FEATURES_FOLDER, open_weights
+from kernel.models.weights_addition import add_files, cannot_add, drop_files_to_add, files_to_add, finish_additions
+from kernel.models.weights_folder import FEATURES_FOLDER, FileEntry, open_weights
 from kernel.system.devices import find_device
 
 
@@ -36,7 +29,8 @@ def encode_word_banks(folder: Path) -> None:
         clip = ClipEncoder.load(weights, find_device("auto"))
         for name, phrases in words.items():
             encode_missing(phrases, clip, sha256, [folder / FEATURES_FOLDER, unfinished], batches[name])
-        added = [listed(unfinished / name, FEATURES_FOLDER) for name in sorted(wanted - there)]
+        new = sorted(wanted - there)
+        added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in new]
         add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)
     except OSError as error:
         raise cannot_add(folder, FEATURES_FOLDER, error) from error

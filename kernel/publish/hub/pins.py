@@ -6,6 +6,7 @@ Each file is pinned by the hash that the hub itself keeps: the sha256 of a large
 import hashlib
 import json
 import re
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from kernel.errors import UserError
 from kernel.models.captioners.loading import SHIPPED_KINDS
 from kernel.system.files import file_sha256, write_json
+from kernel.system.records import read_record
 
 PINS = Path(__file__).with_name("pins.json")
 NAMED_REVISION = re.compile(r"[0-9a-f]{40}")
@@ -66,14 +68,47 @@ MODELS = Catalogue("repositories", "model", "python -m kernel publish weights --
 
 @dataclass(frozen=True)
 class PinnedFile:
-    """Size in bytes and one hash: `kind` is sha256, or blob for git's sha1 of a small file."""
+    """Size in bytes and one hash: sha256, or git's sha1 of a small file as a blob."""
 
     bytes: int
-    kind: str
-    hash: str
+    sha256: str | None = None
+    blob: str | None = None
+
+    def __post_init__(self) -> None:
+        if not HASHES[self.kind].fullmatch(self.hash):
+            raise ValueError(f"{reprlib.repr(self.hash)} is no {self.kind}")
+
+    @property
+    def kind(self) -> str:
+        return "blob" if self.sha256 is None else "sha256"
+
+    @property
+    def hash(self) -> str:
+        return self.sha256 or self.blob or ""
 
     def record(self) -> dict[str, Any]:
         return {"bytes": self.bytes, self.kind: self.hash}
+
+
+@dataclass(frozen=True)
+class Pin:
+    """A repository as it stands in the pins file; without a revision the hub is still to be asked, for files too."""
+
+    repository: str
+    revision: str | None
+    files: dict[str, PinnedFile]
+
+    def __post_init__(self) -> None:
+        if not NAMED_REVISION.fullmatch(self.revision or "") and (self.revision or self.files):
+            raise ValueError(f"revision {self.revision!r} is no commit of 40 hex digits")
+
+
+@dataclass(frozen=True)
+class Pins:
+    """pins.json: the repositories of each catalogue by key."""
+
+    repositories: dict[str, Pin] = field(default_factory=dict)
+    prompts: dict[str, Pin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,32 +154,15 @@ def read_pins(path: Path, catalogue: Catalogue = MODELS) -> dict[str, Repository
 
     Raises UserError when the file is not as expected.
     """
-    try:
-        listed = json.loads(path.read_text(encoding="utf-8"))[catalogue.section]
-        repositories = {key: repository_of(key, listed[key], catalogue) for key in catalogue.choices}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the pins of the repositories") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not as expected ({error!r}): nothing says what to download. Put the committed file back"
-        ) from error
-    return repositories
-
-
-def repository_of(key: str, content: dict[str, Any], catalogue: Catalogue) -> Repository:
-    """A null revision is one still to be asked for, and so has no files."""
-    revision = content["revision"] or ""
-    files = {name: pinned_file(name, record) for name, record in content["files"].items()}
-    if not NAMED_REVISION.fullmatch(revision) and (revision or files):
-        raise ValueError(f"{key}: revision {content['revision']!r} is no commit of 40 hex digits")
-    return Repository(key, content["repository"], revision, files, catalogue)
-
-
-def pinned_file(name: str, record: dict[str, Any]) -> PinnedFile:
-    for kind, shape in HASHES.items():
-        if kind in record and isinstance(record["bytes"], int) and shape.fullmatch(record[kind]):
-            return PinnedFile(record["bytes"], kind, record[kind])
-    raise ValueError(f"{name}: {record!r} holds no size with a sha256 or a blob")
+    put_back = "Nothing says what to download. Put the committed file back"
+    pins = getattr(read_record(path, Pins, "the pins of the repositories", put_back), catalogue.section)
+    lacking = [key for key in catalogue.choices if key not in pins]
+    if lacking:
+        raise UserError(f"{path}: {catalogue.section} lacks {', '.join(lacking)}. {put_back}")
+    return {
+        key: Repository(key, pins[key].repository, pins[key].revision or "", pins[key].files, catalogue)
+        for key in catalogue.choices
+    }
 
 
 def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = MODELS) -> dict[str, Repository]:

@@ -122,9 +122,9 @@ def is_current(out: Path, repositories: dict[str, Repository], captioners: list[
         return False
     try:
         found = read_manifest(out / MANIFEST)
-        sources = {model: (entry["source"], entry["revision"]) for model, entry in found["models"].items()}
+        sources = {model: (entry["source"], entry["revision"]) for model, entry in found.models.items()}
         expected = {model: (repository.name, repository.revision) for model, repository in repositories.items()}
-        if sources != expected or found["captioners"] != captioners:
+        if sources != expected or found.captioners != captioners:
             print(f"{out}: holds other models or revisions than the pinned ones: made anew", file=sys.stderr)
             return False
         open_weights(out)
@@ -261,11 +261,11 @@ def write_shard_indexes(folder: Path, items: Iterable[Item]) -> None:
 
 def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
     """The disk must give back what was written to it."""
-    for entry in read_manifest(folder / MANIFEST)["files"]:
-        written = record.get(entry["path"])
-        if written is not None and written["sha256"] != entry["sha256"]:
-            (folder / entry["path"]).unlink()
+    for entry in read_manifest(folder / MANIFEST).files:
+        written = record.get(entry.path)
+        if written is not None and written["sha256"] != entry.sha256:
+            (folder / entry.path).unlink()
             raise UserError(
-                f"{folder / entry['path']}: reads back otherwise than it was written: the disk may be failing, or the "
+                f"{folder / entry.path}: reads back otherwise than it was written: the disk may be failing, or the "
                 "file was changed. It was removed; run again to make it anew"
             )

@@ -4,7 +4,6 @@ Imported at use, for importing it already reads the credentials.
 """
 
 import io
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -13,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from kernel.errors import UserError
+from kernel.system.records import read_record
 
 ACCOUNT_PAGE = "https://www.kaggle.com/settings"
 NEW_TOKEN = (
@@ -175,10 +175,7 @@ def one_line(text: str, limit: int = 300) -> str:
     return line if len(line) <= limit else line[:limit] + "..."
 
 
-def read_record(path: Path) -> dict[str, Any]:
-    """What an earlier command left at `path`; empty when there is nothing that can be read."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+def left_record(path: Path, kind: Any) -> Any:
+    """What an earlier command left at `path`, as a `kind`; None where none did. Raises UserError for anything else."""
+    advice = "Look on the site for what it told of, as a run may go on there, then remove the file"
+    return read_record(path, kind, "what an earlier command left", advice) if path.exists() else None

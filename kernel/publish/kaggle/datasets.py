@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import asking, read_record, unknown
+from kernel.publish.kaggle.client import asking, left_record, unknown
 from kernel.publish.kaggle.staging import DATASET_METADATA, Staged
 from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
@@ -39,7 +39,7 @@ def publish_dataset(
     path = records / f"{dataset.partition('/')[2]}.json"
     content = {"dataset": dataset, "sha256": staged.sha256}
     state = dataset_state(client, dataset)
-    record = read_record(path)
+    record = left_record(path, dict[str, str | int | None]) or {}
     sent_before = all(record.get(key) == value for key, value in content.items())
     # `version` is known once it was ready: another one since then was made elsewhere, of something else
     current = state is not None and sent_before and record.get("version", state.version) == state.version

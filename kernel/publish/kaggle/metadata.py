@@ -16,6 +16,7 @@ from kernel.notebook.inputs import COMPETITION
 from kernel.publish.kaggle.staging import CODE_SLUG
 from kernel.publish.kaggle.staging import DATASET_METADATA as DATASET_FILE
 from kernel.system.files import write_whole
+from kernel.system.records import read_record
 
 PLACEHOLDER = "your-kaggle-name"
 PREPARE_SLUG = "image-to-prompts-prepare"
@@ -94,15 +95,9 @@ def read_metadata(project: Path) -> Metadata:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: not found; run this in the project's top folder") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}). Mend that line, or take the file from the repository") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: expected a JSON object, found {type(content).__name__}. Take it from the repository")
-    return content
+    if not path.exists():
+        raise UserError(f"{path}: not found; run this in the project's top folder")
+    return read_record(path, dict[str, Any], "a JSON object", "Mend that line, or take the file from the repository")
 
 
 def check_id(name: str, identifier: Any) -> None:

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import asking, connect, one_line, read_record
+from kernel.publish.kaggle.client import asking, connect, left_record, one_line
 from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
 from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.kaggle.staging import Staged, stage_code
@@ -25,6 +27,19 @@ AFTER_PUSH = (
     "the notebook may have been saved all the same: look at its versions on the site before you push again, as "
     "each push takes GPU hours"
 )
+
+
+class Pushed(TypedDict):
+    """push.json and prepare.json: one version; `status` is None until its run was followed to the end."""
+
+    kernel: str
+    version: int
+    url: str
+    code_sha256: str
+    content_sha256: str
+    commit: str | None
+    recipe: str | None
+    status: str | None
 
 
 def push(
@@ -61,8 +76,8 @@ def push(
     path = records / ("prepare.json" if prepare else "push.json")
     content_sha256 = sha256_of_push(folder, code)
     client = connect()
-    record = read_record(path)
-    if wait and record.get("content_sha256") == content_sha256 and record.get("status") is None:
+    record = left_record(path, Pushed)
+    if wait and record and record["content_sha256"] == content_sha256 and record["status"] is None:
         print(f"{record['kernel']}: version {record['version']} is this very content, so it is followed, not pushed")
         return follow(client, record, path, interval=interval, limit=limit)
     commit = json.loads((code.folder / MARKER).read_text(encoding="utf-8"))["commit"]
@@ -87,7 +102,7 @@ def push(
 
 def pinned(records: Path) -> dict[str, Any]:
     """The metadata's keys for the image of the last run that worked."""
-    image = read_record(records / "image.json").get("docker_image")
+    image = (left_record(records / "image.json", dict[str, str | int | None]) or {}).get("docker_image")
     if not image:
         raise UserError(
             f"{records / 'image.json'}: no image of a run that worked is recorded, so there is none to pin. "
@@ -222,7 +237,11 @@ def collect(client: Any, record: dict[str, Any], records: Path) -> dict[str, Any
     (records / RUN_RECORD).unlink(missing_ok=True)
     with asking(f"getting {RUN_RECORD} of {record['kernel']}"):
         client.kernels_output(record["kernel"], str(records), file_pattern="^run/run\\.json$", force=True)
-    run = read_record(records / RUN_RECORD)
+    try:
+        run = left_record(records / RUN_RECORD, dict[str, Any]) or {}
+    except UserError as error:
+        print(error, file=sys.stderr)
+        run = {}
     if run.get("docker_image"):
         image = {"docker_image": run["docker_image"], "kernel": record["kernel"], "version": record["version"]}
         write_json(records / "image.json", image)

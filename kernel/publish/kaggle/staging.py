@@ -4,7 +4,6 @@ Two datasets: gigabytes of weights that seldom change, and the code, which chang
 """
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from kernel import __version__
 from kernel.errors import UserError
-from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, open_weights
+from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, open_weights, read_manifest
 from kernel.notebook.inputs import MARKER, flat_name
 from kernel.system.files import file_sha256, write_json
 
@@ -51,7 +50,7 @@ class Staged:
 def stage_dataset(project: Path, weights: Path, wheels: Path, out: Path) -> Staged:
     """Fills `out` with weights (checked whole), wheels and metadata; large files are links, not copies."""
     open_weights(weights)
-    manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(weights / MANIFEST)
     if not (weights / BANK_FOLDER).is_dir():
         print(
             f"{weights}: holds no {BANK_FOLDER}, which recipe text asks. Make one with 'python -m kernel bank', put it "
@@ -60,8 +59,8 @@ def stage_dataset(project: Path, weights: Path, wheels: Path, out: Path) -> Stag
             file=sys.stderr,
         )
     shutil.rmtree(out, ignore_errors=True)
-    for entry in manifest["files"]:
-        put(weights / entry["path"], out / flat_name(entry["path"]))
+    for entry in manifest.files:
+        put(weights / entry.path, out / flat_name(entry.path))
     put(weights / MANIFEST, out / MANIFEST)
     shipped = sorted(wheels.glob("*.whl"))
     if not shipped:

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
-from kernel.publish.kaggle.client import asking, connect, one_line, read_record
+from kernel.publish.kaggle.client import asking, connect, left_record, one_line
 from kernel.publish.kaggle.metadata import read_metadata
-from kernel.publish.kaggle.push import RECORDS, kernel_status, latest_version
+from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
 from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
@@ -40,6 +42,17 @@ USUAL_CAUSES = {
 OTHER_CAUSES = "most often memory or time on the 16,000 hidden images, or a submission.csv with wrong rows"
 
 
+class Submission(TypedDict):
+    """submission.json: what was handed in; `status` is PENDING until it has its score."""
+
+    kernel: str
+    version: int
+    ref: int
+    status: str
+    recipe: str | None
+    commit: str | None
+
+
 def submit(
     project: Path, message: str, version: int | None = None, *, interval: float = 30.0, limit: float = 43_200.0
 ) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def submit(
     """
     kernel = read_metadata(project).kernel_id
     records = project / RECORDS
-    pushed = read_record(records / "push.json")
+    pushed = left_record(records / "push.json", Pushed) or {}
     version = version or pushed.get("version")
     if version is None:
         raise UserError(
@@ -58,7 +71,7 @@ def submit(
         )
     client = connect()
     path = records / "submission.json"
-    record = read_record(path)
+    record = left_record(path, Submission) or {}
     if (record.get("kernel"), record.get("version"), record.get("status")) == (kernel, version, "PENDING"):
         print(f"{kernel}: version {version} was handed in before as {record['ref']}; its score is waited for")
     else:

@@ -13,7 +13,7 @@ from kernel.system.kaggle_image import Image, read_image
 # Of the image's hundreds of packages, those that the notebook uses.
 USED = (
     "torch torchvision transformers sentence-transformers huggingface-hub safetensors pandas numpy pillow "
-    "scikit-learn protobuf accelerate timm jinja2 pyarrow regex tqdm wcwidth"
+    "scikit-learn protobuf accelerate timm jinja2 pyarrow pydantic regex tqdm typing-extensions wcwidth"
 ).split()
 # Kaggle's image executes notebooks too; its versions of these are not on record.
 NOTEBOOK_PACKAGES = ["nbconvert", "ipykernel"]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from kernel.errors import UserError
 from kernel.models.captioners.blip2 import BLIP2
-from kernel.models.weights_folder import MANIFEST, write_manifest
+from kernel.models.weights_folder import MANIFEST, read_manifest, write_manifest
 from kernel.notebook.inputs import COMPETITION
 from kernel.notebook.session import RERUN, RUN_TYPE
 from kernel.pipeline.images import list_images
@@ -171,8 +171,8 @@ def hub_like_weights(weights: Path, out: Path) -> Path:
     config = json.loads(path.read_text(encoding="utf-8"))
     config["text_config"].pop("scale_decoder_outputs")
     write_json(path, BLIP2.stated(config))
-    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-    write_manifest(out, manifest["models"], manifest["captioners"])
+    manifest = read_manifest(out / MANIFEST)
+    write_manifest(out, manifest.models, manifest.captioners)
     return out
 
 

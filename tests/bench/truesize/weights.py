@@ -57,7 +57,7 @@ def make_weights(out: Path, sizes: Sizes, stored: str, miniature: Path) -> Path:
     models = {
         "clip": put_clip(unfinished / "clip", sizes, clip, miniature / "clip"),
         "blip2": put_captioner(unfinished / "captioners" / "blip2", sizes, captioner),
-        "sentences": read_manifest(miniature / MANIFEST)["models"]["sentences"],
+        "sentences": read_manifest(miniature / MANIFEST).models["sentences"],
     }
     for name in ("clip", "blip2"):
         models[name] |= {**ORIGIN, "revision": revision}
@@ -70,7 +70,7 @@ def is_random(folder: Path, revision: str | None = None) -> bool:
     """Whether a weights folder was made here, of this revision if one is given."""
     if not (folder / MANIFEST).is_file():
         return False
-    clip = read_manifest(folder / MANIFEST)["models"].get("clip", {})
+    clip = read_manifest(folder / MANIFEST).models.get("clip", {})
     return clip.get("source") == ORIGIN["source"] and revision in (None, clip["revision"])
 
 

@@ -88,8 +88,8 @@ def test_pinning_writes_size_and_hash_of_the_needed_files_alone(hub, filled):
     found = read_pins(filled)["clip"].files
     config = b'{"a": 1}'
     assert found == {
-        "open_clip_config.json": PinnedFile(len(config), "blob", git_blob(config)),
-        WEIGHTS["clip"]: PinnedFile(len(LARGE_FILE), "sha256", hashlib.sha256(LARGE_FILE).hexdigest()),
+        "open_clip_config.json": PinnedFile(len(config), blob=git_blob(config)),
+        WEIGHTS["clip"]: PinnedFile(len(LARGE_FILE), hashlib.sha256(LARGE_FILE).hexdigest()),
     }
 
 

@@ -103,7 +103,7 @@ def test_a_pinned_file_that_is_not_needed_is_refused(pins, name):
 )
 def test_pins_of_another_shape_are_refused(pins, changes):
     repin(pins, "clip", **changes)
-    with pytest.raises(UserError, match="pins.json: not as expected"):
+    with pytest.raises(UserError, match="pins.json: not the pins of the repositories"):
         read_pins(pins)
 
 

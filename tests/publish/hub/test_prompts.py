@@ -366,9 +366,7 @@ def table(tmp_path, monkeypatch):
         path = tmp_path / "metadata.parquet"
         path.write_bytes(content)
         pins = json.loads(PINS.read_text())
-        pins["prompts"]["diffusiondb"]["files"] = {
-            "metadata.parquet": PinnedFile(len(content), "sha256", "0" * 64).record()
-        }
+        pins["prompts"]["diffusiondb"]["files"] = {"metadata.parquet": PinnedFile(len(content), "0" * 64).record()}
         (tmp_path / "pins.json").write_text(json.dumps(pins))
         monkeypatch.setattr("kernel.publish.hub.prompts.fetch", lambda *_: path)
         return PromptSettings(**settings), tmp_path / "prompts.parquet", tmp_path, tmp_path / "pins.json"

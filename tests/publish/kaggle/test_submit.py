@@ -8,7 +8,8 @@ from kernel.publish.kaggle.submit import submit
 from tests.publish.kaggle.kaggle_client import ctrl_c_at, make_project
 from tests.publish.kaggle.kaggle_server import CUT, KERNEL, answered, refused
 
-PUSHED = {"kernel": KERNEL, "version": 3, "recipe": "text", "commit": "abc", "status": "COMPLETE"}
+PUSHED = {"kernel": KERNEL, "version": 3, "url": f"https://service/code/{KERNEL}", "code_sha256": "0" * 64,
+          "content_sha256": "1" * 64, "recipe": "text", "commit": "abc", "status": "COMPLETE"}  # fmt: skip
 
 
 @pytest.fixture
