@@ -45,7 +45,7 @@ def weights(weights_folder: Path) -> Weights:
 
 @pytest.fixture(scope="module")
 def short_prior() -> Iterator[None]:
-    """The constant answer from 20 of the prior's 2,000 prompts: seconds less a run, where its value does not matter."""
+    """The constant answer from 20 of the prior's 400 prompts: seconds less a run, where its value does not matter."""
     from kernel.estimates import constant
 
     really = constant.read_phrases
