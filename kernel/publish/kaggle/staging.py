@@ -4,7 +4,6 @@ Two datasets: gigabytes of weights that seldom change, and the code, which chang
 """
 
 import hashlib
-import json
 import re
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from kernel import __version__
 from kernel.errors import UserError
-from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, open_weights
+from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, open_weights, read_manifest
 from kernel.notebook.inputs import MARKER, flat_name
 from kernel.system.files import file_sha256, write_json
 
@@ -51,7 +50,7 @@ class Staged:
 def stage_dataset(project: Path, weights: Path, wheels: Path, out: Path) -> Staged:
     """Fills `out` with weights (checked whole), wheels and metadata; large files are links, not copies."""
     open_weights(weights)
-    manifest = json.loads((weights / MANIFEST).read_text(encoding="utf-8"))
+    manifest = read_manifest(weights / MANIFEST)
     if not (weights / BANK_FOLDER).is_dir():
         print(
             f"{weights}: holds no {BANK_FOLDER}, which recipe text asks. Make one with 'python -m kernel bank', put it "
@@ -82,10 +81,11 @@ def stage_code(project: Path, out: Path, owner: str) -> Staged:
         if path.is_file() and not LEFT_OUT & set(path.relative_to(project).parts)
     ]
     sources += sorted((project / "wheels").glob("*.txt"))
-    names = [path.relative_to(project).as_posix() for path in sources]
-    for path, name in zip(sources, names, strict=True):
+    content = []
+    for path in sources:
+        name = path.relative_to(project).as_posix()
         put(path, out / name)
-    content = [f"{name} {file_sha256(path)}" for path, name in zip(sources, names, strict=True)]
+        content.append(f"{name} {file_sha256(path)}")
     sha256 = hashlib.sha256("\n".join(content).encode()).hexdigest()
     marker = {"format": 1, "kind": "code", "version": __version__, "sha256": sha256, "commit": commit_of(project)}
     write_json(out / MARKER, marker)
