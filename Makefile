@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow test-gpu figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -36,11 +36,14 @@ demo: $(MINIATURE)  ## 64 drawn pictures through the whole line: build/demo/subm
 # one thread a process: two that each take every core wait for one another most of the time
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
 
-test: $(MINIATURE)  ## the tests, without the slow ones, as many at a time as there are cores, at most 4
-	$(PYTEST) -m 'not slow'
+test: $(MINIATURE)  ## the tests, without the slow ones and those of a GPU, as many at a time as there are cores, at most 4
+	$(PYTEST) -m 'not slow and not gpu'
 
 test-slow: $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, figures of the miniature models, memory
 	$(PYTEST) -m slow
+
+test-gpu: $(MINIATURE)  ## what needs a GPU: half precision, workers, memory, a run; skipped with the reason where there is none
+	$(BIN)/python -m pytest -q -rs tests/gpu
 
 figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictures
 	$(BIN)/python -m kernel.miniature.training.figures

@@ -1,8 +1,9 @@
 """Where the service's client would find the user's credentials; their content is neither kept nor shown."""
 
-import json
 import os
 from pathlib import Path
+
+from kernel.publish.kaggle.client import read_record
 
 
 def credentials_at() -> str | None:
@@ -18,7 +19,7 @@ def credentials_at() -> str | None:
         if is_filled(path):
             return str(path)
     file = client_folder(home) / "kaggle.json"
-    in_file = keys_of(file)
+    in_file = read_record(file)  # what cannot be read counts as empty, for the client passes over it too
     places = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
     if all(name in in_file or variable in os.environ for name, variable in places.items()):
         # the variables count before the file
@@ -42,12 +43,3 @@ def is_filled(path: Path) -> bool:
         return path.stat().st_size > 0
     except OSError:
         return False
-
-
-def keys_of(path: Path) -> set[str]:
-    """The names in a JSON object; none where it cannot be read, which the client passes over too."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return set()
-    return set(content) if isinstance(content, dict) else set()

@@ -36,6 +36,7 @@ def publish_dataset(
     remembered. interval, limit: seconds between two looks at its status, and in all.
     """
     dataset = json.loads((staged.folder / DATASET_METADATA).read_text(encoding="utf-8"))["id"]
+    records.mkdir(parents=True, exist_ok=True)
     path = records / f"{dataset.partition('/')[2]}.json"
     content = {"dataset": dataset, "sha256": staged.sha256}
     state = dataset_state(client, dataset)
@@ -49,10 +50,8 @@ def publish_dataset(
     else:
         after = (state.version or 0) if state else 0
         send(client, staged, dataset, new=state is None, notes=notes)
-        records.mkdir(parents=True, exist_ok=True)
         write_json(path, {**content, "after": after})
     ready = wait_ready(client, dataset, after=after, interval=interval, limit=limit)
-    records.mkdir(parents=True, exist_ok=True)
     write_json(path, {**content, "after": after, "version": ready.version})
     return dataset
 

@@ -242,10 +242,8 @@ def stage_prepare(project: Path, metadata: Metadata, out: Path) -> None:
         "title": "Image to prompts prepare",
         "code_file": notebook.name,
         "enable_internet": True,
+        **dict.fromkeys(SOURCES, []),
         "dataset_sources": [metadata.code_id],
-        "competition_sources": [],
-        "kernel_sources": [],
-        "model_sources": [],
     }
     stage_kernel(kernel, notebook, out)
 

@@ -88,7 +88,7 @@ def push(
         wait_ready(client, metadata.weights_id, interval=dataset_interval, limit=dataset_limit)
     print_gpu_hours(client)
     record = {
-        **save(client, folder),
+        **save(client, folder, staged["id"]),
         "code_sha256": code.sha256,
         "content_sha256": content_sha256,
         "commit": commit,
@@ -145,9 +145,8 @@ def print_gpu_hours(client: Any) -> None:
     print(f"GPU hours left this week: {max(0.0, allowed - used):.1f} of {allowed:.1f}{refresh}", file=sys.stderr)
 
 
-def save(client: Any, folder: Path) -> dict[str, Any]:
+def save(client: Any, folder: Path, kernel: str) -> dict[str, Any]:
     """One push of the staged folder. The client prints some of the service's refusals and ends as if all were well."""
-    kernel = json.loads((folder / KERNEL_FILE).read_text(encoding="utf-8"))["id"]
     with asking(f"pushing {kernel}", after=AFTER_PUSH):
         response = client.kernels_push(str(folder))
     if response.error:

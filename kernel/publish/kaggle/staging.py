@@ -81,10 +81,11 @@ def stage_code(project: Path, out: Path, owner: str) -> Staged:
         if path.is_file() and not LEFT_OUT & set(path.relative_to(project).parts)
     ]
     sources += sorted((project / "wheels").glob("*.txt"))
-    names = [path.relative_to(project).as_posix() for path in sources]
-    for path, name in zip(sources, names, strict=True):
+    content = []
+    for path in sources:
+        name = path.relative_to(project).as_posix()
         put(path, out / name)
-    content = [f"{name} {file_sha256(path)}" for path, name in zip(sources, names, strict=True)]
+        content.append(f"{name} {file_sha256(path)}")
     sha256 = hashlib.sha256("\n".join(content).encode()).hexdigest()
     marker = {"format": 1, "kind": "code", "version": __version__, "sha256": sha256, "commit": commit_of(project)}
     write_json(out / MARKER, marker)

@@ -85,7 +85,7 @@ import signal, sys
 from pathlib import Path
 from kernel.errors import UserError
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a test run in the background would pass on "ignore"
-from kernel.publish.{module} import {function}
+from kernel.publish.kaggle.{module} import {function}
 try:
     {function}(Path(sys.argv[1]), {arguments})
 except UserError as error:

@@ -24,8 +24,8 @@ def test_the_code_is_the_package_without_the_miniature_world(project, tmp_path):
     (project / "kernel" / "__pycache__").mkdir()
     (project / "kernel" / "__pycache__" / "x.pyc").write_text("")
     folder = stage_code(project, tmp_path / "code", "someone").folder
-    assert (folder / "kernel" / "pipeline.py").is_file()
-    assert (folder / "kernel" / "templates" / "report.html").is_file()
+    assert (folder / "kernel" / "pipeline" / "run.py").is_file()
+    assert (folder / "kernel" / "evaluation" / "templates" / "report.html").is_file()
     assert not (folder / "kernel" / "miniature").exists()
     assert not list(folder.rglob("*.pyc"))
 

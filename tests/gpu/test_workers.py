@@ -1,0 +1,49 @@
+"""Two worker processes that share one GPU: no run starts them so (find_devices refuses a GPU named twice), but the
+dispatch may: nothing of one gets into the other's work."""
+
+from dataclasses import replace
+
+import pytest
+
+from kernel.config import RECIPES
+from kernel.models.clip import ClipEncoder
+from kernel.pipeline.images import list_images
+from kernel.pipeline.job import Job
+from kernel.pipeline.run_folder import open_run
+from kernel.pipeline.workers.dispatch import Ends, work
+from kernel.system.devices import find_devices
+from tests.gpu.rounding import COSINE
+
+
+@pytest.fixture
+def job(image_folder, weights, tmp_path) -> Job:
+    """Six pictures in six shards."""
+    recipe = replace(RECIPES["baseline"], shard_images=1, modifiers={"mediums": 1})
+    identity = {stage: {"test": 1} for stage in ("clip", "captions", "cosines", "estimates")}
+    folder, _ = open_run(tmp_path / "run", list_images(image_folder), 1, identity)
+    return Job(recipe, weights, folder, None, [0.0] * 384)
+
+
+def test_two_workers_of_one_gpu_make_what_one_cpu_makes(job, weights, cuda, cpu, drawn):
+    working = work(job, [cuda, cuda], "clip", dict.fromkeys(range(6), 1), Ends())
+    assert sum(working) == 6
+    outcome = working.outcome
+    assert (outcome.left, outcome.reasons, outcome.out_of_time) == ([], [], False)
+    weighed = sum(own.nbytes for own in ClipEncoder.load(weights, cuda).model.parameters())
+    assert outcome.device_bytes is not None and outcome.device_bytes >= weighed
+    expected = ClipEncoder.load(weights, cpu).encode_images([picture for picture, _ in drawn[:6]])
+    assert (job.folder.read_clip()[0] * expected).sum(axis=1).min() >= COSINE
+
+
+def test_two_workers_of_one_gpu_caption_every_image(job, cuda):
+    working = work(job, [cuda, cuda], "captions blip2", dict.fromkeys(range(6), 1), Ends())
+    assert sum(working) == 6
+    assert (working.outcome.left, working.outcome.reasons) == ([], [])
+    captions, _ = job.folder.read_captions()
+    assert [len(own) for own in captions] == [job.recipe.captions_per_image] * 6
+
+
+def test_a_gpu_is_known_by_its_driver_s_name_and_memory(cuda):
+    (found,) = find_devices(cuda.name)
+    assert found.name == cuda.name and found.title != found.name
+    assert found.memory is not None and found.memory > 10**9
