@@ -46,7 +46,7 @@ def weights(weights_folder: Path) -> Weights:
 @pytest.fixture(scope="module")
 def short_prior() -> Iterator[None]:
     """The constant answer from 20 of the prior's 2,000 prompts: seconds less a run, where its value does not matter."""
-    from kernel.pipeline import constant
+    from kernel.estimates import constant
 
     really = constant.read_phrases
     with pytest.MonkeyPatch.context() as patch:

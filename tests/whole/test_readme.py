@@ -30,7 +30,7 @@ from tests.publish.hub.hub_server import miniature_hub, run_client
 from tests.publish.hub.test_prompts import ROWS, diffusiondb, hub_of
 from tests.publish.kaggle.kaggle_client import environment_for_children, talk_to
 from tests.publish.kaggle.kaggle_server import OWNER, WEIGHTS, Dataset, KaggleServer
-from tests.whole.pages import FENCED, PAGES, anchors, blocks, calls, commands, links, text_of
+from tests.whole.pages import FENCED, PAGES, anchors, blocks, calls, commands, links, named_files, text_of
 from tests.whole.ways import NEED_CHROMIUM, NOT_HERE, WAYS
 
 # what stands for something of the reader's own and is no name of a file in `reader`
@@ -244,6 +244,11 @@ def test_links_and_pictures_lead_to_what_is_there(page):
         leads_to = page.parent / target if target else page
         assert leads_to.exists(), link
         assert not anchor or anchor in anchors(leads_to), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_of_the_project_is_there(page):
+    assert [name for name in sorted(named_files(page)) if not (ROOT / name).exists()] == []
 
 
 def test_readme_leads_to_every_page_and_stays_a_page():

@@ -45,6 +45,9 @@ WAYS = {
     KERNEL + "report RUN": reader("RUN/report.html"),
     KERNEL + "report RUN --prompts prompts.csv": reader("RUN/report.html"),
     KERNEL + "report RUN --pictures-beside": reader("RUN/report_pictures/000000.jpg"),
+    KERNEL + "report RUN --images IMAGES --weights build/weights": reader("RUN/report.html"),
+    KERNEL + "doctor": reader(),
+    KERNEL + "doctor --deep --json": reader(),
     KERNEL + "explain IMAGE --weights build/weights": reader(),
     KERNEL + "plan --gpu T4x2 --images 16000": reader(),
     KERNEL + "describe build/demo/competition/images": reader(),
@@ -130,6 +133,7 @@ NOT_HERE = {
     "make test-slow": "it runs these tests; .ci/run runs it",
     "make demo": ".ci/run runs it whole",
     "make lint": ".ci/run runs it",
+    "make format": "it changes the project's files; the lines of make lint check what it would do",
     "make browser": "it installs a package of the system; .ci/run runs it",
     "make setup": "it installs 6 GB; every target of .ci/run does it first",
 }
