@@ -12,8 +12,8 @@ class Way:
     """How a command is executed: in which place, with what behind it, after which commands, and what it leaves.
 
     Places: `reader` is a folder of the reader's own, `project` the project beside Kaggle's server, `hub` the project
-    beside the models' or the prompts' server, `root` the project itself in a process of its own. `leaves` is a file
-    in that folder, or in OUT, a folder of the test's.
+    beside the models' or the prompts' server, `root` the project itself, `browser` the same with a report for Chromium.
+    `leaves` is a file in that folder, or in OUT, a folder of the test's.
     """
 
     place: str
@@ -123,10 +123,9 @@ WAYS = {
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip --steps 1800": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"
     ),
-    "make screenshots": Way("root", " --report OUT/report.html --out OUT", leaves="OUT/report_dark.png"),
-    ".venv/bin/python -m tests.browser.opening build/endurance/run-16000/report.html": Way("root"),
+    "make screenshots": Way("browser", " --report OUT/report.html --out OUT", leaves="OUT/report_dark.png"),
+    ".venv/bin/python -m tests.browser.opening build/endurance/run-16000/report.html": Way("browser"),
 }  # fmt: skip
-NEED_CHROMIUM = {command for command in WAYS if "screenshots" in command or "browser.opening" in command}
 NOT_HERE = {
     "bash .ci/run": "it runs these tests",
     "make test": "it runs these tests; .ci/run runs it",
