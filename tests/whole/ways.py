@@ -99,7 +99,7 @@ WAYS = {
     "make miniature": slow(" --out OUT/weights", "OUT/weights/manifest.json"),
     "make figures": slow(" --pictures 8"),
     "make scale": slow(" --images 20 --out OUT", "OUT/scale.json"),
-    "make deadlines": slow(" --images 4 --budgets 40 --out OUT", "OUT/deadlines.json"),
+    "make deadlines": slow(" --images 4 --budgets 900 --out OUT", "OUT/deadlines.json"),
     "make truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
     "python -m tests.bench.truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
     "make ablation": slow(
