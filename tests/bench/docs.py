@@ -18,6 +18,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from kernel.commands.options import Parser
+
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 MEASURED = HERE / "measured"
@@ -73,8 +75,10 @@ def commands() -> str:
     return markdown(["command", "what it does"], rows)
 
 
-def commands_of(parser: argparse.ArgumentParser) -> list[tuple[str, str, argparse.ArgumentParser]]:
+def commands_of(parser: Parser) -> list[tuple[str, str, Parser]]:
     """Name, help and parser of each subcommand."""
+    if parser.arguments_later:
+        parser.arguments_later(parser)
     return [
         (choice.dest, choice.help or "", action.choices[choice.dest])
         for action in parser._actions
@@ -84,9 +88,15 @@ def commands_of(parser: argparse.ArgumentParser) -> list[tuple[str, str, argpars
 
 
 def suffixes() -> str:
-    from kernel.pipeline.images import SUFFIXES
+    """Every suffix by its decoder, and where that decoder comes from when it does not always come with Pillow."""
+    from kernel.pipeline.images import FORMATS, OPTIONAL
 
-    return ", ".join(f"`{suffix}`" for suffix in sorted(SUFFIXES)) + ".\n"
+    by_decoder: dict[str, list[str]] = {}
+    for suffix, decoder in FORMATS.items():
+        by_decoder.setdefault(decoder, []).append(f"`{suffix}`")
+    needs = dict.fromkeys(OPTIONAL, "Pillow built with it, as its wheels are") | {"HEIF": "the package `pillow-heif`"}
+    rows = [[decoder, ", ".join(found), needs.get(decoder, "")] for decoder, found in by_decoder.items()]
+    return markdown(["decoder", "names that end in", "needs"], rows)
 
 
 def plan() -> str:

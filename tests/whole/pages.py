@@ -36,6 +36,11 @@ def calls() -> list[str]:
     return sorted({span for page in PAGES for span in spans(page) if CALL.match(span) and "..." not in span})
 
 
+def named_files(page: Path) -> set[str]:
+    """Files and folders of the project that a page names within its text."""
+    return {span for span in spans(page) if re.fullmatch(r"(kernel|tests|notebooks|wheels|docs)/[\w/.]*", span)}
+
+
 def anchors(page: Path) -> set[str]:
     """What a link to a heading of the page ends in, as GitHub makes it."""
     headings = [line.lstrip("# ") for line in FENCED.sub("", text_of(page)).splitlines() if line.startswith("#")]

@@ -8,6 +8,7 @@ import csv
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -24,14 +25,15 @@ from kernel.__main__ import main
 from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.publish.hub.pins import PINS
 from kernel.publish.wheels import fill_wheels
+from kernel.training.shares import FEWEST
 from tests.browser.conftest import CHROMIUM
 from tests.conftest import ROOT
 from tests.publish.hub.hub_server import miniature_hub, run_client
 from tests.publish.hub.test_prompts import ROWS, diffusiondb, hub_of
 from tests.publish.kaggle.kaggle_client import environment_for_children, talk_to
 from tests.publish.kaggle.kaggle_server import OWNER, WEIGHTS, Dataset, KaggleServer
-from tests.whole.pages import FENCED, PAGES, anchors, blocks, calls, commands, links, text_of
-from tests.whole.ways import NEED_CHROMIUM, NOT_HERE, WAYS
+from tests.whole.pages import FENCED, PAGES, anchors, blocks, calls, commands, links, named_files, text_of
+from tests.whole.ways import NOT_HERE, WAYS
 
 # what stands for something of the reader's own and is no name of a file in `reader`
 OURS = {"IMAGE": "images/a.png", "NAME": OWNER, "COMMAND": "run", "...": "T4", "/home/me/words.txt": "words.txt"}
@@ -77,8 +79,8 @@ def run_here(arguments: list[str]) -> int:
 def own_folder(tmp_path_factory, weights_folder, drawn, short_prior) -> Path:
     """A folder as a reader may have it: images, their prompts, a run over them, weights, words, prompts for a bank."""
     folder = tmp_path_factory.mktemp("reader")
-    save_pairs(folder, drawn[:6])
-    save_pairs(folder / "PAIRS", drawn)
+    save_pairs(folder, drawn[:3])
+    save_pairs(folder / "PAIRS", drawn[:FEWEST])
     (folder / "build" / "demo" / "competition").mkdir(parents=True)
     for link in ("IMAGES", "build/demo/competition/images"):
         (folder / link).symlink_to(folder / "images")
@@ -86,7 +88,7 @@ def own_folder(tmp_path_factory, weights_folder, drawn, short_prior) -> Path:
         (folder / "build" / link).symlink_to(weights_folder)
     shutil.copy(folder / "images" / "a.png", folder)
     (folder / "words.txt").write_text("a red fish\na blue hill\na gold crown\n")
-    prompts = list(dict.fromkeys(scene.prompt for scene in scenes(TEST_SEED + 1, 400)))
+    prompts = list(dict.fromkeys(scene.prompt for scene in scenes(TEST_SEED + 1, 200)))
     pyarrow.parquet.write_table(pyarrow.table({"prompt": prompts}), folder / "build" / "prompts.parquet")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -219,21 +221,36 @@ def test_a_command_that_asks_the_hub(command, tmp_path, weights_folder):
 
 
 @pytest.mark.parametrize("command", chosen("root"))
-def test_a_command_of_the_project(request, command, tmp_path, weights_folder):
-    """Each with less to do and in a process of its own."""
-    way, theirs = WAYS[command], {"FILE": str(weights_folder / "prior.txt")}
-    if command in NEED_CHROMIUM:
-        if CHROMIUM is None:
-            pytest.skip("no Chromium is installed: 'make browser' installs one, where it may")
-        own = request.getfixturevalue("own_folder")
-        assert main(["report", str(own / "RUN")]) == 0
-        shutil.copy(own / "RUN" / "report.html", tmp_path)
-        theirs["build/endurance/run-16000/report.html"] = str(tmp_path / "report.html")
+def test_a_command_of_the_project(command, tmp_path, weights_folder, monkeypatch):
+    """Each with less to do."""
+    monkeypatch.chdir(ROOT)
+    way = WAYS[command]
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     more = way.more.replace("OUT", str(tmp_path)).replace("WEIGHTS", str(weights_folder)).split()
-    subprocess.run(
-        [sys.executable, *as_module(command, **theirs), *more], cwd=ROOT, check=True, stdout=subprocess.DEVNULL
-    )
+    _, *words = as_module(command, FILE=str(weights_folder / "prior.txt"))
+    assert run_module([*words, *more], monkeypatch) == 0
+    assert not way.leaves or Path(way.leaves.replace("OUT", str(tmp_path))).is_file()
+
+
+def run_module(words: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    """`python -m MODULE ...` in this process, which has imported already what a new one would take seconds for."""
+    monkeypatch.setattr(sys, "argv", words)
+    try:
+        runpy.run_module(words[0], run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed: 'make browser' installs one, where it may")
+@pytest.mark.parametrize("command", chosen("browser"))
+def test_a_command_that_drives_a_browser(own_folder, command, tmp_path):
+    """In a process of its own: Playwright drives one browser a process."""
+    way, report = WAYS[command], str(tmp_path / "report.html")
+    assert main(["report", str(own_folder / "RUN")]) == 0
+    shutil.copy(own_folder / "RUN" / "report.html", report)
+    words = as_module(command, **{"build/endurance/run-16000/report.html": report})
+    subprocess.run([sys.executable, *words, *way.more.replace("OUT", str(tmp_path)).split()], cwd=ROOT, check=True)
     assert not way.leaves or Path(way.leaves.replace("OUT", str(tmp_path))).is_file()
 
 
@@ -244,6 +261,11 @@ def test_links_and_pictures_lead_to_what_is_there(page):
         leads_to = page.parent / target if target else page
         assert leads_to.exists(), link
         assert not anchor or anchor in anchors(leads_to), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_a_page_names_of_the_project_is_there(page):
+    assert [name for name in sorted(named_files(page)) if not (ROOT / name).exists()] == []
 
 
 def test_readme_leads_to_every_page_and_stays_a_page():

@@ -12,8 +12,8 @@ class Way:
     """How a command is executed: in which place, with what behind it, after which commands, and what it leaves.
 
     Places: `reader` is a folder of the reader's own, `project` the project beside Kaggle's server, `hub` the project
-    beside the models' or the prompts' server, `root` the project itself in a process of its own. `leaves` is a file
-    in that folder, or in OUT, a folder of the test's.
+    beside the models' or the prompts' server, `root` the project itself, `browser` the same with a report for Chromium.
+    `leaves` is a file in that folder, or in OUT, a folder of the test's.
     """
 
     place: str
@@ -45,6 +45,9 @@ WAYS = {
     KERNEL + "report RUN": reader("RUN/report.html"),
     KERNEL + "report RUN --prompts prompts.csv": reader("RUN/report.html"),
     KERNEL + "report RUN --pictures-beside": reader("RUN/report_pictures/000000.jpg"),
+    KERNEL + "report RUN --images IMAGES --weights build/weights": reader("RUN/report.html"),
+    KERNEL + "doctor": reader(),
+    KERNEL + "doctor --deep --json": reader(),
     KERNEL + "explain IMAGE --weights build/weights": reader(),
     KERNEL + "plan --gpu T4x2 --images 16000": reader(),
     KERNEL + "describe build/demo/competition/images": reader(),
@@ -96,7 +99,7 @@ WAYS = {
     "make miniature": slow(" --out OUT/weights", "OUT/weights/manifest.json"),
     "make figures": slow(" --pictures 8"),
     "make scale": slow(" --images 20 --out OUT", "OUT/scale.json"),
-    "make deadlines": slow(" --images 4 --budgets 40 --out OUT", "OUT/deadlines.json"),
+    "make deadlines": slow(" --images 4 --budgets 900 --out OUT", "OUT/deadlines.json"),
     "make truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
     "python -m tests.bench.truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
     "make ablation": slow(
@@ -120,16 +123,16 @@ WAYS = {
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip --steps 1800": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"
     ),
-    "make screenshots": Way("root", " --report OUT/report.html --out OUT", leaves="OUT/report_dark.png"),
-    ".venv/bin/python -m tests.browser.opening build/endurance/run-16000/report.html": Way("root"),
+    "make screenshots": Way("browser", " --report OUT/report.html --out OUT", leaves="OUT/report_dark.png"),
+    ".venv/bin/python -m tests.browser.opening build/endurance/run-16000/report.html": Way("browser"),
 }  # fmt: skip
-NEED_CHROMIUM = {command for command in WAYS if "screenshots" in command or "browser.opening" in command}
 NOT_HERE = {
     "bash .ci/run": "it runs these tests",
     "make test": "it runs these tests; .ci/run runs it",
     "make test-slow": "it runs these tests; .ci/run runs it",
     "make demo": ".ci/run runs it whole",
     "make lint": ".ci/run runs it",
+    "make format": "it changes the project's files; the lines of make lint check what it would do",
     "make browser": "it installs a package of the system; .ci/run runs it",
     "make setup": "it installs 6 GB; every target of .ci/run does it first",
 }
