@@ -1,9 +1,12 @@
 """Where the service's client would find the user's credentials; their content is neither kept nor shown."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from kernel.publish.kaggle.client import read_record
+from kernel.errors import UserError
+from kernel.system.records import read_record
 
 
 def credentials_at() -> str | None:
@@ -19,7 +22,9 @@ def credentials_at() -> str | None:
         if is_filled(path):
             return str(path)
     file = client_folder(home) / "kaggle.json"
-    in_file = read_record(file)  # what cannot be read counts as empty, for the client passes over it too
+    in_file: dict[str, Any] = {}
+    with suppress(UserError):  # what cannot be read counts as empty, for the client passes over it too
+        in_file = read_record(file, dict[str, Any], "the client's credentials", "Make a new token")
     places = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
     if all(name in in_file or variable in os.environ for name, variable in places.items()):
         # the variables count before the file
