@@ -18,7 +18,7 @@ from kernel.commands.options import Parser
 from kernel.commands.run import add_constant, add_plan, add_run
 from kernel.errors import UserError
 from kernel.system.offline import refuse_network
-from kernel.system.output import printing
+from kernel.system.terminal.output import printing
 
 
 def main(arguments: list[str] | None = None) -> int:

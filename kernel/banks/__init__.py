@@ -1,0 +1,1 @@
+"""Word banks, prompt banks, and building them."""

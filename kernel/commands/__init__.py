@@ -1,0 +1,1 @@
+"""The command line by subject, and the same as functions."""

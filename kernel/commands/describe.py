@@ -8,7 +8,7 @@ from typing import Any
 
 from kernel.commands.options import add_command, device_option, json_option, positive, weights_option
 from kernel.config import DEFAULT_FEATURES
-from kernel.system.output import json_text
+from kernel.system.terminal.output import json_text
 
 
 def add_describe(commands: argparse._SubParsersAction) -> None:

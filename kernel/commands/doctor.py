@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kernel.commands.options import add_command, json_option, weights_option
 from kernel.errors import UserError, kind_and_line
-from kernel.system.output import json_text
+from kernel.system.terminal.output import json_text
 
 if TYPE_CHECKING:
     from kernel.models.weights_folder import Weights

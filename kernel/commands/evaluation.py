@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kernel.commands.options import add_command, device_option, json_option, recipe_options, weights_option
 from kernel.config import recipe_named
-from kernel.system.output import json_text
+from kernel.system.terminal.output import json_text
 
 
 def add_evaluate(commands: argparse._SubParsersAction) -> None:

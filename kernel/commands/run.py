@@ -15,7 +15,7 @@ from kernel.commands.options import (
 )
 from kernel.config import Paths, recipe_named
 from kernel.system.deadline import Deadline
-from kernel.system.output import json_text
+from kernel.system.terminal.output import json_text
 
 
 def add_run(commands: argparse._SubParsersAction) -> None:

@@ -1,0 +1,1 @@
+"""Score, report and explanation of a finished run."""

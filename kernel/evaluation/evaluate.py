@@ -24,7 +24,7 @@ def evaluate(submission: Path, prompts: Path, weights: Path, device: str = "auto
     from kernel.evaluation.finished import answered_record
     from kernel.models.sentences import SentenceEncoder
     from kernel.models.weights_folder import open_weights
-    from kernel.pipeline.run_folder import read_run
+    from kernel.pipeline.folder.run_folder import read_run
     from kernel.pipeline.submission import read_submission
     from kernel.system.devices import find_device
 

@@ -10,9 +10,9 @@ import numpy as np
 from kernel.banks.prompt_bank import RECORD, PromptBank
 from kernel.errors import UserError
 from kernel.evaluation.whereabouts import places
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder, read_run
 from kernel.pipeline.images import ImageFile
-from kernel.pipeline.run_folder import RunFolder, read_run
 from kernel.pipeline.submission import read_submission
 from kernel.system.files import file_sha256
 

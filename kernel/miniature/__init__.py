@@ -1,0 +1,1 @@
+"""The drawn world, its models and the demo; never shipped."""

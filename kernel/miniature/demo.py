@@ -16,10 +16,10 @@ from kernel.miniature.assemble import put_bank
 from kernel.miniature.world.folders import CONSTANT_SEED, DEMO_SEED, draw_folder, scenes, write_prompts
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder, read_run
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import RunFolder, read_run
 from kernel.pipeline.submission import read_submission, write_submission
 from kernel.system.devices import find_device
 

@@ -18,8 +18,8 @@ from kernel.evaluation.report import display_page
 from kernel.evaluation.truth import read_prompts
 from kernel.models.weights_folder import MANIFEST, read_manifest
 from kernel.notebook.inputs import find_inputs, restore_weights
+from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.images import list_images
-from kernel.pipeline.run_folder import read_run
 from kernel.pipeline.submission import check_submission
 from kernel.system.durations import seconds_of
 from kernel.system.files import whole_file

@@ -1,0 +1,1 @@
+"""One run: images, stages, workers, planning, the run folder, the submission."""

@@ -18,16 +18,16 @@ from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.weights_folder import Weights, open_weights
-from kernel.pipeline import results
-from kernel.pipeline.caption_shard import CaptionShard
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import BadImage, ImageFile, decode, image_paths, left_out_note
 from kernel.pipeline.job import Job
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.devices import Device, find_devices
-from kernel.system.library_warnings import counted_warnings
-from kernel.system.progress import progress_bar
-from kernel.system.stderr import STDERR
+from kernel.system.terminal.library_warnings import counted_warnings
+from kernel.system.terminal.progress import progress_bar
+from kernel.system.terminal.stderr import STDERR
 from kernel.system.versions import check_versions
 
 # clip-interrogator 0.6.0: one greedy caption of at most 32 tokens after the start token

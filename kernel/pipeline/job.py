@@ -8,8 +8,8 @@ from typing import Any
 from kernel.banks.word_banks import Phrases, shipped_features
 from kernel.config import Recipe
 from kernel.models.weights_folder import Weights
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import ImageFile
-from kernel.pipeline.run_folder import RunFolder
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from kernel.estimates.constant import constant_row
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
+from kernel.pipeline.folder.run_folder import FORMAT, Shards
 from kernel.pipeline.images import ImageFile, images_sha256, left_out_note, list_images
 from kernel.pipeline.planning.run_plan import plan_run
-from kernel.pipeline.run_folder import FORMAT, Shards
 from kernel.pipeline.stages.load import kept
 from kernel.system.devices import Device, find_devices
 from kernel.system.files import file_sha256

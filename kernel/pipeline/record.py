@@ -13,9 +13,9 @@ from typing import Any
 
 from kernel import __version__
 from kernel.config import Paths
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import left_out
 from kernel.pipeline.preparation import Prepared
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.shortfall import Shortfall
 from kernel.system.deadline import Deadline
 from kernel.system.durations import duration

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
+from kernel.pipeline.folder.run_folder import RunFolder, read_run
 from kernel.pipeline.images import ImageFile
-from kernel.pipeline.run_folder import RunFolder, read_run
 from kernel.pipeline.stages.load import kept
 from kernel.system.files import cannot_write, unfinished_path
 

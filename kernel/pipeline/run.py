@@ -15,7 +15,7 @@ from kernel.banks.word_banks import best_phrases, features_file
 from kernel.banks.word_parts import join_parts, parts_of
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
 from kernel.pipeline.preparation import Prepared, prepare
@@ -28,9 +28,9 @@ from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.deadline import NEVER, Deadline, Watchdog
 from kernel.system.devices import Device
 from kernel.system.files import cannot_write
-from kernel.system.library_warnings import counted_warnings
-from kernel.system.progress import progress_bar
-from kernel.system.stderr import STDERR
+from kernel.system.terminal.library_warnings import counted_warnings
+from kernel.system.terminal.progress import progress_bar
+from kernel.system.terminal.stderr import STDERR
 from kernel.system.versions import check_versions
 
 

@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from kernel.config import CAPTIONS, Recipe
-from kernel.pipeline import results
-from kernel.pipeline.run_folder import RunFolder
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.stages.load import kept
 
 

@@ -1,0 +1,1 @@
+"""Files, devices, memory, time, processes, the terminal, and no network."""

@@ -9,9 +9,9 @@ from kernel.banks.word_banks import Phrases, features_file, read_features
 from kernel.banks.word_parts import join_parts, parts_of, write_part
 from kernel.config import RECIPES, Paths
 from kernel.models.clip import ClipEncoder
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.stages.batches import Share
 from kernel.pipeline.stages.words import WordsStage
 from kernel.system.deadline import Deadline, OutOfTime

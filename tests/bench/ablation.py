@@ -25,10 +25,10 @@ from kernel.models.linear_head import Head, fit_regression
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import RunFolder
 from kernel.system.devices import find_device
 from kernel.system.files import write_json
 from kernel.training.shares import best_shares, products

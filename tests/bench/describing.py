@@ -29,8 +29,8 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
     from tempfile import TemporaryDirectory
 
     from kernel.interrogator.request import Request
-    from kernel.pipeline import results
     from kernel.pipeline.describe import job_in, recipe_of
+    from kernel.pipeline.folder import results
     from kernel.pipeline.images import ImageFile
     from kernel.pipeline.stages.batches import Share
     from kernel.pipeline.stages.captions import CaptionsStage

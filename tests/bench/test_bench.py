@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import list_images
-from kernel.pipeline.run_folder import RunFolder
 from tests.bench import __main__ as bench
 from tests.bench import parts, tried
 from tests.bench.docs import measured

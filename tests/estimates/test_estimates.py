@@ -19,11 +19,11 @@ from kernel.evaluation.report import write_report
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import write_manifest
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.stages.batches import Share
 from kernel.pipeline.stages.estimates import EstimatesStage
 from kernel.pipeline.submission import check_submission, read_submission

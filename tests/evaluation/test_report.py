@@ -18,7 +18,7 @@ from kernel.evaluation.report import json_in_page, write_report
 from kernel.evaluation.report_content import Truth, disagreement, histogram, truth_of
 from kernel.evaluation.thumbnails import SIZES, fitting_size, thumbnails
 from kernel.models.weights_folder import MANIFEST
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.run import run
 

@@ -12,11 +12,11 @@ from kernel.config import EMBEDDING_DIMENSIONS, Paths, Recipe
 from kernel.errors import UserError
 from kernel.evaluation.finished import finished_run
 from kernel.evaluation.seed_deck import CAPTIONED, DECK_CAPTIONS, DECK_MODIFIERS, reason_against, verify
-from kernel.pipeline import results
-from kernel.pipeline.caption_shard import CaptionShard
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.run import run as run_pipeline
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.submission import write_submission
 
 IDS = sorted(DECK_MODIFIERS)

@@ -7,9 +7,9 @@ import pytest
 
 from kernel.config import RECIPES
 from kernel.models.clip import ClipEncoder
+from kernel.pipeline.folder.run_folder import open_run
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
-from kernel.pipeline.run_folder import open_run
 from kernel.pipeline.workers.dispatch import Ends, work
 from kernel.system.devices import find_devices
 from tests.gpu.rounding import COSINE

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from kernel.errors import UserError
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from kernel.pipeline.resume import open_run
 from tests.pipeline.folders import FEWER_BEAMS, IDENTITY, captioned, image_files, opened
 

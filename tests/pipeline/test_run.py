@@ -22,9 +22,9 @@ from kernel.estimates.texts import compose
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import write_manifest
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import images_sha256
 from kernel.pipeline.run import Line, run
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.submission import check_submission, read_submission
 from tests.conftest import ROOT
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kernel.banks.prompt_bank import BankRecord, Fusion, read_bank_record
 from kernel.errors import UserError
 from kernel.models.weights_folder import read_manifest
-from kernel.pipeline.run_folder import read_run
+from kernel.pipeline.folder.run_folder import read_run
 from kernel.publish.hub.pins import PINS, read_pins
 from kernel.publish.kaggle.client import left_record
 from kernel.publish.kaggle.push import Pushed

@@ -15,9 +15,9 @@ from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.clip import ClipEncoder
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.stages.batches import BatchSize, CannotBeUsed, Failed, encoded
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import Deadline

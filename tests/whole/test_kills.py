@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)  # threads do not live through a fork
-import kernel.estimates.constant, kernel.pipeline.run, kernel.pipeline.run_folder
+import kernel.estimates.constant, kernel.pipeline.run, kernel.pipeline.folder.run_folder
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.clip import ClipEncoder
 from kernel.config import RECIPES, Paths

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from kernel.config import Recipe
-from kernel.pipeline.run_folder import Shards
+from kernel.pipeline.folder.run_folder import Shards
 from kernel.pipeline.stages.batches import Share
 
 

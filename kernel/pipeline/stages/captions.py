@@ -13,8 +13,8 @@ from PIL.Image import Image
 from kernel.config import CAPTIONS, Recipe
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.captioners.loading import load_captioner
-from kernel.pipeline import results
-from kernel.pipeline.caption_shard import CaptionShard
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.caption_shard import CaptionShard
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration

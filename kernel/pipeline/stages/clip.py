@@ -8,7 +8,7 @@ import numpy as np
 from PIL.Image import Image
 
 from kernel.models.clip import ClipEncoder
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import BatchSize, Share, encode_files

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from kernel.models.clip import ClipEncoder
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import Share

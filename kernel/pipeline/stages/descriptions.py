@@ -9,7 +9,7 @@ from kernel.interrogator.request import Request
 from kernel.interrogator.terms import TermTable, chosen_banks
 from kernel.models.clip import ClipEncoder
 from kernel.models.text_tower import TextTower
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import BatchSize, Share, encode_files, in_one

@@ -13,9 +13,9 @@ from kernel.estimates.fusion import fuse
 from kernel.estimates.known import Known, Said
 from kernel.estimates.texts import weighed_captions
 from kernel.models.sentences import SentenceEncoder
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.job import Job
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import Share
 from kernel.system.devices import Device

@@ -1,0 +1,1 @@
+"""The items of a stage over devices: one process each, or here."""

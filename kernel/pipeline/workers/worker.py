@@ -20,9 +20,9 @@ from kernel.pipeline.stages.load import load_stage
 from kernel.pipeline.stages.steps import reason_of, steps
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device
-from kernel.system.library_warnings import counted_warnings
 from kernel.system.memory import PeakMemory
 from kernel.system.offline import refuse_network
+from kernel.system.terminal.library_warnings import counted_warnings
 
 Orders = queue.SimpleQueue[dict[str, Any]]
 

@@ -20,7 +20,7 @@ from kernel.publish.hub.prompt_filters import REASONS, PromptSettings, passed
 from kernel.publish.hub.prompt_sources import PROMPTS, PromptSource, chosen_sources
 from kernel.publish.hub.sampling import Sample
 from kernel.system.files import file_sha256, require_space, whole_file, write_json
-from kernel.system.progress import progress_bar
+from kernel.system.terminal.progress import progress_bar
 
 FORMAT = 1
 NOT_DRAWN = "duplicate or not drawn"

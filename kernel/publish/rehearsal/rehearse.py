@@ -22,8 +22,8 @@ from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.weights_folder import MANIFEST, read_manifest, write_manifest
 from kernel.notebook.inputs import COMPETITION
 from kernel.notebook.session import RERUN, RUN_TYPE
+from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.images import list_images
-from kernel.pipeline.run_folder import read_run
 from kernel.pipeline.submission import check_submission
 from kernel.publish.kaggle.notebooks import check_built
 from kernel.publish.kaggle.staging import CODE_SLUG, DATASET_METADATA, stage_code, stage_dataset

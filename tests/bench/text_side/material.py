@@ -22,7 +22,7 @@ from kernel.evaluation.seed_deck import DECK_CAPTIONS
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.system.devices import Device
-from kernel.system.progress import progress_bar
+from kernel.system.terminal.progress import progress_bar
 from tests.bench.text_side.simulation import (
     Corruption,
     mean_agreement,

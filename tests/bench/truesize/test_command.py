@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline.run_folder import read_run
+from kernel.pipeline.folder.run_folder import read_run
 from tests.bench.truesize import __main__ as command
 from tests.bench.truesize.__main__ import STAGES, TOLERANCE, compared, main
 

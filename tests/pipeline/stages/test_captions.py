@@ -9,9 +9,9 @@ import pytest
 from kernel.config import RECIPES, Paths
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import RunFolder
 from kernel.pipeline.stages.captions import batch_seeds
 from kernel.pipeline.submission import read_submission
 

@@ -11,9 +11,9 @@ from PIL import Image
 from kernel.config import Paths, Recipe
 from kernel.evaluation.finished import finished_run
 from kernel.evaluation.report_content import reasons
+from kernel.pipeline.folder.run_folder import RunFolder, Shards
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import RunFolder, Shards
 from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.batches import Share
 from kernel.pipeline.stages.load import STAGES, kept

@@ -20,7 +20,7 @@ from kernel.banks.word_parts import join_parts
 from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.clip import ClipEncoder
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
 from kernel.pipeline.resume import open_run

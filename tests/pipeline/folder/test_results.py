@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 from tests.pipeline.folders import captioned, opened
 
 UNUSUAL = ["größe 猫", 'say "hi"', "two words", "a,b"]

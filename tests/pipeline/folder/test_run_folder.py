@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder, read_run, seal_path
 from kernel.pipeline.images import ImageFile, images_sha256
-from kernel.pipeline.run_folder import RunFolder, read_run, seal_path
 from kernel.system.files import write_json, write_whole
 from tests.pipeline.folders import FEWER_BEAMS, IDENTITY, captioned, image_files, opened
 

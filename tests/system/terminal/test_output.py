@@ -74,9 +74,9 @@ def test_a_full_disk_under_stdout_is_one_line(valid):
 
 
 def printed(code: str, **options) -> subprocess.CompletedProcess:
-    """What comes of `code` as a command's process; it is given the module `kernel.system.output` and `sys`."""
+    """What comes of `code` as a command's process; it is given the module `kernel.system.terminal.output` and `sys`."""
     code = (
-        f"import sys\nfrom kernel.system.output import printing\n"
+        f"import sys\nfrom kernel.system.terminal.output import printing\n"
         f"def command():\n {code}\n return 0\nsys.exit(printing(command))"
     )
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, **options)

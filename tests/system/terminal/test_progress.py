@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from kernel.system.progress import EVERY, progress_bar
+from kernel.system.terminal.progress import EVERY, progress_bar
 
 
 @pytest.fixture

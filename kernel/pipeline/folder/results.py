@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from kernel.pipeline.caption_shard import CaptionShard
-from kernel.pipeline.run_folder import RunFolder, Shards
+from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.run_folder import RunFolder, Shards
 from kernel.system.files import json_bytes, write_json, write_whole
 
 CLIP = Shards("clip", ".safetensors", lambda folder, shard: read_clip_shard(folder, shard)[2])

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from kernel.config import RECIPES, Paths
+from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.run import run
-from kernel.pipeline.run_folder import read_run
-from kernel.system.library_warnings import MOST_TEXTS, OTHERS, counted_warnings
+from kernel.system.terminal.library_warnings import MOST_TEXTS, OTHERS, counted_warnings
 from tests.conftest import ROOT
 
 EXIF = "UserWarning: Corrupt EXIF data.  Expecting to read 12 bytes but only got 4."

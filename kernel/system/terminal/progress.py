@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from kernel.system.stderr import STDERR
+from kernel.system.terminal.stderr import STDERR
 
 EVERY = 60.0  # seconds between two lines of one bar: a run of nine hours stays readable in a log
 

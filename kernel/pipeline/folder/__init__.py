@@ -1,0 +1,1 @@
+"""The run folder: sealed shards, and what each stage wrote into them."""

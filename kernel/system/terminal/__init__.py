@@ -1,0 +1,1 @@
+"""What is printed and shown: results, notes, progress bars, warnings of libraries."""
