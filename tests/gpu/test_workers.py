@@ -7,9 +7,10 @@ import pytest
 
 from kernel.config import RECIPES
 from kernel.models.clip import ClipEncoder
-from kernel.pipeline.folder.run_folder import open_run
+from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
+from kernel.pipeline.resume import open_run
 from kernel.pipeline.workers.dispatch import Ends, work
 from kernel.system.devices import find_devices
 from tests.gpu.rounding import COSINE
@@ -32,14 +33,14 @@ def test_two_workers_of_one_gpu_make_what_one_cpu_makes(job, weights, cuda, cpu,
     weighed = sum(own.nbytes for own in ClipEncoder.load(weights, cuda).model.parameters())
     assert outcome.device_bytes is not None and outcome.device_bytes >= weighed
     expected = ClipEncoder.load(weights, cpu).encode_images([picture for picture, _ in drawn[:6]])
-    assert (job.folder.read_clip()[0] * expected).sum(axis=1).min() >= COSINE
+    assert (results.read_clip(job.folder)[0] * expected).sum(axis=1).min() >= COSINE
 
 
 def test_two_workers_of_one_gpu_caption_every_image(job, cuda):
     working = work(job, [cuda, cuda], "captions blip2", dict.fromkeys(range(6), 1), Ends())
     assert sum(working) == 6
     assert (working.outcome.left, working.outcome.reasons) == ([], [])
-    captions, _ = job.folder.read_captions()
+    captions, _ = results.read_captions(job.folder)
     assert [len(own) for own in captions] == [job.recipe.captions_per_image] * 6
 
 
