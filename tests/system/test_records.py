@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.banks.prompt_bank import BankRecord, Fusion, read_bank_record
@@ -85,6 +85,7 @@ def test_a_record_as_it_is_written_is_read(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", RECORDS)
+@settings(deadline=None)
 @given(data=st.data())
 def test_any_value_in_any_place_is_a_record_or_one_line(name, tmp_path_factory, data):
     content, read = RECORDS[name]

@@ -71,7 +71,7 @@ def counted_sentences(config: str) -> tuple[Weighed, Work]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    return read_record(path, dict[str, Any], "a configuration by which its model can be counted", ADVICE)
+    return read_record(path, dict[str, Any], "a configuration, so its model cannot be counted", ADVICE)
 
 
 def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:
