@@ -23,7 +23,7 @@ torch.set_num_threads(1)  # threads do not live through a fork
 import kernel.estimates.constant, kernel.pipeline.run
 from kernel.config import RECIPES, Paths
 from kernel.system.deadline import NEVER, Deadline
-from kernel.pipeline import results
+from kernel.pipeline.folder import results
 
 really = kernel.estimates.constant.read_phrases  # a short prior saves half of a run over so few images
 kernel.estimates.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
@@ -123,7 +123,7 @@ def test_a_folder_without_a_run_is_told_what_was_expected(away, tmp_path, refusa
 def test_a_run_killed_during_captions_is_shown_and_says_so(away, command):
     code, out, lines = command("report", away / "captions")
     assert (code, lines) == (0, []) and out.strip() == str(away / "captions" / "report.html")
-    assert "the run ended before captions were made" in (away / "captions" / "report.html").read_text(encoding="utf-8")
+    assert "the run ended before its captions were done" in (away / "captions" / "report.html").read_text(encoding="utf-8")
     cards = content_of(away / "captions" / "report.html", "cards")
     assert all(card["neighbours"] and card["picture"] and card["captions"] == [] for card in cards)
     assert all("no captions: the run ended before" in card["degraded"] for card in cards)
@@ -139,7 +139,7 @@ def test_a_run_that_came_too_late_for_clip_is_shown_and_says_so(away, command):
 
 @pytest.mark.parametrize(
     ("name", "problem"),
-    [("captions", "the run ended before captions were made"), ("late", "the time was over before CLIP")],
+    [("captions", "the run ended before its captions were done"), ("late", "the time was over before CLIP")],
 )
 def test_the_score_of_a_run_that_ended_early_says_so(away, command, name, problem):
     submission = away / name / "submission.csv"
