@@ -33,8 +33,9 @@ miniature: $(VENV)/.stamp  ## the miniature weights folder build/weights, put to
 demo: $(MINIATURE)  ## 64 drawn pictures through the whole line: build/demo/submission.csv, report.html, scores
 	$(KERNEL) demo
 
-# one thread a process: two that each take every core wait for one another most of the time
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+# one thread a process: two that each take every core wait for one another most of the time; a module stays with one
+# worker, which makes its finished runs once
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope --durations 10
 
 test: $(MINIATURE)  ## the tests, without the slow ones and those of a GPU, as many at a time as there are cores, at most 4
 	$(PYTEST) -m 'not slow and not gpu'
