@@ -123,7 +123,8 @@ def test_a_folder_without_a_run_is_told_what_was_expected(away, tmp_path, refusa
 def test_a_run_killed_during_captions_is_shown_and_says_so(away, command):
     code, out, lines = command("report", away / "captions")
     assert (code, lines) == (0, []) and out.strip() == str(away / "captions" / "report.html")
-    assert "the run ended before its captions were done" in (away / "captions" / "report.html").read_text(encoding="utf-8")
+    page = (away / "captions" / "report.html").read_text(encoding="utf-8")
+    assert "the run ended before its captions were done" in page
     cards = content_of(away / "captions" / "report.html", "cards")
     assert all(card["neighbours"] and card["picture"] and card["captions"] == [] for card in cards)
     assert all("no captions: the run ended before" in card["degraded"] for card in cards)

@@ -130,6 +130,7 @@ NOT_HERE = {
     "bash .ci/run": "it runs these tests",
     "make test": "it runs these tests; .ci/run runs it",
     "make test-slow": "it runs these tests; .ci/run runs it",
+    "make test-gpu": "it runs tests that need a GPU; .ci/run runs it",
     "make demo": ".ci/run runs it whole",
     "make lint": ".ci/run runs it",
     "make format": "it changes the project's files; the lines of make lint check what it would do",
