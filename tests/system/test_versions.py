@@ -22,11 +22,13 @@ IMAGE = "gcr.io/kaggle-gpu-images/python@sha256:0"
 
 @pytest.fixture
 def recorded() -> dict[str, str | None]:
-    """What the notebook finds on the recorded image once its wheels are installed."""
+    """What the notebook finds on the recorded image once its wheels are installed; of what is there in a version that
+    nobody has looked up, the lowest that is declared."""
     image = read_image(IMAGE_RECORD)
+    there = {name: version or DECLARED.get(name, "").removeprefix(">=") for name, version in image.packages.items()}
     lines = logical_lines((ROOT / "wheels" / "requirements.txt").read_text())
     wheels = [Requirement(line.partition("--hash")[0]) for _, line in lines]
-    return {"python": image.python, **image.packages, **{wheel.name: exact_version(wheel) for wheel in wheels}}
+    return {"python": image.python, **there, **{wheel.name: exact_version(wheel) for wheel in wheels}}
 
 
 @pytest.fixture
