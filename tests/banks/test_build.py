@@ -212,7 +212,7 @@ def first():
     except FileExistsError:
         return False
 if "kernel.banks.encoding" in " ".join(sys.orig_argv):
-    from kernel import bank_shards
+    from kernel.banks import shards
     from kernel.models.sentences import SentenceEncoder
     really = {function}
     def disturbed(*arguments):
@@ -223,7 +223,7 @@ if "kernel.banks.encoding" in " ".join(sys.orig_argv):
 
 
 def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, weights, fault, capfd):
-    fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "bank_shards.write_rows")
+    fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "shards.write_rows")
     record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu,cpu")
     assert record["count"] == len(opened(tmp_path / "bank", weights).features)
     assert "killed by SIGKILL" in capfd.readouterr().err
@@ -237,7 +237,7 @@ def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, sou
 
 
 def test_a_full_disk_is_told_as_such_by_a_worker(tmp_path, source, weights, fault):
-    fault("raise OSError(28, 'No space left on device')", "bank_shards.write_rows")
+    fault("raise OSError(28, 'No space left on device')", "shards.write_rows")
     with pytest.raises(UserError, match="cannot be written \\(No space left on device\\)"):
         build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
 

@@ -18,6 +18,7 @@ from kernel.pipeline.run import run
 from kernel.publish.kaggle.staging import stage_dataset
 from kernel.publish.rehearsal.mounts import upload_and_unpack
 from kernel.system.files import file_sha256
+from tests.publish.conftest import project, wheels_folder  # noqa: F401
 
 FILES = {"bank.json", "clip.safetensors", "head.safetensors", "prompts.parquet", "sentences.safetensors"}
 
@@ -114,7 +115,7 @@ def test_a_disk_that_gives_back_other_bytes_is_found_out(own, bank, monkeypatch)
     open_weights(own)
 
 
-def test_it_travels_flat_and_comes_back_whole(own, bank, project, tmp_path):
+def test_it_travels_flat_and_comes_back_whole(own, bank, project, tmp_path):  # noqa: F811
     add_bank(own, bank)
     staged = stage_dataset(project, own, project / "wheels", tmp_path / "dataset")
     names = {name for name, _ in staged.entries}

@@ -45,7 +45,7 @@ def counted_warnings() -> Iterator[Counter[str]]:
     counted: Counter[str] = Counter()
     counting = Counting(counted)
     root, own = logging.getLogger(), [logging.getLogger(name) for name in OWN_HANDLERS]
-    before = [logger.handlers for logger in own]
+    before = [(logger.handlers, logger.level) for logger in own]
     with warnings.catch_warnings():
         for kind in KINDS:
             warnings.filterwarnings("always", category=kind)
@@ -53,9 +53,11 @@ def counted_warnings() -> Iterator[Counter[str]]:
         root.addHandler(counting)
         for logger in own:
             logger.handlers = [counting]
+            logger.setLevel(logging.WARNING)  # set to errors alone, so that a terminal stays quiet
         try:
             yield counted
         finally:
             root.removeHandler(counting)
-            for logger, handlers in zip(own, before, strict=True):
+            for logger, (handlers, level) in zip(own, before, strict=True):
                 logger.handlers = handlers
+                logger.setLevel(level)

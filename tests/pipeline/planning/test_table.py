@@ -88,8 +88,16 @@ def test_plan_takes_recipe_settings_and_writes_its_picture(tmp_path, capsys):
 
 def test_plan_counts_the_prompts_of_a_bank_that_is_there(tmp_path, capsys):
     files = [{"path": name, "bytes": 1, "sha256": "0" * 64} for name in (PROMPTS, HEAD, *MATRICES)]
-    record = {"format": 1, "clip": "a", "sentences": "b", "count": 12345, "files": files}
-    (tmp_path / RECORD).write_text(json.dumps(record))
+    record = {
+        "format": 1,
+        "clip": "a",
+        "sentences": "b",
+        "count": 12345,
+        "dropped": {},
+        "excluded": None,
+        "files": files,
+    }
+    (tmp_path / RECORD).write_text(json.dumps({**record, "files": files}))
     assert main(["plan", "--recipe", "text", "--bank", str(tmp_path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bank"]["prompts"] == 12345
 
