@@ -45,19 +45,19 @@ def counted_warnings() -> Iterator[Counter[str]]:
     counted: Counter[str] = Counter()
     counting = Counting(counted)
     root, own = logging.getLogger(), [logging.getLogger(name) for name in OWN_HANDLERS]
-    before = [(logger.handlers, logger.level) for logger in own]
+    before = [(logger.handlers, logger.level, logger.propagate) for logger in own]
     with warnings.catch_warnings():
         for kind in KINDS:
             warnings.filterwarnings("always", category=kind)
         warnings.showwarning = counting.show
         root.addHandler(counting)
         for logger in own:
-            logger.handlers = [counting]
+            logger.handlers, logger.propagate = [counting], False  # transformers' passes on where CI is set
             logger.setLevel(logging.WARNING)  # set to errors alone, so that a terminal stays quiet
         try:
             yield counted
         finally:
             root.removeHandler(counting)
-            for logger, (handlers, level) in zip(own, before, strict=True):
-                logger.handlers = handlers
+            for logger, (handlers, level, propagate) in zip(own, before, strict=True):
+                logger.handlers, logger.propagate = handlers, propagate
                 logger.setLevel(level)

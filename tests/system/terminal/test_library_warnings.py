@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import transformers.utils.logging  # noqa: F401 - sets up its logger, which a test changes
 from PIL import Image
 
 from kernel.config import RECIPES, Paths
@@ -34,7 +35,9 @@ def warning_images(tmp_path, drawn) -> Path:
     return folder
 
 
-def test_warnings_and_log_lines_are_counted_from_any_thread_and_shown_nowhere(capfd):
+@pytest.mark.parametrize("propagates", [False, True])
+def test_warnings_and_log_lines_are_counted_once_from_any_thread_and_shown_nowhere(propagates, capfd, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", propagates)
     before = warnings.showwarning, logging.getLogger().handlers[:], logging.getLogger("transformers").handlers
     with counted_warnings() as counted:
         thread = threading.Thread(target=lambda: [warnings.warn("look\nout", stacklevel=1) for _ in range(3)])
@@ -45,6 +48,7 @@ def test_warnings_and_log_lines_are_counted_from_any_thread_and_shown_nowhere(ca
         logging.info("no warning")
     assert counted == {"UserWarning: look": 3, "transformers.tokenization: slow": 1, "root: from open_clip": 1}
     assert (warnings.showwarning, logging.getLogger().handlers, logging.getLogger("transformers").handlers) == before
+    assert logging.getLogger("transformers").propagate == propagates
     assert capfd.readouterr().err == ""
 
 
