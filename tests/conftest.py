@@ -6,8 +6,8 @@ refuse_network()
 
 import os  # noqa: E402
 import shutil  # noqa: E402
-from collections.abc import Callable, Iterator  # noqa: E402
-from dataclasses import dataclass, replace  # noqa: E402
+from collections.abc import Callable  # noqa: E402
+from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import numpy as np  # noqa: E402
@@ -43,17 +43,6 @@ def weights(weights_folder: Path) -> Weights:
     return open_weights(weights_folder)
 
 
-@pytest.fixture(scope="module")
-def short_prior() -> Iterator[None]:
-    """The constant answer from 20 of the prior's 400 prompts: seconds less a run, where its value does not matter."""
-    from kernel.estimates import constant
-
-    really = constant.read_phrases
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(constant, "read_phrases", lambda path: replace(really(path), phrases=really(path).phrases[:20]))
-        yield
-
-
 @pytest.fixture(scope="session")
 def cpu() -> Device:
     return Device("cpu")
@@ -80,7 +69,7 @@ def drawn() -> list[tuple[Image.Image, Scene]]:
 
 
 @pytest.fixture(scope="module")
-def submission_by(tmp_path_factory, weights_folder, drawn, short_prior) -> Callable[[Recipe], dict[str, np.ndarray]]:
+def submission_by(tmp_path_factory, weights_folder, drawn) -> Callable[[Recipe], dict[str, np.ndarray]]:
     """The rows that a recipe gives undisturbed of the pictures of `image_folder`."""
     from kernel.pipeline.run import run
     from kernel.pipeline.submission import read_submission

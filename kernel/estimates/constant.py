@@ -1,5 +1,6 @@
 """The answer when nothing is known of an image: the mean vector of the prompts in weights/prior.txt."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,25 @@ from kernel.banks.word_banks import read_phrases
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 
-PRIOR = "prior.txt"
+PRIOR, ROW = "prior.txt", "prior.safetensors"
+BATCH = 256  # 400 prompts of the real prior take seconds on any CPU
 
 
-def constant_row(encoder: SentenceEncoder, weights: Path, batch: int) -> np.ndarray:
-    """The unit mean of the embedded prompts of `weights/prior.txt`, shape (384,)."""
+def constant_row(weights: Path, load: Callable[[], SentenceEncoder]) -> np.ndarray:
+    """The unit mean of the embedded prompts of `weights/prior.txt`, shape (384,), by the MiniLM that `load` gives.
+
+    Where the weights folder brings it, that is read and nothing loaded: the manifest vouches that they belong together.
+    """
+    from safetensors.numpy import load_file
+
+    if (weights / ROW).is_file():
+        return load_file(weights / ROW)["row"]
     prompts = read_phrases(weights / PRIOR).phrases
-    return unit_rows(encoder.encode(prompts, batch).mean(axis=0, keepdims=True))[0]
+    return unit_rows(load().encode(prompts, BATCH).mean(axis=0, keepdims=True))[0]
+
+
+def keep_constant_row(weights: Path, load: Callable[[], SentenceEncoder]) -> None:
+    """Puts the row into a weights folder that is being made, so that no run has to encode the prior."""
+    from safetensors.numpy import save_file
+
+    save_file({"row": constant_row(weights, load)}, weights / ROW)

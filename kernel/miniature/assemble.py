@@ -17,13 +17,15 @@ from safetensors.torch import load_file, save_file
 from kernel.banks.build import build_bank
 from kernel.banks.into_weights import add_bank
 from kernel.config import DEFAULT_WEIGHTS, BankSettings
+from kernel.estimates.constant import keep_constant_row
 from kernel.miniature.world import grammar
 from kernel.miniature.world.folders import BANK_SEED, PRIOR_SEED, scenes
 from kernel.models.captioners.captioner import CaptionerKind
 from kernel.models.captioners.loading import KINDS
 from kernel.models.clip import clip_tokenizer_record
-from kernel.models.sentences import sentence_tokenizer_record
-from kernel.models.weights_folder import write_manifest
+from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
+from kernel.models.weights_folder import Weights, write_manifest
+from kernel.system.devices import Device
 from kernel.system.files import unfinished_path
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
@@ -47,7 +49,9 @@ def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
     for name, phrases in banks.items():
         write_lines(unfinished / "word_banks" / f"{name}.txt", phrases)
     write_lines(unfinished / "prior.txt", [scene.prompt for scene in scenes(PRIOR_SEED, PRIOR_PROMPTS)])
-    write_manifest(unfinished, models, [kind.name for kind in captioners])
+    weights = Weights(unfinished, models, [kind.name for kind in captioners])
+    keep_constant_row(unfinished, lambda: SentenceEncoder.load(weights, Device("cpu")))
+    write_manifest(unfinished, models, weights.captioners)
     with tempfile.TemporaryDirectory() as scratch:
         add_bank(unfinished, put_bank(Path(scratch), unfinished, exclude=None))
     shutil.rmtree(out, ignore_errors=True)

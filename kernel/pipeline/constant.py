@@ -4,8 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kernel.config import Recipe
-from kernel.estimates.constant import PRIOR, constant_row
+from kernel.estimates.constant import PRIOR, ROW, constant_row
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
 from kernel.pipeline.images import list_images
@@ -16,10 +15,10 @@ from kernel.system.devices import Device
 def write_constant(images: Path, weights: Path, submission: Path) -> int:
     """Writes a valid submission with the constant in every row and returns the number of images.
 
-    Checks and opens nothing of the weights but the scorer and the prior, so that it is there within seconds.
+    Checks nothing of the weights but the scorer and the prior, so that it is there within seconds.
     """
-    opened = open_weights(weights, parts=("sentences", PRIOR))
+    opened = open_weights(weights, parts=("sentences", PRIOR, ROW))
     ids = [image.id for image in list_images(images)]
-    row = constant_row(SentenceEncoder.load(opened, Device("cpu")), weights, Recipe().text_batch)
+    row = constant_row(weights, lambda: SentenceEncoder.load(opened, Device("cpu")))
     write_submission(submission, ids, np.broadcast_to(row, (len(ids), len(row))))
     return len(ids)

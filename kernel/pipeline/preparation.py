@@ -79,7 +79,7 @@ def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -
     inspect_captioner(weights, captioners[0])
     # small, so it stays, and on the CPU, as this process never touches a GPU
     encoder = SentenceEncoder.load(weights, Device("cpu"))
-    fallback = constant_row(encoder, weights.folder, recipe.text_batch)
+    fallback = constant_row(weights.folder, lambda: encoder)
     shipped = all(features_file(own, weights.sha256("clip"), [shipped_features(weights)]) for own in words)
     plan = plan_run(recipe, weights, bank, devices, len(images), shipped)
     return Prepared(plan.recipe, shares_from, images, weights, captioners, words, bank, devices, encoder, fallback,

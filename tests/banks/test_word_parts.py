@@ -50,7 +50,6 @@ def test_without_time_nothing_of_a_part_is_begun_and_what_is_made_stays(tmp_path
     assert [part.path.is_file() for part in stage.parts] == [True, False, False, False]
 
 
-@pytest.mark.usefixtures("short_prior")
 def test_a_run_killed_among_the_words_goes_on_there(image_folder, weights_folder, tmp_path, monkeypatch, capfd):
     real, asked = ClipEncoder.encode_texts, []
 
@@ -72,7 +71,6 @@ def test_a_run_killed_among_the_words_goes_on_there(image_folder, weights_folder
     assert len(list((where.run / "features").iterdir())) == 3
 
 
-@pytest.mark.usefixtures("short_prior")
 def test_lists_for_which_the_time_did_not_suffice_are_named(image_folder, weights_folder, tmp_path, monkeypatch):
     def make(self, item, share):
         yield 0

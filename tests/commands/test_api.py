@@ -25,7 +25,7 @@ def test_a_name_that_is_not_there_lists_those_that_are():
         kernel.evalute  # noqa: B018
 
 
-def test_a_run_by_function_is_a_run_by_command(image_folder, weights_folder, tmp_path, short_prior):
+def test_a_run_by_function_is_a_run_by_command(image_folder, weights_folder, tmp_path):
     recipe = kernel.Recipe(num_beams=1, captions_per_image=1)
     record = kernel.run(str(image_folder), tmp_path / "run", recipe, weights_folder, device="cpu", limit=2)
     assert record["counts"]["images"] == 2 and record["recipe"]["num_beams"] == 1

@@ -25,8 +25,6 @@ from kernel.config import RECIPES, Paths
 from kernel.system.deadline import NEVER, Deadline
 from kernel.pipeline.folder import results
 
-really = kernel.estimates.constant.read_phrases  # a short prior saves half of a run over so few images
-kernel.estimates.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
 recipe = replace(RECIPES["text"], num_beams=1, captions_per_image=1, shard_images=2)
 
 class Over(Deadline):

@@ -30,7 +30,7 @@ OTHER_CAPTIONS = ["a photo of something"] * 5
 
 
 @pytest.fixture(scope="module")
-def real_run(tmp_path_factory, weights_folder, drawn, short_prior) -> Path:
+def real_run(tmp_path_factory, weights_folder, drawn) -> Path:
     """A run of the deck's recipe, with the miniature weights over seven drawn pictures of the visible images' names."""
     home = tmp_path_factory.mktemp("deck")
     (home / "images").mkdir()

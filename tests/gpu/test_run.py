@@ -22,7 +22,7 @@ WITHOUT_CAPTIONS = replace(RECIPE, estimates={"neighbours": 0.5, "head": 0.5})
 
 
 @pytest.fixture(scope="module")
-def ran(tmp_path_factory, weights_folder, drawn, short_prior, cuda):
+def ran(tmp_path_factory, weights_folder, drawn, cuda):
     """(rows, run.json) of a recipe on a device, by a run of its own."""
 
     def make(recipe, device):

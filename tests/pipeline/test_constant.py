@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from kernel.errors import UserError
+from kernel.estimates.constant import constant_row, keep_constant_row
+from kernel.models.sentences import SentenceEncoder
 from kernel.pipeline.constant import write_constant
 from kernel.pipeline.submission import check_submission, read_submission
 
@@ -23,9 +25,22 @@ def test_the_submission_is_valid_for_the_images(tmp_path, image_folder, weights_
 def test_only_the_scorer_and_the_prior_are_needed(tmp_path, image_folder, weights_folder):
     part = tmp_path / "weights"
     shutil.copytree(weights_folder / "sentences", part / "sentences")
-    for name in ("prior.txt", "manifest.json"):
+    for name in ("prior.txt", "prior.safetensors", "manifest.json"):
         shutil.copy(weights_folder / name, part / name)
     assert write_constant(image_folder, part, tmp_path / "submission.csv") == 6
+
+
+def test_the_row_that_the_weights_bring_is_the_priors_mean_and_loads_no_model(weights_folder, weights, cpu, tmp_path):
+    def refused():
+        raise AssertionError("MiniLM was loaded")
+
+    shutil.copy(weights_folder / "prior.txt", tmp_path)
+    encoded = constant_row(tmp_path, lambda: SentenceEncoder.load(weights, cpu))
+    with pytest.raises(AssertionError, match="was loaded"):
+        constant_row(tmp_path, refused)
+    keep_constant_row(tmp_path, lambda: SentenceEncoder.load(weights, cpu))
+    assert constant_row(tmp_path, refused).tolist() == encoded.tolist()
+    np.testing.assert_allclose(constant_row(weights_folder, refused), encoded, atol=1e-6)
 
 
 def test_a_damaged_prior_is_refused(tmp_path, image_folder, weights_folder):

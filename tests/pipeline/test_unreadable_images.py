@@ -35,7 +35,7 @@ def huge_png(width: int, height: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, weights_folder, drawn, short_prior) -> tuple[Path, dict]:
+def finished(tmp_path_factory, weights_folder, drawn) -> tuple[Path, dict]:
     """The run folder and the record of one run over 54 pictures and 6 files that are none."""
     base = tmp_path_factory.mktemp("unreadable")
     images = base / "images"

@@ -3,8 +3,6 @@
 import time
 from dataclasses import replace
 
-import pytest
-
 from kernel.config import RECIPES, Paths
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.run import run
@@ -15,7 +13,6 @@ FAST = replace(RECIPES["baseline"], num_beams=1, captions_per_image=1)
 HOURS = 3600.0
 
 
-@pytest.mark.usefixtures("short_prior")
 def test_a_clock_set_back_during_a_run_gives_it_no_time(image_folder, weights_folder, tmp_path, monkeypatch):
     """The captions' share of the time is over once CLIP is done; by the clock on the wall there would be hours."""
     deadline = Deadline.after(HOURS, time.time())

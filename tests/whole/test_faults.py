@@ -23,7 +23,6 @@ from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import Deadline
 from tests.conftest import ROOT
 
-pytestmark = pytest.mark.usefixtures("short_prior")
 IDS = list("abcdef")
 RECIPE = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2, caption_batch=2)
 REAL = Captioner.captions

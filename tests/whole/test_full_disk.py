@@ -24,7 +24,6 @@ from tests.conftest import ROOT
 IDS = list("abcdef")
 FAST = replace(RECIPES["baseline"], num_beams=1, captions_per_image=1, shard_images=2)
 DISK_BYTES = 2**20
-pytestmark = pytest.mark.usefixtures("short_prior")
 
 
 @pytest.fixture

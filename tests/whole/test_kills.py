@@ -27,8 +27,6 @@ from kernel.config import RECIPES, Paths
 from kernel.system.deadline import NEVER
 from kernel.models.sentences import SentenceEncoder
 
-really = kernel.estimates.constant.read_phrases  # a short prior saves half of a run over so few images
-kernel.estimates.constant.read_phrases = lambda path: replace(really(path), phrases=really(path).phrases[:20])
 images, weights, out, points = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 recipe = replace(RECIPES["text"], num_beams=2, captions_per_image=2, shard_images=2, caption_batch=2, clip_batch=2)
 steps, last = 0, None

@@ -76,7 +76,7 @@ def run_here(arguments: list[str]) -> int:
 
 
 @pytest.fixture(scope="module")
-def own_folder(tmp_path_factory, weights_folder, drawn, short_prior) -> Path:
+def own_folder(tmp_path_factory, weights_folder, drawn) -> Path:
     """A folder as a reader may have it: images, their prompts, a run over them, weights, words, prompts for a bank."""
     folder = tmp_path_factory.mktemp("reader")
     save_pairs(folder, drawn[:3])

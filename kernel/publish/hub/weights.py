@@ -15,15 +15,17 @@ from typing import Any
 
 from kernel.config import Recipe
 from kernel.errors import UserError, first_line
+from kernel.estimates.constant import keep_constant_row
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import clip_tokenizer_record
-from kernel.models.sentences import sentence_tokenizer_record
+from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
 from kernel.models.weights_addition import finish_additions
 from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
+from kernel.system.devices import Device
 from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
@@ -91,6 +93,7 @@ def make_folder(
         if item.is_weights:
             make(item, folder, scratch, pins, record)
     write_shard_indexes(folder, items)
+    keep_constant_row(folder, lambda: SentenceEncoder.load(Weights(folder, models, captioners), Device("cpu")))
     write_manifest(folder, models, captioners)
     check_written(folder, record)
     open_weights(folder)

@@ -59,7 +59,6 @@ def test_texts_that_are_all_different_do_not_fill_the_record():
     assert len(counted) == MOST_TEXTS + 1 and counted[OTHERS] == 7
 
 
-@pytest.mark.usefixtures("short_prior")
 def test_a_run_in_this_process_counts_them(warning_images, weights_folder, tmp_path, capfd):
     content = run(RECIPE, Paths(warning_images, weights_folder, tmp_path / "run"), "cpu")
     err = capfd.readouterr().err

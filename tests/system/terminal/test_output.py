@@ -36,7 +36,7 @@ def into_full_disk(*arguments: str | Path) -> subprocess.CompletedProcess:
 
 
 @pytest.fixture(scope="module")
-def valid(tmp_path_factory, weights_folder, drawn, short_prior) -> list[str | Path]:
+def valid(tmp_path_factory, weights_folder, drawn) -> list[str | Path]:
     """`check` of a submission that is valid for one image, whose name is not ASCII."""
     folder = tmp_path_factory.mktemp("valid")
     (folder / "images").mkdir()

@@ -37,7 +37,6 @@ ERRORS = [
 ]
 
 
-@pytest.mark.usefixtures("short_prior")
 @pytest.mark.parametrize("error", ERRORS)
 def test_a_run_whose_progress_nobody_takes_ends_well(image_folder, weights_folder, tmp_path, monkeypatch, error):
     monkeypatch.setattr("sys.stderr", Broken(error))
