@@ -28,6 +28,7 @@ from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.deadline import NEVER, Deadline, Watchdog
 from kernel.system.devices import Device
 from kernel.system.files import cannot_write
+from kernel.system.memory import long_lived
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import progress_bar
 from kernel.system.terminal.stderr import STDERR
@@ -75,7 +76,8 @@ def watched_run(
         print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
         job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
         try:
-            return Line(ready, job, record, deadline).run()
+            with long_lived():
+                return Line(ready, job, record, deadline).run()
         except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
             raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
 

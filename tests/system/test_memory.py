@@ -1,3 +1,4 @@
+import gc
 import subprocess
 import sys
 import threading
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 
 from kernel.system import memory
-from kernel.system.memory import PeakMemory, anonymous_bytes, return_freed_memory
+from kernel.system.memory import PeakMemory, anonymous_bytes, long_lived, return_freed_memory
 from tests.conftest import ROOT
 
 MB = 10**6
@@ -146,3 +147,13 @@ def test_freed_memory_goes_back_though_some_of_the_heap_is_still_used():
 def test_returning_freed_memory_where_nothing_can_is_no_error(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     return_freed_memory()
+
+
+def test_what_is_long_lived_is_not_gone_through_by_collections_until_the_end():
+    with long_lived():
+        assert gc.get_freeze_count() > 1000
+        own: list[object] = []
+        own.append(own)
+        del own
+        assert gc.collect() >= 1
+    assert gc.get_freeze_count() == 0
