@@ -6,6 +6,7 @@ refuse_network()
 
 import os  # noqa: E402
 import shutil  # noqa: E402
+import subprocess  # noqa: E402
 from collections.abc import Callable  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -21,6 +22,7 @@ from kernel.miniature.world.folders import TEST_SEED  # noqa: E402
 from kernel.miniature.world.grammar import Scene, scene_stream  # noqa: E402
 from kernel.models.weights_folder import Weights, open_weights  # noqa: E402
 from kernel.system.devices import Device  # noqa: E402
+from tests import warm  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "sample"
@@ -41,6 +43,12 @@ def weights_folder() -> Path:
 @pytest.fixture(scope="session")
 def weights(weights_folder: Path) -> Weights:
     return open_weights(weights_folder)
+
+
+@pytest.fixture
+def warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test's own one starts are forked from one that has imported the large libraries."""
+    monkeypatch.setattr(subprocess, "Popen", warm.Popen)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from kernel.errors import UserError
 from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
+from tests import warm
 from tests.conftest import ROOT
 
 
@@ -81,14 +82,14 @@ def test_a_killed_build_goes_on_to_the_same_bank(tmp_path, source, weights):
     out = tmp_path / "killed"
     code = "import sys, kernel.banks.build as b, kernel.__main__ as m; b.SHARD = 50; sys.exit(m.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "bank", str(source), "--weights", str(weights.folder), "--out", str(out)]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = warm.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while not (out / "building" / "clip-00000.safetensors").is_file() and process.poll() is None:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (out / "bank.json").exists()
     encoded = (out / "building" / "sentences-00000.safetensors").stat().st_mtime_ns
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    done = warm.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "going on with the last build" in done.stderr
     assert encoded < (out / "bank.json").stat().st_mtime_ns
     build_bank(BankSettings([source]), weights.folder, tmp_path / "whole", "cpu")
@@ -124,7 +125,7 @@ def test_a_build_killed_while_it_selects_compares_only_what_is_left(tmp_path, so
 
     def built(dies_after: int | None) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", COUNTING.format(dies_after=dies_after), *arguments]
-        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        return warm.run(command, cwd=ROOT, capture_output=True, text=True)
 
     assert built(dies_after=2).returncode == -signal.SIGKILL
     again = built(dies_after=None)

@@ -1,6 +1,7 @@
 """The bench itself, on tiny models: every contender does its job, and the summary says what was measured."""
 
 import json
+import subprocess
 
 import pytest
 from PIL import Image
@@ -9,6 +10,7 @@ from kernel.models.weights_folder import open_weights
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import list_images
+from tests import warm
 from tests.bench import __main__ as bench
 from tests.bench import parts, tried
 from tests.bench.docs import measured
@@ -35,7 +37,9 @@ def found(material):
         for name in job.contenders:
             # once each, to spare time: the floor and ours of the first job stand for the second too
             if name not in once:
-                once[name] = bench.medians([bench.contend(material, name, job, 3, batches)])
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(subprocess, "Popen", warm.Popen)
+                    once[name] = bench.medians([bench.contend(material, name, job, 3, batches)])
         own = {name: once[name] for name in job.contenders}
         jobs[job.name] = {"images": 3, "floor_batches": batches, "contenders": own}
     found = {"machine": "a test's", "date": "", "rounds": 1, "jobs": jobs, "help_cpu_seconds": 0.1}

@@ -2,13 +2,13 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from kernel.__main__ import main
+from tests import warm
 from tests.conftest import ROOT
 from tests.evaluation.test_report import content_of
 
@@ -63,7 +63,7 @@ def away(tmp_path_factory, weights_folder, drawn) -> Path:
     rows = [f'{name},"{scene.prompt}"' for name, (_, scene) in zip("abcde", drawn, strict=False)]
     (home / "prompts.csv").write_text("\n".join(["imgId,prompt", *rows]) + "\n", encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", HARNESS], cwd=home, env=environment, capture_output=True, text=True)
+    done = warm.run([sys.executable, "-c", HARNESS], cwd=home, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return home.rename(home.parent / "away")
 

@@ -101,6 +101,7 @@ def test_lines_on_stdout_are_names_and_prompts_and_of_one_file_the_prompt_alone(
     assert capsys.readouterr().out == lines[1].split("\t")[1] + "\n"
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_several_workers_say_what_one_says(here, image_folder):
     assert kernel.describe(image_folder, "best", top=2, device="cpu,cpu") == kernel.describe(
         image_folder, "best", top=2

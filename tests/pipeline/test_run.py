@@ -26,6 +26,7 @@ from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import images_sha256
 from kernel.pipeline.run import Line, run
 from kernel.pipeline.submission import check_submission, read_submission
+from tests import warm
 from tests.conftest import ROOT
 
 FAST = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2)
@@ -302,15 +303,15 @@ def test_a_full_disk_is_said_and_leaves_no_half_submission(image_folder, tmp_pat
 
 def test_a_killed_run_goes_on_to_the_same_submission(image_folder, tmp_path, weights_folder):
     whole, killed = paths(tmp_path, weights_folder, "whole"), paths(tmp_path, weights_folder, "killed")
-    subprocess.run(command(whole), cwd=ROOT, check=True, capture_output=True)
-    process = subprocess.Popen(command(killed), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    warm.run(command(whole), cwd=ROOT, check=True, capture_output=True)
+    process = warm.Popen(command(killed), cwd=ROOT, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     while process.poll() is None and not (killed.run / "captions" / "00000.json").is_file():
         time.sleep(0.005)  # waits for an event, not for a time
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     check_submission(killed.run / "submission.csv", list("abcdef"))
     assert (killed.run / "submission.csv").read_bytes() != (whole.run / "submission.csv").read_bytes()
-    done = subprocess.run(command(killed), cwd=ROOT, check=True, capture_output=True, text=True)
+    done = warm.run(command(killed), cwd=ROOT, check=True, capture_output=True, text=True)
     assert "going on with the last run" in done.stderr
     assert (killed.run / "submission.csv").read_bytes() == (whole.run / "submission.csv").read_bytes()
 

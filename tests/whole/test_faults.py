@@ -21,6 +21,7 @@ from kernel.pipeline.run import run
 from kernel.pipeline.stages.batches import BatchSize, CannotBeUsed, Failed, encoded
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import Deadline
+from tests import warm
 from tests.conftest import ROOT
 
 IDS = list("abcdef")
@@ -397,11 +398,11 @@ sys.exit(main(sys.argv[2:]))
 """
 
 
-def hanging(where: Paths, until: str) -> subprocess.Popen:
+def hanging(where: Paths, until: str) -> warm.Popen:
     settings = ["--recipe", "baseline", "--set", "num_beams=2", "--set", "captions_per_image=2"]
     arguments = ["run", where.images, "--weights", where.weights, "--out", where.run, *settings]
     command = [sys.executable, "-c", HANGS, until, *map(str, arguments)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return warm.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_captioner_that_hangs_does_not_hold_the_run(where, undisturbed):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.conftest import ROOT
 
 # Every point is a real process, forked from one that has imported everything, that kills itself at its n-th step:
@@ -93,10 +94,8 @@ def test_a_run_whose_worker_is_killed_ends_with_the_same_bytes(image_folder, wei
                 str(tmp_path / out), "--device", "cpu,cpu", "--set", "shard_images=1", "--set", "num_beams=2",
                 "--set", "captions_per_image=2"]  # fmt: skip
 
-    subprocess.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
-    process = subprocess.Popen(
-        command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-    )
+    warm.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
+    process = warm.Popen(command("killed"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not (tmp_path / "killed" / "captions" / "00000.json").is_file():
         time.sleep(0.01)  # waits for an event, not for a time
     workers = [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
@@ -112,7 +111,7 @@ def test_a_run_whose_worker_is_killed_ends_with_the_same_bytes(image_folder, wei
 @pytest.mark.slow
 def test_a_run_killed_at_ten_random_points_goes_on_to_the_same_bytes(image_folder, weights_folder, tmp_path):
     command = [sys.executable, "-c", HARNESS, str(image_folder), str(weights_folder), str(tmp_path), "10"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = warm.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = done.stdout.splitlines()
     assert len(lines) == 10 and all(line.endswith(": same") for line in lines), lines

@@ -1,11 +1,11 @@
 """What the committed miniature models reach on 500 pictures never trained on."""
 
 import json
-import subprocess
 import sys
 
 import pytest
 
+from tests import warm
 from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def figures(weights_folder):
     command = [sys.executable, "-m", "kernel.miniature.training.figures", "--json", "--weights", str(weights_folder)]
-    return json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
+    return json.loads(warm.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
 
 
 def test_clip_finds_medium_movement_and_flavors(figures):

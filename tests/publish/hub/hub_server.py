@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from kernel.publish.hub.pins import PINS, Repository, read_pins
+from tests import warm
 from tests.conftest import ROOT
 
 TOKEN = "hf_loopback"
@@ -256,7 +257,7 @@ from kernel.errors import UserError
 """
 
 
-def start_client(hub: Hub, code: str, *arguments: object) -> subprocess.Popen[str]:
+def start_client(hub: Hub, code: str, *arguments: object) -> warm.Popen:
     """Python with the real client turned to `hub`; a UserError ends it with exit code 3 and its words on stderr."""
     lines = "\n".join(f"    {line}" for line in code.strip().splitlines())
     program = f"{START}try:\n{lines}\nexcept UserError as error:\n    print(error, file=sys.stderr)\n    sys.exit(3)\n"
@@ -268,7 +269,7 @@ def start_client(hub: Hub, code: str, *arguments: object) -> subprocess.Popen[st
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "OMP_NUM_THREADS": "1",
     }
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, "-c", program, *map(str, arguments)],
         cwd=ROOT,
         env=environment,

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from kernel.config import BankSettings
 from kernel.errors import UserError
 from kernel.models.weights_addition import finish_additions
 from kernel.models.weights_folder import open_weights
+from tests import warm
 from tests.conftest import ROOT
 
 # Every point is a real process, forked from one that has imported everything, that kills itself at its n-th step:
@@ -124,7 +124,7 @@ def killed(weights_folder: Path, folder: Path, *options: object) -> tuple[list[s
     """Of a kill at every step in turn: whether the same command ended with the undisturbed one's folder, and how many
     word banks it had to encode."""
     folder.mkdir()
-    done = subprocess.run(
+    done = warm.run(
         [sys.executable, "-c", HARNESS, str(weights_folder), str(folder), *map(str, options)],
         cwd=ROOT,
         capture_output=True,

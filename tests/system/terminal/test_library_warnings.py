@@ -1,7 +1,6 @@
 """Libraries' warnings: in run.json with their number, and not on the terminal."""
 
 import logging
-import subprocess
 import sys
 import threading
 import warnings
@@ -16,6 +15,7 @@ from kernel.config import RECIPES, Paths
 from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.run import run
 from kernel.system.terminal.library_warnings import MOST_TEXTS, OTHERS, counted_warnings
+from tests import warm
 from tests.conftest import ROOT
 
 EXIF = "UserWarning: Corrupt EXIF data.  Expecting to read 12 bytes but only got 4."
@@ -67,10 +67,10 @@ def test_a_run_in_this_process_counts_them(warning_images, weights_folder, tmp_p
 
 
 def test_a_run_with_workers_counts_theirs(warning_images, weights_folder, tmp_path):
-    command = [sys.executable, "-m", "kernel", "run", str(warning_images), "--weights", str(weights_folder), "--out",
-               str(tmp_path / "run"), "--device", "cpu,cpu", "--set", "num_beams=1", "--set", "captions_per_image=1",
-               "--set", "shard_images=1"]  # fmt: skip
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, "-c", warm.WITH_WORKERS, "run", str(warning_images), "--weights", str(weights_folder),
+               "--out", str(tmp_path / "run"), "--device", "cpu,cpu", "--set", "num_beams=1",
+               "--set", "captions_per_image=1", "--set", "shard_images=1"]  # fmt: skip
+    done = warm.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr and "deprecated" not in done.stderr
     content = read_run(tmp_path / "run")

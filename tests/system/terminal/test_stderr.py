@@ -45,6 +45,7 @@ def test_a_run_whose_progress_nobody_takes_ends_well(image_folder, weights_folde
     assert content["problems"] == [] and content["captioners"] == {"blip2": 2}
 
 
+@pytest.mark.usefixtures("warm_processes")
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 def test_who_takes_the_records_of_describe_fails_by_himself(image_folder, weights_folder, tmp_path, error, device):
