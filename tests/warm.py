@@ -6,6 +6,7 @@ their own. What is preloaded reads nothing that a test sets; transformers and th
 
 import array
 import ctypes
+import gc
 import json
 import os
 import random
@@ -130,6 +131,7 @@ def begin(arguments: list[str], folder: str, environment: dict[str, str]) -> Non
 if __name__ == "__main__":
     for library in PRELOADED:
         import_module(library)
+    gc.freeze()  # pages of what never changes stay shared
     asked = serve(socket.socket(fileno=int(sys.argv[1])))
     if asked:
         begin(**asked)
