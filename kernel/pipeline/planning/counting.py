@@ -19,13 +19,6 @@ class Work:
     single_operations: int = 0
     activation_bytes: int = 0
 
-    def __add__(self, other: "Work") -> "Work":
-        return Work(
-            self.half_operations + other.half_operations,
-            self.single_operations + other.single_operations,
-            max(self.activation_bytes, other.activation_bytes),
-        )
-
     @property
     def operations(self) -> int:
         return self.half_operations + self.single_operations
@@ -52,6 +45,9 @@ def count(forward: Callable[[], Any], half: bool) -> Work:
         living.discard(key)
         now -= size
 
+    def storages(tree: Any) -> list[Any]:
+        return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
     class Follower(TorchDispatchMode):
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             nonlocal now, peak, half_operations, single_operations
@@ -64,8 +60,8 @@ def count(forward: Callable[[], Any], half: bool) -> Work:
                     half_operations += operations
                 else:
                     single_operations += operations
-            given = {id(storage) for storage in storages(tree_leaves((args, kwargs)))}
-            for storage in storages(tree_leaves(result)):
+            given = {id(storage) for storage in storages((args, kwargs))}
+            for storage in storages(result):
                 key, size = id(storage), storage.nbytes()
                 if key not in living and key not in given:
                     living.add(key)
@@ -77,9 +73,3 @@ def count(forward: Callable[[], Any], half: bool) -> Work:
     with torch.no_grad(), Follower():
         forward()
     return Work(half_operations, single_operations, peak)
-
-
-def storages(leaves: list[Any]) -> list[Any]:
-    import torch
-
-    return [leaf.untyped_storage() for leaf in leaves if isinstance(leaf, torch.Tensor)]

@@ -5,14 +5,25 @@ with two for every multiply-add, attention included (ViT-g-14: 534.06 GFLOPs an 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from kernel.models.captioners.captioner import CaptionerKind, Published
 from kernel.models.captioners.loading import kind_of
 from kernel.models.clip import meta_clip
 from kernel.pipeline.planning.counting import Work, count
-from kernel.pipeline.planning.published_models import MINILM
+
+Costs = TypeVar("Costs", bound=Callable[..., Any])
+# Source: config.json of sentence-transformers/all-MiniLM-L6-v2
+MINILM = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 6,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,20 @@ class Captioning:
         return decoding.rows * (first + (decoding.steps - 1) * (second - first))
 
 
+def counted_once(costs: Costs) -> Costs:
+    """The same configuration is counted once a process: cures plan again and again."""
+    known: dict[str, Any] = {}
+
+    @wraps(costs)
+    def once(*given: Any, **named: Any) -> Any:
+        if (key := repr((given, named))) not in known:
+            known[key] = costs(*given, **named)
+        return known[key]
+
+    return cast(Costs, once)
+
+
+@counted_once
 def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
     """CLIP by open_clip's configuration, in half precision as models/clip.py loads it on a GPU, else in float32."""
     import torch
@@ -109,6 +134,7 @@ def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
     )
 
 
+@counted_once
 def sentence_costs(tokens: int, config: dict[str, Any] = MINILM) -> tuple[Weighed, Work]:
     """MiniLM in float32, as models/sentences.py loads it: its weights, and the work of a text of `tokens` tokens."""
     import torch
@@ -120,6 +146,7 @@ def sentence_costs(tokens: int, config: dict[str, Any] = MINILM) -> tuple[Weighe
     return weigh(model), count(lambda: model(input_ids=ids), half=False)
 
 
+@counted_once
 def captioner_costs(published: Published, half: bool) -> Captioning:
     """A captioner with one image encoded and three tokens decoded, as its kind's own model would."""
     kind = kind_of(published.class_name, published.name)
@@ -136,7 +163,7 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
         steps.append((Work(work.half_operations, work.single_operations, max(0, work.activation_bytes - size)), size))
     return Captioning(
         name=published.name,
-        weights=weigh_captioner(kind, model),
+        weights=weigh(model, kind),
         encode=encode,
         steps=(steps[0], steps[1], steps[2]),
         vocabulary=len(kind.output_head(model)),
@@ -145,25 +172,19 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
     )
 
 
-def weigh_captioner(kind: CaptionerKind, model: Any) -> Weighed:
-    """As `weigh`, with what a step of decoding reads."""
-    weighed, head = weigh(model), kind.output_head(model)
-    return replace(
-        weighed,
-        read_per_token=sum(parameter.nbytes for parameter in kind.decoder_layers(model).parameters()) + head.nbytes,
-    )
-
-
-def weigh(model: Any) -> Weighed:
-    """Parameters and bytes of a model on any device."""
+def weigh(model: Any, kind: CaptionerKind | None = None) -> Weighed:
+    """Parameters and bytes of a model on any device; of a captioner of this kind with what a step of decoding reads."""
     import torch
 
-    parameters = 0
     by_dtype: dict[str, int] = {}
     for parameter in model.parameters():
-        parameters += parameter.numel()
         name = str(parameter.dtype).removeprefix("torch.")
         by_dtype[name] = by_dtype.get(name, 0) + parameter.nbytes
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    blocks = [sum(parameter.nbytes for parameter in block.parameters()) for blocks in lists for block in blocks]
-    return Weighed(parameters, by_dtype, largest_block=max(blocks, default=0))
+    largest = max((bytes_of(block) for blocks in lists for block in blocks), default=0)
+    read = bytes_of(kind.decoder_layers(model)) + kind.output_head(model).nbytes if kind else 0
+    return Weighed(sum(parameter.numel() for parameter in model.parameters()), by_dtype, largest, read)
+
+
+def bytes_of(module: Any) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())

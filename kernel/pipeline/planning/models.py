@@ -1,30 +1,63 @@
-"""What the models of a weights folder cost: its configurations, as published_models.py has them for published ones.
+"""The models that a plan is made with: the published ones by name, or those of a weights folder.
 
-Of the files only the headers are read: which numbers lie in which dtype.
+Of a folder's files only configurations and headers are read: which numbers lie in which dtype.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import replace
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from kernel.banks.word_banks import read_phrases
 from kernel.config import CAPTIONS, Recipe
-from kernel.errors import UserError
+from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.captioner import Published
-from kernel.models.captioners.loading import captioners_named
+from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, published_captioners
 from kernel.models.clip import CONFIG
 from kernel.models.weights_folder import ADVICE, Weights
 from kernel.pipeline.planning.counting import Work
-from kernel.pipeline.planning.gpus import GB
 from kernel.pipeline.planning.model_costs import Captioning, Clip, Weighed, captioner_costs, clip_costs, sentence_costs
-from kernel.pipeline.planning.plan import Models, Plan
-from kernel.pipeline.planning.stage_costs import ASSUMED
-from kernel.pipeline.stages.load import STAGES
+from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
 from kernel.system.records import read_record
+
+# open_clip carries this configuration itself: open_clip.get_model_config("ViT-g-14")
+CLIP = "ViT-g-14"
+# from the smallest to the largest: the order in which a smaller one is proposed
+CAPTIONERS = published_captioners()
+# what `publish weights` puts into captioners/blip2 and captioners/blip
+SHIPPED = {
+    "auto": next(iter(SHIPPED_KINDS.values())).shipped,
+    **{name: kind.shipped for name, kind in SHIPPED_KINDS.items()},
+}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models to plan with, MiniLM with the work of a prompt, and the lengths of the word lists."""
+
+    clip: Clip
+    captioner: Captioning | None
+    sentences: tuple[Weighed, Work]
+    word_lists: Mapping[str, int]
+
+
+def published_models(recipe: Recipe, half: bool) -> Models:
+    """What the recipe names, by the published sizes. Raises UserError for an unknown captioner."""
+    name = SHIPPED.get(recipe.captioner, recipe.captioner)
+    if recipe.needs(CAPTIONS) and name not in CAPTIONERS:
+        raise UserError(
+            f"captioner {recipe.captioner!r} is none whose size is known{did_you_mean(recipe.captioner, CAPTIONERS)}; "
+            f"expected one of {', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
+        )
+    captioner = captioner_costs(CAPTIONERS[name], half) if recipe.needs(CAPTIONS) else None
+    return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES)
+
+
+def published_clip(half: bool) -> Clip:
+    import open_clip
+
+    return clip_costs(CLIP, open_clip.get_model_config(CLIP), half)
 
 
 def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
@@ -32,42 +65,24 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
 
     Raises UserError for a captioner that the folder does not hold and for a configuration that makes no model.
     """
-    clip_folder, sentence_folder = weights.model_folder("clip"), weights.model_folder("sentences")
     name = captioners_named(recipe, weights)[0]
+    clip_folder, captioner_folder, sentence_folder = map(weights.model_folder, ("clip", name, "sentences"))
     try:
-        model_config = read_config(clip_folder / CONFIG)["model_cfg"]
-        clip = counted_clip(weights.models["clip"]["source"], json.dumps(model_config), half)
-        config = json.dumps(read_config(weights.model_folder(name) / "config.json"))
-        counted = (
-            counted_captioner(name, weights.models[name]["class"], config, half) if recipe.needs(CAPTIONS) else None
-        )
-        sentences, sentence = counted_sentences(json.dumps(read_config(sentence_folder / "config.json")))
+        clip = clip_costs(weights.models["clip"]["source"], read_config(clip_folder / CONFIG)["model_cfg"], half)
+        published = Published(name, weights.models[name]["class"], read_config(captioner_folder / "config.json"))
+        captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
+        sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, read_config(sentence_folder / "config.json"))
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise UserError(
             f"{weights.folder}: its configurations make no models to count ({error!r}), so a run with them cannot be "
             f"planned. {ADVICE}"
         ) from error
     clip = replace(clip, weights=as_stored(clip.weights, clip_folder, half))
-    captioner = counted and replace(counted, weights=as_stored(counted.weights, weights.model_folder(name), half))
+    captioner = captioner and replace(captioner, weights=as_stored(captioner.weights, captioner_folder, half))
     # MiniLM is float32 on every device; on a GPU nothing stays mapped
     sentences = as_stored(sentences, sentence_folder, half)
     lists = {path.stem: len(read_phrases(path).phrases) for path in (weights.folder / "word_banks").glob("*.txt")}
     return Models(clip, captioner, (sentences, sentence), lists)
-
-
-@cache
-def counted_clip(name: str, config: str, half: bool) -> Clip:
-    return clip_costs(name, json.loads(config), half)
-
-
-@cache
-def counted_captioner(name: str, class_name: str, config: str, half: bool) -> Captioning:
-    return captioner_costs(Published(name, class_name, json.loads(config)), half)
-
-
-@cache
-def counted_sentences(config: str) -> tuple[Weighed, Work]:
-    return sentence_costs(ASSUMED.prompt_tokens, json.loads(config))
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -92,18 +107,3 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, int]]:
                     yield tensor.get_dtype(), prod(tensor.get_shape())
         except (SafetensorError, OSError) as error:
             raise UserError(f"{path}: not a safetensors file ({error}). {ADVICE}") from error
-
-
-def predicted_memory(plan: Plan) -> dict[str, int]:
-    """Peak bytes by stage as run.json names and measures them.
-
-    On a GPU what its tensors take; on the CPU the anonymous memory of the process: its libraries, and all of a stage
-    but the weights that stay mapped.
-    """
-    base = int(ASSUMED.cpu_libraries_gb * GB) if plan.gpu.is_cpu else 0
-    taken = {row.name: row.memory_bytes - row.mapped_bytes for row in plan.stages}
-    return {
-        stage.label: base + max(taken[name] for name in stage.planned_as if name in taken)
-        for stage in STAGES.values()
-        if not taken.keys().isdisjoint(stage.planned_as)
-    }
