@@ -5,13 +5,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from kernel.banks.word_banks import Phrases, features_file
-from kernel.banks.word_parts import join_parts, parts_of
+from kernel.banks.word_banks import Phrases
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.interrogator.request import Request
@@ -19,7 +17,7 @@ from kernel.interrogator.terms import chosen_banks
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.folder import results
-from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import BadImage, ImageFile, decode, image_paths, left_out_note
 from kernel.pipeline.job import Job
@@ -94,7 +92,8 @@ def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Reci
     request.write(scratch)
     for shards in (results.CAPTIONS, results.DESCRIPTIONS):
         (scratch / shards.stage).mkdir()
-    return Job(recipe, weights, RunFolder(scratch, files, recipe.shard_images), None, [])
+    folder, features = RunFolder(scratch, files, recipe.shard_images), Path(request.features)
+    return Job(recipe, weights, folder, None, [], features=features)
 
 
 class Line:
@@ -119,26 +118,23 @@ class Line:
             left, reasons = outcome.left, [*reasons, f"{name}: {'; '.join(outcome.reasons)}"]
             print(f"captioner {name} was given up ({'; '.join(outcome.reasons)})", file=STDERR)
         for shard in left:
-            ids = [file.id for file in self.job.folder.shard_files(shard)]
+            ids = self.job.folder.shard_ids(shard)
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
             nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
             results.write_captions(self.job.folder, shard, nothing)
 
     def descriptions(self, banks: list[Phrases]) -> None:
         """Raises UserError when CLIP cannot be used."""
-        sha256, folders = self.job.weights.sha256("clip"), self.request.features_folders(self.job.weights)
-        unknown = tuple(words for words in banks if features_file(words, sha256, folders) is None)
-        if unknown:
-            phrases = sum(len(words.phrases) for words in unknown)
-            names = ", ".join(words.name for words in unknown)
-            print(f"encoding {phrases:,} phrases of {names}; kept in {folders[-1]} for the next time", file=STDERR)
-            parts = parts_of(unknown, sha256, folders[-1])
-            sizes = {item: len(part.phrases) for item, part in enumerate(parts) if not part.path.is_file()}
-            self.check(self.work("words", "phrases", sizes, replace(self.job, words=unknown, features=folders[-1])))
-            for words in unknown:
-                join_parts(words, sha256, folders[-1])
-        shards = self.job.folder.sizes(range(len(self.job.folder.borders)))
-        self.check(self.work("descriptions", self.request.mode, shards))
+        job = self.job.of_unknown(banks)
+        if job.words:
+            phrases = sum(len(words.phrases) for words in job.words)
+            names = ", ".join(words.name for words in job.words)
+            print(f"encoding {phrases:,} phrases of {names}; kept in {job.features} for the next time", file=STDERR)
+            parts = enumerate(job.word_parts())
+            sizes = {item: len(part.phrases) for item, part in parts if not part.path.is_file()}
+            self.check(self.work("words", "phrases", sizes, job))
+            job.join_words()
+        self.check(self.work("descriptions", self.request.mode, self.job.folder.sizes()))
         self.flush()
 
     def check(self, outcome: Outcome) -> None:

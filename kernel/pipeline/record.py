@@ -8,15 +8,16 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kernel import __version__
-from kernel.config import Paths
+from kernel.config import CAPTIONS, Paths, Recipe
+from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import left_out
 from kernel.pipeline.preparation import Prepared
-from kernel.pipeline.shortfall import Shortfall
+from kernel.pipeline.stages.load import kept
 from kernel.system.deadline import Deadline
 from kernel.system.durations import duration
 from kernel.system.memory import PeakMemory
@@ -78,8 +79,8 @@ class Record:
             "device": max(filter(None, (known["device"], device_bytes)), default=None),
         }
 
-    def planned_seconds(self, stage: str) -> float:
-        return self.planned.get(stage, {}).get("seconds_estimated") or 0.0
+    def planned_seconds(self, *stages: str) -> float:
+        return sum(self.planned.get(stage, {}).get("seconds_estimated", 0.0) for stage in stages)
 
     def forecast(self, deadline: Deadline) -> str:
         """One line: whether the run is estimated to fit, and what happens where not."""
@@ -155,6 +156,69 @@ class Pace:
         an_image = (now - begun) / (done - self.seen[0][1])
         self.seconds = round(now + (self.images - done) * an_image, 3)
         return True
+
+
+@dataclass
+class Shortfall:
+    """{id: reason} of `bad` images and of those left without captions because a captioner `failed`; ids of images
+    that a stage did not come to, by what they are `lacking`; of those captioned by another than the asked captioner
+    (`lesser`) or with less effort than asked (`reduced`); and of those with captions that CLIP did not weigh.
+    `captioners`: who captioned how many."""
+
+    images: int
+    bad: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    lacking: dict[str, set[str]] = field(default_factory=dict)
+    lesser: set[str] = field(default_factory=set)
+    reduced: set[str] = field(default_factory=set)
+    unweighed: set[str] = field(default_factory=set)
+    captioners: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def of(cls, folder: RunFolder, recipe: Recipe, asked: str) -> "Shortfall":
+        """`asked`: the captioner that the run would best have."""
+        found = cls(len(folder.images), results.read_clip(folder)[1])
+        for stage in kept():
+            if stage.writes and stage.lack:
+                found.lacking[stage.lack] = folder.unmade_images(stage.writes) if stage.wanted(recipe) else set()
+        if not recipe.needs(CAPTIONS):
+            return found
+        weighed = set(folder.made(results.COSINES))
+        for shard, content in results.caption_shards(folder).items():
+            named = zip(folder.shard_ids(shard), content.captioners, strict=True)
+            by = {image: name for image, name in named if name is not None}
+            found.captioners.update(by.values())
+            found.lesser |= {image for image, name in by.items() if name != asked}
+            found.bad |= content.bad
+            found.failed |= {image: reason for image, reason in content.failed.items() if image not in by}
+            found.reduced |= set(content.reduced)
+            found.unweighed |= set(by) if recipe.caption_weighting == "clip" and shard not in weighed else set()
+        return found
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows are less than asked, and for which reason."""
+        return {
+            "images": self.images,
+            "bad_images": len(self.bad),
+            **{f"no_{what}": len(ids) for what, ids in self.lacking.items()},
+            "caption_failures": len(self.failed),
+            "fallback_captions": len(self.lesser),
+            "fewer_captions": len(self.reduced),
+            "degraded_rows": len(set().union(*self.lacking.values(), self.lesser, self.reduced, self.bad, self.failed)),
+        }
+
+    def problems(self, asked: str) -> list[str]:
+        """A line for each kind of shortfall but bad images, which are listed one by one."""
+        others = ", ".join(f"{count} by {name}" for name, count in self.captioners.items() if name != asked)
+        said = {
+            **{f"have no {what}": ids for what, ids in self.lacking.items()},
+            "have none because the captioner failed on them": self.failed,
+            f"were captioned by a stand-in for {asked} ({others})": self.lesser,
+            "were captioned with less effort than asked": self.reduced,
+            "have captions that CLIP did not weigh": self.unweighed,
+        }
+        return [f"{len(found)} of {self.images} images {words}" for words, found in said.items() if found]
 
 
 def versions() -> dict[str, str]:

@@ -2,17 +2,14 @@
 captioner, and so on, with one model resident on a device at a time."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from kernel.banks.word_banks import best_phrases, features_file
-from kernel.banks.word_parts import join_parts, parts_of
+from kernel.banks.word_banks import best_phrases
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
 from kernel.pipeline.folder import results
@@ -51,33 +48,21 @@ def run(
     with Watchdog(deadline):
         warnings = check_versions()  # before anything of these libraries is imported
         with counted_warnings() as library_warnings:
-            return watched_run(recipe, paths, device_name, limit, deadline, warnings, library_warnings)
-
-
-def watched_run(
-    recipe: Recipe,
-    paths: Paths,
-    device_name: str,
-    limit: int | None,
-    deadline: Deadline,
-    warnings: list[str],
-    library_warnings: Counter[str],
-) -> dict[str, Any]:
-    ready = prepare(recipe, paths, device_name, limit)
-    with only_run(paths.run):
-        phrases = sum(len(own.phrases) for own in ready.words)
-        warnings += preflight(paths.run, len(ready.images), phrases, deadline)
-        warnings += ready.warnings
-        folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
-        results.drop_captions_of_others(folder, {name: ready.weights.sha256(name) for name in ready.captioners})
-        record = Record(ready, paths, folder, warnings, library_warnings)
-        told = [f"warning: {warning}" for warning in warnings]
-        print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
-        job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
-        try:
-            return Line(ready, job, record, deadline).run()
-        except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
-            raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
+            ready = prepare(recipe, paths, device_name, limit)
+            with only_run(paths.run):
+                phrases = sum(len(own.phrases) for own in ready.words)
+                warnings += [*preflight(paths.run, len(ready.images), phrases, deadline), *ready.warnings]
+                folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
+                captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
+                results.drop_captions_of_others(folder, captioners)
+                record = Record(ready, paths, folder, warnings, library_warnings)
+                told = [f"warning: {warning}" for warning in warnings]
+                print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
+                job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
+                try:
+                    return Line(ready, job, record, deadline).run()
+                except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
+                    raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
 
 
 class Line:
@@ -115,20 +100,16 @@ class Line:
 
     def words(self) -> None:
         """Features of the words that no folder holds any of: before images, which without words say nothing."""
-        sha256, folders = self.ready.weights.sha256("clip"), self.job.features_folders
-        unknown = tuple(own for own in self.ready.words if features_file(own, sha256, folders) is None)
-        if not unknown:
+        job = self.job.of_unknown(self.ready.words)
+        if not job.words:
             return
-        parts = parts_of(unknown, sha256, folders[-1])
+        parts = job.word_parts()
         sizes = {item: len(part.phrases) for item, part in enumerate(parts)}
         missing = {item: size for item, size in sizes.items() if not parts[item].path.is_file()}
         # images must not be left without time: what is planned for what follows counts up to two thirds of what is left
-        planned = sum(self.record.planned_seconds(label) for label in ("clip", "estimates", "submission"))
-        ends = self.ends(min(planned, 2 / 3 * max(self.deadline.left(), 0)))
-        job = replace(self.job, words=unknown)
+        ends = self.ends_before(2 / 3, "clip", "estimates", "submission")
         outcome = self.work(words.STAGE, missing, ends, total=sum(sizes.values()), job=job)
-        left = [own.name for own in unknown if not join_parts(own, sha256, folders[-1])]
-        if left:
+        if left := job.join_words():
             why = "; ".join(outcome.reasons) or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
@@ -139,8 +120,7 @@ class Line:
 
     def of_images(self, stage: StageDeclaration) -> None:
         # an estimate must not take CLIP its time: what is planned for the answer counts up to a third of what is left
-        planned = sum(self.record.planned_seconds(label) for label in ("estimates", "submission"))
-        outcome = self.shards(stage, self.ends(min(planned, max(self.deadline.left(), 0) / 3)))
+        outcome = self.shards(stage, self.ends_before(1 / 3, "estimates", "submission"))
         if stage is clip.STAGE and outcome.left and not (outcome.out_of_time or self.folder.made(results.CLIP)):
             raise UserError(
                 f"CLIP cannot be used on {self.record.static['device']} ({'; '.join(outcome.reasons)}): "
@@ -192,7 +172,7 @@ class Line:
         """
         if self.folder.unmade_images(results.CAPTIONS):
             return
-        seconds = sum(self.record.planned_seconds(stage.label) for stage in self.plain(of_captions=True))
+        seconds = self.record.planned_seconds(*(stage.label for stage in self.plain(of_captions=True)))
         for name in self.ready.captioners:
             shards = {} if name in self.given_up else self.folder.sizes(self.lesser(name))
             if not shards:
@@ -214,7 +194,7 @@ class Line:
         return [
             shard
             for shard, content in (results.caption_shards(self.folder) if lesser else {}).items()
-            if content.could_be_better([file.id for file in self.folder.shard_files(shard)], lesser)
+            if content.could_be_better(self.folder.shard_ids(shard), lesser)
         ]
 
     def give_up(self, captioner: str, outcome: Outcome) -> None:
@@ -288,9 +268,13 @@ class Line:
     def pending(self, stage: StageDeclaration) -> dict[int, int]:
         """The shards that are not made, and their images."""
         made = set(self.folder.made(stage.writes)) if stage.writes else set()
-        return self.folder.sizes(shard for shard in range(len(self.folder.borders)) if shard not in made)
+        return {shard: size for shard, size in self.folder.sizes().items() if shard not in made}
 
     def ends(self, reserve: float) -> Ends:
         """Nothing is begun for which `reserve` seconds would not be left, and nothing is waited for into its last
         three quarters."""
         return Ends(self.deadline.earlier(reserve), self.deadline.earlier(0.75 * reserve))
+
+    def ends_before(self, most: float, *labels: str) -> Ends:
+        """Leaves what is planned for these, and at most this share of what is left."""
+        return self.ends(min(self.record.planned_seconds(*labels), most * max(self.deadline.left(), 0)))

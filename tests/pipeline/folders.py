@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.resume import open_run

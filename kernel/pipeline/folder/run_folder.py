@@ -9,7 +9,7 @@ What shards hold is told by results.py.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,22 +39,24 @@ class Run(TypedDict):
     identity: dict[str, dict[str, Any]]
 
 
+@dataclass
 class RunFolder:
     """One run's outputs. `images` are shared out into shards of `shard_images` consecutive ids."""
 
-    def __init__(
-        self, folder: Path, images: list[ImageFile], shard_images: int, identity: dict[str, Any] | None = None
-    ) -> None:
-        self.folder = folder
-        self.images = images
-        self.identity = identity or {}
-        self.borders = [
-            (start, min(start + shard_images, len(images))) for start in range(0, len(images), shard_images)
-        ]
+    folder: Path
+    images: list[ImageFile]
+    shard_images: int
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        starts, count = range(0, len(self.images), self.shard_images), len(self.images)
+        self.borders = [(start, min(start + self.shard_images, count)) for start in starts]
 
     def shard_files(self, shard: int) -> list[ImageFile]:
-        start, stop = self.borders[shard]
-        return self.images[start:stop]
+        return self.images[slice(*self.borders[shard])]
+
+    def shard_ids(self, shard: int) -> list[str]:
+        return [file.id for file in self.shard_files(shard)]
 
     def shard_path(self, shards: Shards, shard: int) -> Path:
         return self.folder / shards.stage / f"{shard:05d}{shards.suffix}"
@@ -63,20 +65,19 @@ class RunFolder:
         """The shards that are there."""
         return [shard for shard in range(len(self.borders)) if self.shard_path(shards, shard).is_file()]
 
-    def sizes(self, shards: Iterable[int]) -> dict[int, int]:
-        """Of each shard how many images it holds."""
-        return {shard: self.borders[shard][1] - self.borders[shard][0] for shard in shards}
+    def sizes(self, shards: Iterable[int] | None = None) -> dict[int, int]:
+        """Of each shard, or of these, how many images it holds."""
+        asked = range(len(self.borders)) if shards is None else shards
+        return {shard: len(self.shard_files(shard)) for shard in asked}
 
     def unmade_images(self, shards: Shards) -> set[str]:
         """The ids of images that a stage has not come to: of missing shards, and of parts of shards."""
-        unmade: set[str] = set()
-        made = set(self.made(shards))
-        for shard in range(len(self.borders)):
-            if shard in made:
-                unmade |= set(shards.unmade(self, shard))
-            else:
-                unmade |= {file.id for file in self.shard_files(shard)}
-        return unmade
+        made = self.made(shards)
+        return {
+            image_id
+            for shard in range(len(self.borders))
+            for image_id in (shards.unmade(self, shard) if shard in made else self.shard_ids(shard))
+        }
 
     def write_shard(self, shards: Shards, shard: int, data: bytes, whole: bool = True) -> None:
         """The seal first: ended between the two, the shard is missing or does not fit its seal, so it is made again.

@@ -1,6 +1,5 @@
 """Images to captions, shard by shard, with as much effort as the time allows."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -14,7 +13,7 @@ from kernel.config import CAPTIONS, Recipe
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.captioners.loading import load_captioner
 from kernel.pipeline.folder import results
-from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
@@ -46,9 +45,9 @@ class CaptionsStage:
         made = yield from encode_files(files, self.size, encode)
         stands = folder.has_shard(results.CAPTIONS, item)
         if not made.unmade or (len(made.unmade) < len(files) and not stands):
-            content, ids = self.content(files, made), [file.id for file in files]
+            content = self.content(files, made)
             if stands:
-                content = content.over(results.read_caption_shard(folder, item), ids)
+                content = content.over(results.read_caption_shard(folder, item), folder.shard_ids(item))
             results.write_captions(folder, item, content)
         if made.unmade:
             raise OutOfTime
@@ -70,10 +69,8 @@ def batch_captions(
     captioner: Captioner, recipe: Recipe, seeds: Iterator[int], effort: Effort, images: list[Image]
 ) -> list[Said]:
     """Captions with as much effort as the time allows."""
-    given = effort.next(len(images))
-    start = time.perf_counter()
-    captions = captioner.captions(images, with_effort(recipe, given), next(seeds))
-    effort.took(len(images), given, time.perf_counter() - start)
+    with effort.timed(len(images)) as given:
+        captions = captioner.captions(images, with_effort(recipe, given), next(seeds))
     return [Said(own, given < effort.most) for own in captions]
 
 

@@ -23,7 +23,7 @@ class DescriptionsStage:
         self.clip = ClipEncoder.load(job.weights, device)
         self.banks = chosen_banks(self.request, job.weights)
         self.size = BatchSize(job.recipe.clip_batch)
-        self.features = job.weights.sha256("clip"), self.request.features_folders(job.weights)
+        self.features = job.weights.sha256("clip"), job.features_folders
         self.describer: Describer | None = None
 
     def load_terms(self) -> Describer:
@@ -55,8 +55,8 @@ class DescriptionsStage:
         if not self.request.needs_captions:
             return {}, {}
         said = results.read_caption_shard(self.job.folder, shard)
-        ids = [file.id for file in self.job.folder.shard_files(shard)]
-        captions = {image: own[0] for image, own in zip(ids, said.captions, strict=True) if own}
+        by_image = zip(self.job.folder.shard_ids(shard), said.captions, strict=True)
+        captions = {image: own[0] for image, own in by_image if own}
         return captions, said.bad | said.failed
 
 

@@ -19,8 +19,7 @@ from typing import Any
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import Stage
 from kernel.pipeline.stages.batches import Share, release_memory
-from kernel.pipeline.stages.load import load_stage
-from kernel.pipeline.stages.steps import reason_of, steps
+from kernel.pipeline.stages.load import load_stage, reason_of, steps
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device, worker_environment
 from kernel.system.processes import ending
@@ -246,7 +245,7 @@ class WorkerProcess:
             self.process.stdin.flush()
 
     def ask(self, tell: Callable[[int], None], **order: Any) -> dict[str, Any]:
-        """What comes of the order: as steps.py has it, `loaded`, or, of an order without an item, the most memory of
+        """What comes of the order: of `steps`, `loaded`, or, of an order without an item, the most memory of
         `host` and `device`; `died` where the process has ended."""
         self.send(**order)
         assert self.process.stdout is not None
