@@ -115,8 +115,8 @@ class Line:
             outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left))
             if not outcome.left:
                 return
-            left, reasons = outcome.left, [*reasons, f"{name}: {'; '.join(outcome.reasons)}"]
-            print(f"captioner {name} was given up ({'; '.join(outcome.reasons)})", file=STDERR)
+            left, reasons = outcome.left, [*reasons, f"{name}: {outcome.why}"]
+            print(f"captioner {name} was given up ({outcome.why})", file=STDERR)
         for shard in left:
             ids = self.job.folder.shard_ids(shard)
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
@@ -142,7 +142,7 @@ class Line:
             self.flush()
             raise UserError(
                 f"CLIP cannot be used on {', '.join(device.name for device in self.devices)} "
-                f"({'; '.join(outcome.reasons)}); {len(self.records)} of {len(self.job.folder.images)} images are "
+                f"({outcome.why}); {len(self.records)} of {len(self.job.folder.images)} images are "
                 "described. Run again with --device cpu, or on a GPU with more memory"
             )
 
@@ -161,13 +161,14 @@ class Line:
         """The items on the devices, with a progress bar; records are told as soon as they are there."""
         unit = "phrase" if stage == "words" else "image"
         bar = progress_bar(total=sum(items.values()), desc=title, unit=unit, disable=not items)
-        with bar, closing(work(job or self.job, self.devices, stage, items, Ends())) as working:
-            for number in working:
+        outcome = Outcome()
+        with bar, closing(work(job or self.job, self.devices, stage, items, Ends(), outcome)) as steps:
+            for number in steps:
                 bar.update(number)
                 with bar.external_write_mode(file=sys.stdout):
                     self.flush()
-        self.library_warnings += working.outcome.library_warnings
-        return working.outcome
+        self.library_warnings += outcome.library_warnings
+        return outcome
 
 
 def found(pattern: str) -> list[Path]:

@@ -110,7 +110,7 @@ class Line:
         ends = self.ends_before(2 / 3, "clip", "estimates", "submission")
         outcome = self.work(words.STAGE, missing, ends, total=sum(sizes.values()), job=job)
         if left := job.join_words():
-            why = "; ".join(outcome.reasons) or "the time was over"
+            why = outcome.why or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
     def plain(self, of_captions: bool) -> list[StageDeclaration]:
@@ -123,7 +123,7 @@ class Line:
         outcome = self.shards(stage, self.ends_before(1 / 3, "estimates", "submission"))
         if stage is clip.STAGE and outcome.left and not (outcome.out_of_time or self.folder.made(results.CLIP)):
             raise UserError(
-                f"CLIP cannot be used on {self.record.static['device']} ({'; '.join(outcome.reasons)}): "
+                f"CLIP cannot be used on {self.record.static['device']} ({outcome.why}): "
                 f"{len(self.ids)} images have no features, and the last submission.csv stands. Run "
                 "again to go on there, or with --device cpu"
             )
@@ -134,8 +134,7 @@ class Line:
         pending = {shard: size for shard, size in self.pending(stage).items() if shard in ready}
         outcome = self.work(stage, pending, ends)
         if outcome.left:
-            reasons = "; ".join(outcome.reasons)
-            why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({reasons})"
+            why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({outcome.why})"
             self.problems.append(f"{why} before {stage.aim}")
         return outcome
 
@@ -199,7 +198,7 @@ class Line:
 
     def give_up(self, captioner: str, outcome: Outcome) -> None:
         self.given_up.append(captioner)
-        self.problems.append(f"captioner {captioner} was given up ({'; '.join(outcome.reasons)})")
+        self.problems.append(f"captioner {captioner} was given up ({outcome.why})")
 
     def of_captions(self, ends: Ends) -> None:
         for stage in self.plain(of_captions=True):
@@ -219,16 +218,14 @@ class Line:
         items = {every.index(name): len(self.ids) for name in names}
         outcome = self.work(estimates.STAGE, items, Ends(), here=here, title=title, total=sum(items.values()))
         if outcome.left and any(device.is_gpu for device in self.ready.devices):
-            print(f"estimates go on without a GPU ({'; '.join(outcome.reasons)})", file=STDERR)
-            left = {item: items[item] for item in outcome.left}
-            again = work(self.job, [Device("cpu")], estimates.STAGE.name, left, Ends(), here)
-            for _ in again:
+            print(f"estimates go on without a GPU ({outcome.why})", file=STDERR)
+            left, outcome = {item: items[item] for item in outcome.left}, Outcome()
+            for _ in work(self.job, [Device("cpu")], estimates.STAGE.name, left, Ends(), outcome, here):
                 pass
-            outcome = again.outcome
         if outcome.left:
             raise UserError(
                 f"{self.folder.folder}: estimates {', '.join(every[item] for item in outcome.left)} cannot be made "
-                f"({'; '.join(outcome.reasons)}); the last submission.csv stands. Run again to go on there"
+                f"({outcome.why}); the last submission.csv stands. Run again to go on there"
             )
 
     def write(self, rows: np.ndarray) -> None:
@@ -254,13 +251,13 @@ class Line:
         pace = self.record.paces.setdefault(label, Pace(0 if here else pending, len(self.ready.devices)))
         title = title or label
         bar = progress_bar(total=total, initial=total - pending, desc=title, unit=stage.unit, disable=not items)
-        with self.record.timed(label), bar:
-            with closing(work(job or self.job, self.ready.devices, name, items, ends, here)) as working:
-                for number in working:
-                    bar.update(number)
-                    if pace.batch(number):
-                        bar.write(self.record.corrected(label), file=STDERR)
-        outcome = working.outcome
+        outcome = Outcome()
+        working = closing(work(job or self.job, self.ready.devices, name, items, ends, outcome, here))
+        with self.record.timed(label), bar, working as steps:
+            for number in steps:
+                bar.update(number)
+                if pace.batch(number):
+                    bar.write(self.record.corrected(label), file=STDERR)
         self.record.library_warnings.update(outcome.library_warnings)
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome

@@ -34,12 +34,17 @@ class Outcome:
     memory that one worker's process took, in bytes: of the host, anonymous, and of its GPU; and how often libraries
     warned of what in workers' processes."""
 
-    left: list[int]
+    left: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     out_of_time: bool = False
     host_bytes: int = 0
     device_bytes: int | None = None
     library_warnings: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def why(self) -> str:
+        """The reasons in one line."""
+        return "; ".join(self.reasons)
 
 
 @dataclass(frozen=True)
@@ -50,50 +55,36 @@ class Ends:
     hangs: Deadline = Deadline()
 
 
-class Work:
-    """A stage's work on its items: whoever goes through it is told how many images (or phrases) more are done, and
-    finds the `outcome` at its end. What goes wrong with the one who goes through it is no part of the work."""
-
-    def __init__(self, steps: Generator[int, None, Outcome]) -> None:
-        self.steps = steps
-        self.outcome = Outcome([])
-
-    def __iter__(self) -> Iterator[int]:
-        self.outcome = yield from self.steps
-
-    def close(self) -> None:
-        """Ends workers that are still at it."""
-        self.steps.close()
-
-
 def work(
     job: Job,
     devices: list[Device],
     stage: str,
     items: Mapping[int, int],
     ends: Ends,
+    outcome: Outcome,
     here: Callable[[], Stage] | None = None,
-) -> Work:
-    """Makes the items, {number: its images or phrases}, on the devices. `here` loads the stage in this process, where
-    it runs here.
+) -> Generator[int]:
+    """Makes the items, {number: its images or phrases}, on the devices; yields how many images (or phrases) more are
+    done, and fills the `outcome`. `here` loads the stage in this process, where it runs here. Closed, it ends workers
+    that are still at it.
 
-    Going through it raises OSError when the disk refuses a shard; whatever else goes wrong with a worker is told by
-    the outcome.
+    Raises OSError when the disk refuses a shard; whatever else goes wrong with a worker is told by the outcome, and
+    what goes wrong with whoever reads the steps is no part of the work.
     """
     if not items or (len(devices) == 1 and not devices[0].is_gpu):
-        return Work(work_here(here or (lambda: load_stage(stage, job, devices[0])), items, ends.begins))
-    return Work(Dispatch(job, devices, stage, items, ends).run())
+        return work_here(here or (lambda: load_stage(stage, job, devices[0])), items, ends.begins, outcome)
+    return Dispatch(job, devices, stage, items, ends, outcome).run()
 
 
-def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadline) -> Generator[int, None, Outcome]:
-    outcome = Outcome(list(items))
+def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadline, outcome: Outcome) -> Generator[int]:
+    outcome.left += items
     if not items:
-        return outcome
+        return
     try:
         stage = load()
     except Exception as error:
         outcome.reasons.append(reason_of(error))
-        return outcome
+        return
     while outcome.left:
         item, images = outcome.left[0], sum(items[own] for own in outcome.left)
         for step in steps(stage, item, Share(images, ends)):
@@ -111,14 +102,16 @@ def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadlin
             break
     del stage  # its model goes before the next one loads
     release_memory()
-    return outcome
 
 
 class Dispatch:
     """One stage over several processes: a thread for each, which gives it an item and reads what comes of it."""
 
-    def __init__(self, job: Job, devices: list[Device], stage: str, items: Mapping[int, int], ends: Ends) -> None:
+    def __init__(
+        self, job: Job, devices: list[Device], stage: str, items: Mapping[int, int], ends: Ends, outcome: Outcome
+    ) -> None:
         self.job, self.devices, self.stage, self.items, self.ends = job, devices, stage, items, ends
+        self.outcome = outcome
         self.waiting = deque(items)
         self.in_hand = 0
         self.tries: Counter[int] = Counter()
@@ -129,24 +122,22 @@ class Dispatch:
         self.hung = False
         self.died = False
         self.disk: OSError | None = None
-        self.result = Outcome([])
         self.changed = threading.Condition()
         # two models on their way through the host at once may be more than it holds
         self.loading = threading.Lock()
 
-    def run(self) -> Generator[int, None, Outcome]:
+    def run(self) -> Generator[int]:
         """Starts workers, and anew for what is left when the last one died: another process may well do it."""
         barren = 0
         while self.waiting and barren < BARREN_ROUNDS:
-            self.died, unmade = False, len(self.waiting) + len(self.result.left)
+            self.died, unmade = False, len(self.waiting) + len(self.outcome.left)
             yield from self.round()
             if self.over or self.hung or not self.died:
                 break
-            barren = 0 if len(self.waiting) + len(self.result.left) < unmade else barren + 1
+            barren = 0 if len(self.waiting) + len(self.outcome.left) < unmade else barren + 1
         if self.disk:
             raise self.disk
-        self.result.left += self.waiting
-        return self.result
+        self.outcome.left += self.waiting
 
     def round(self) -> Iterator[int]:
         wanted = self.devices[: len(self.waiting)]
@@ -184,13 +175,13 @@ class Dispatch:
             if why := reply.get("given_up") or reply.get("died"):
                 self.living -= 1
                 self.died |= "died" in reply
-                self.result.reasons.append(
+                self.outcome.reasons.append(
                     f"the worker on {worker.device.name} hung and was ended" if self.hung else why
                 )
-                self.result.out_of_time |= self.hung
-            self.result.library_warnings += worker.library_warnings
-            self.result.host_bytes = max(self.result.host_bytes, last.get("host", 0))
-            self.result.device_bytes = max(filter(None, (self.result.device_bytes, last.get("device"))), default=None)
+                self.outcome.out_of_time |= self.hung
+            self.outcome.library_warnings += worker.library_warnings
+            self.outcome.host_bytes = max(self.outcome.host_bytes, last.get("host", 0))
+            self.outcome.device_bytes = max(filter(None, (self.outcome.device_bytes, last.get("device"))), default=None)
         self.told.put(0)  # so that this one's end is noticed at once
 
     def take(self) -> int | None:
@@ -209,10 +200,10 @@ class Dispatch:
             self.in_hand -= 1
             self.tries[item] += 1
             if "made" not in reply:
-                (self.waiting.appendleft if self.tries[item] < TRIES else self.result.left.append)(item)
+                (self.waiting.appendleft if self.tries[item] < TRIES else self.outcome.left.append)(item)
             if "disk" in reply:
                 self.disk = OSError(*reply["disk"])
-            self.result.out_of_time |= "out_of_time" in reply
+            self.outcome.out_of_time |= "out_of_time" in reply
             self.over |= "out_of_time" in reply or "disk" in reply
             self.changed.notify_all()
 
