@@ -130,9 +130,7 @@ class Line:
             phrases = sum(len(words.phrases) for words in job.words)
             names = ", ".join(words.name for words in job.words)
             print(f"encoding {phrases:,} phrases of {names}; kept in {job.features} for the next time", file=STDERR)
-            parts = enumerate(job.word_parts())
-            sizes = {item: len(part.phrases) for item, part in parts if not part.path.is_file()}
-            self.check(self.work("words", "phrases", sizes, job))
+            self.check(self.work("words", "phrases", job.missing_parts(), job))
             job.join_words()
         self.check(self.work("descriptions", self.request.mode, self.job.folder.sizes()))
         self.flush()

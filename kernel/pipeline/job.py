@@ -41,6 +41,10 @@ class Job:
     def word_parts(self) -> list[Part]:
         return parts_of(self.words, self.weights.sha256("clip"), self.features_folders[-1])
 
+    def missing_parts(self) -> dict[int, int]:
+        """Of each part that is yet to be encoded, by its number, how many phrases it holds."""
+        return {item: len(own.phrases) for item, own in enumerate(self.word_parts()) if not own.path.is_file()}
+
     def join_words(self) -> list[str]:
         """Makes one file of the parts of each list; the names of the lists of which parts are missing."""
         sha256, folder = self.weights.sha256("clip"), self.features_folders[-1]

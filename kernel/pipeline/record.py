@@ -6,9 +6,9 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from kernel import __version__
@@ -101,21 +101,16 @@ class Record:
 
     def write(self, problems: list[str]) -> dict[str, Any]:
         """Writes run.json as things stand, and returns its content; `problems` tell why, the shards what."""
-        short = Shortfall.of(self.folder, self.recipe, self.asked)
-        counts = short.counts
+        short = shortfall(self.folder, self.recipe, self.asked)
+        models, images = ("clip", *sorted(short["captioners"]), "sentences"), len(self.folder.images)
         content = {
             **self.static,
-            "captioners": dict(short.captioners),
-            "models": {
-                name: self.weights.models[name]["source"] for name in ("clip", *sorted(short.captioners), "sentences")
-            },
-            "counts": counts,
-            "bad_images": short.bad,
-            "caption_failures": short.failed,
-            "problems": [*short.problems(self.asked), *problems],
+            "models": {name: self.weights.models[name]["source"] for name in models},
+            **short,
+            "problems": [*short["problems"], *problems],
             "library_warnings": dict(self.library_warnings),
             "seconds": self.seconds,
-            "images_per_second": {stage: counts["images"] / spent for stage, spent in self.seconds.items() if spent},
+            "images_per_second": {stage: images / spent for stage, spent in self.seconds.items() if spent},
             "memory": self.memory,
             "plan": self.plan(),
         }
@@ -158,67 +153,45 @@ class Pace:
         return True
 
 
-@dataclass
-class Shortfall:
-    """{id: reason} of `bad` images and of those left without captions because a captioner `failed`; ids of images
-    that a stage did not come to, by what they are `lacking`; of those captioned by another than the asked captioner
-    (`lesser`) or with less effort than asked (`reduced`); and of those with captions that CLIP did not weigh.
-    `captioners`: who captioned how many."""
+def shortfall(folder: RunFolder, recipe: Recipe, asked: str) -> dict[str, Any]:
+    """What a run's images got less than asked, read from its shards: whoever goes on with the run tells the same.
 
-    images: int
-    bad: dict[str, str] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    lacking: dict[str, set[str]] = field(default_factory=dict)
-    lesser: set[str] = field(default_factory=set)
-    reduced: set[str] = field(default_factory=set)
-    unweighed: set[str] = field(default_factory=set)
-    captioners: Counter[str] = field(default_factory=Counter)
-
-    @classmethod
-    def of(cls, folder: RunFolder, recipe: Recipe, asked: str) -> "Shortfall":
-        """`asked`: the captioner that the run would best have."""
-        found = cls(len(folder.images), results.read_clip(folder)[1])
-        for stage in kept():
-            if stage.writes and stage.lack:
-                found.lacking[stage.lack] = folder.unmade_images(stage.writes) if stage.wanted(recipe) else set()
-        if not recipe.needs(CAPTIONS):
-            return found
-        weighed = set(folder.made(results.COSINES))
-        for shard, content in results.caption_shards(folder).items():
-            named = zip(folder.shard_ids(shard), content.captioners, strict=True)
-            by = {image: name for image, name in named if name is not None}
-            found.captioners.update(by.values())
-            found.lesser |= {image for image, name in by.items() if name != asked}
-            found.bad |= content.bad
-            found.failed |= {image: reason for image, reason in content.failed.items() if image not in by}
-            found.reduced |= set(content.reduced)
-            found.unweighed |= set(by) if recipe.caption_weighting == "clip" and shard not in weighed else set()
-        return found
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """How many rows are less than asked, and for which reason."""
-        return {
-            "images": self.images,
-            "bad_images": len(self.bad),
-            **{f"no_{what}": len(ids) for what, ids in self.lacking.items()},
-            "caption_failures": len(self.failed),
-            "fallback_captions": len(self.lesser),
-            "fewer_captions": len(self.reduced),
-            "degraded_rows": len(set().union(*self.lacking.values(), self.lesser, self.reduced, self.bad, self.failed)),
-        }
-
-    def problems(self, asked: str) -> list[str]:
-        """A line for each kind of shortfall but bad images, which are listed one by one."""
-        others = ", ".join(f"{count} by {name}" for name, count in self.captioners.items() if name != asked)
-        said = {
-            **{f"have no {what}": ids for what, ids in self.lacking.items()},
-            "have none because the captioner failed on them": self.failed,
-            f"were captioned by a stand-in for {asked} ({others})": self.lesser,
-            "were captioned with less effort than asked": self.reduced,
-            "have captions that CLIP did not weigh": self.unweighed,
-        }
-        return [f"{len(found)} of {self.images} images {words}" for words, found in said.items() if found]
+    `asked` is the captioner that the run would best have. As run.json has it: `captioners`, who captioned how many;
+    `counts` of rows that are less than asked, by reason; {id: reason} of `bad_images` and, as `caption_failures`, of
+    those left without captions because a captioner failed; `problems`, a line for each kind of shortfall but bad
+    images, which are listed one by one.
+    """
+    total, bad = len(folder.images), results.read_clip(folder)[1]
+    failed: dict[str, str] = {}
+    lesser, reduced, unweighed = set[str](), set[str](), set[str]()
+    captioners: Counter[str] = Counter()
+    weighed = set(folder.made(results.COSINES))
+    for shard, content in (results.caption_shards(folder) if recipe.needs(CAPTIONS) else {}).items():
+        named = zip(folder.shard_ids(shard), content.captioners, strict=True)
+        by = {image: name for image, name in named if name is not None}
+        captioners.update(by.values())
+        lesser |= {image for image, name in by.items() if name != asked}
+        bad |= content.bad
+        failed |= {image: reason for image, reason in content.failed.items() if image not in by}
+        reduced |= set(content.reduced)
+        unweighed |= set(by) if recipe.caption_weighting == "clip" and shard not in weighed else set()
+    others = ", ".join(f"{count} by {name}" for name, count in captioners.items() if name != asked)
+    kinds: list[tuple[str, str, Collection[str]]] = [
+        (f"no_{own.lack}", f"have no {own.lack}", folder.unmade_images(own.writes) if own.wanted(recipe) else ())
+        for own in kept()
+        if own.writes and own.lack
+    ]
+    kinds += (
+        ("caption_failures", "have none because the captioner failed on them", failed),
+        ("fallback_captions", f"were captioned by a stand-in for {asked} ({others})", lesser),
+        ("fewer_captions", "were captioned with less effort than asked", reduced),
+    )
+    counts = {"images": total, "bad_images": len(bad), **{name: len(ids) for name, _, ids in kinds}}
+    counts["degraded_rows"] = len(set(bad).union(*(ids for _, _, ids in kinds)))
+    said = [*((words, ids) for _, words, ids in kinds), ("have captions that CLIP did not weigh", unweighed)]
+    problems = [f"{len(ids)} of {total} images {words}" for words, ids in said if ids]
+    return {"captioners": dict(captioners), "counts": counts, "bad_images": bad, "caption_failures": failed,
+            "problems": problems}  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -103,12 +103,10 @@ class Line:
         job = self.job.of_unknown(self.ready.words)
         if not job.words:
             return
-        parts = job.word_parts()
-        sizes = {item: len(part.phrases) for item, part in enumerate(parts)}
-        missing = {item: size for item, size in sizes.items() if not parts[item].path.is_file()}
         # images must not be left without time: what is planned for what follows counts up to two thirds of what is left
         ends = self.ends_before(2 / 3, "clip", "estimates", "submission")
-        outcome = self.work(words.STAGE, missing, ends, total=sum(sizes.values()), job=job)
+        total = sum(len(own.phrases) for own in job.words)
+        outcome = self.work(words.STAGE, job.missing_parts(), ends, total=total, job=job)
         if left := job.join_words():
             why = outcome.why or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")

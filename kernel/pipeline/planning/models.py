@@ -16,8 +16,15 @@ from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, published_captioners
 from kernel.models.clip import CONFIG
 from kernel.models.weights_folder import ADVICE, Weights
-from kernel.pipeline.planning.counting import Work
-from kernel.pipeline.planning.model_costs import Captioning, Clip, Weighed, captioner_costs, clip_costs, sentence_costs
+from kernel.pipeline.planning.model_costs import (
+    Captioning,
+    Clip,
+    Weighed,
+    Work,
+    captioner_costs,
+    clip_costs,
+    sentence_costs,
+)
 from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
 from kernel.system.records import read_record
 

@@ -11,9 +11,8 @@ from typing import Any
 from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes
 from kernel.banks.nearest import BLOCK, IMAGES
 from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
-from kernel.pipeline.planning.counting import Work
 from kernel.pipeline.planning.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
-from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed
+from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed, Work
 
 # phrases of CLIP-Interrogator's lists that are left after blank, repeated and undecodable lines: `clip-interrogator`
 # 0.6.0, clip_interrogator/data/
