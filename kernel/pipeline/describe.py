@@ -148,7 +148,7 @@ class Line:
         """Tells the records of shards that are made, up to the first that is not."""
         folder = self.job.folder
         while self.told < len(folder.borders) and folder.shard_path(results.DESCRIPTIONS, self.told).is_file():
-            content = results.read_descriptions(folder, self.told)
+            content = folder.read_json(results.DESCRIPTIONS, self.told)
             for file in folder.shard_files(self.told):
                 record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
                 self.records.append(record)

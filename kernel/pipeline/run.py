@@ -15,9 +15,8 @@ from kernel.errors import UserError
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
-from kernel.pipeline.preparation import Prepared, prepare
+from kernel.pipeline.preparation import Prepared, open_run, prepare
 from kernel.pipeline.record import Pace, Record
-from kernel.pipeline.resume import open_run
 from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, estimates, words
 from kernel.pipeline.stages.load import kept
 from kernel.pipeline.submission import write_submission

@@ -55,7 +55,8 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
                 for _ in stage.make(shard, Share(images, NEVER)):
                     pass
         taken = time.perf_counter() - begun
-        prompts = [record["prompt"] for shard in shards for record in results.read_descriptions(folder, shard).values()]
+        found = [folder.read_json(results.DESCRIPTIONS, shard) for shard in shards]
+        prompts = [record["prompt"] for own in found for record in own.values()]
     return prompts, taken / images
 
 

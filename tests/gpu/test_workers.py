@@ -10,7 +10,7 @@ from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
-from kernel.pipeline.resume import open_run
+from kernel.pipeline.preparation import open_run
 from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.devices import find_devices
 from tests.gpu.rounding import COSINE

@@ -7,17 +7,17 @@ import json
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from kernel.pipeline.folder.run_folder import RunFolder, Shards
-from kernel.system.files import json_bytes, write_json, write_whole
+from kernel.system.files import write_json, write_whole
 
 CLIP = Shards("clip", ".safetensors", lambda folder, shard: read_clip_shard(folder, shard)[2])
 CAPTIONS = Shards("captions", ".json", lambda folder, shard: read_caption_shard(folder, shard).unmade)
-COSINES = Shards("cosines", ".json")
-DESCRIPTIONS = Shards("descriptions", ".json")
+COSINES = Shards("cosines", ".json")  # of each image's captions
+DESCRIPTIONS = Shards("descriptions", ".json")  # by image what `describe` found, or its `error`
 
 
 def write_clip(folder: RunFolder, shard: int, features: np.ndarray, bad: dict[str, str], unmade: list[str]) -> None:
@@ -95,12 +95,12 @@ class CaptionShard:
 
 def write_captions(folder: RunFolder, shard: int, content: CaptionShard) -> None:
     folder.shard_path(COSINES, shard).unlink(missing_ok=True)  # of other captions
-    folder.write_shard(CAPTIONS, shard, json_bytes(asdict(content)), whole=not content.unmade)
+    folder.write_json(CAPTIONS, shard, asdict(content), whole=not content.unmade)
 
 
 def read_caption_shard(folder: RunFolder, shard: int) -> CaptionShard:
     """What `write_captions` wrote."""
-    return CaptionShard(**json.loads(folder.shard_path(CAPTIONS, shard).read_text(encoding="utf-8")))
+    return CaptionShard(**folder.read_json(CAPTIONS, shard))
 
 
 def caption_shards(folder: RunFolder) -> dict[int, CaptionShard]:
@@ -125,27 +125,12 @@ def drop_captions_of_others(folder: RunFolder, known: dict[str, str]) -> None:
             folder.shard_path(CAPTIONS, shard).unlink()
 
 
-def write_cosines(folder: RunFolder, shard: int, cosines: list[list[float]]) -> None:
-    folder.write_shard(COSINES, shard, json_bytes(cosines))
-
-
 def read_cosines(folder: RunFolder) -> list[list[float] | None]:
     """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
     cosines: list[list[float] | None] = [None for _ in folder.images]
     for shard in set(folder.made(COSINES)) & set(folder.made(CAPTIONS)):
-        cosines[slice(*folder.borders[shard])] = json.loads(
-            folder.shard_path(COSINES, shard).read_text(encoding="utf-8")
-        )
+        cosines[slice(*folder.borders[shard])] = folder.read_json(COSINES, shard)
     return cosines
-
-
-def write_descriptions(folder: RunFolder, shard: int, content: dict[str, dict[str, Any]]) -> None:
-    """By image what `describe` found, or its `error`."""
-    folder.write_shard(DESCRIPTIONS, shard, json_bytes(content))
-
-
-def read_descriptions(folder: RunFolder, shard: int) -> dict[str, dict[str, Any]]:
-    return json.loads(folder.shard_path(DESCRIPTIONS, shard).read_text(encoding="utf-8"))
 
 
 def estimate_path(folder: RunFolder, name: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from kernel.pipeline.images import ImageFile
-from kernel.system.files import write_json, write_whole
+from kernel.system.files import json_bytes, write_json, write_whole
 from kernel.system.records import read_record
 
 FORMAT = 3  # of shards: those of another are made again
@@ -88,15 +88,20 @@ class RunFolder:
         path = self.shard_path(shards, shard)
         seal_path(path).unlink(missing_ok=True)
         if whole:
-            write_whole(seal_path(path), self.seal(shards.stage, path.name, data).encode())
+            write_whole(seal_path(path), self.seal(shards.stage, path.name, data))
         write_whole(path, data)
+
+    def write_json(self, shards: Shards, shard: int, content: Any, whole: bool = True) -> None:
+        self.write_shard(shards, shard, json_bytes(content), whole)
+
+    def read_json(self, shards: Shards, shard: int) -> Any:
+        return json.loads(self.shard_path(shards, shard).read_text(encoding="utf-8"))
 
     def has_shard(self, shards: Shards, shard: int) -> bool:
         """Whether the shard is there, whole, and of this very stage and run."""
         path = self.shard_path(shards, shard)
-        if not (path.is_file() and seal_path(path).is_file()):
-            return False
-        return seal_path(path).read_bytes() == self.seal(shards.stage, path.name, path.read_bytes()).encode()
+        there = path.is_file() and seal_path(path).is_file()
+        return there and seal_path(path).read_bytes() == self.seal(shards.stage, path.name, path.read_bytes())
 
     def drop_unsound_shards(self, shards: Shards) -> None:
         """Removes what was cut or altered or comes from elsewhere, so that every shard that is there can be read."""
@@ -104,9 +109,9 @@ class RunFolder:
             if not self.has_shard(shards, shard):
                 self.shard_path(shards, shard).unlink()
 
-    def seal(self, stage: str, name: str, data: bytes) -> str:
+    def seal(self, stage: str, name: str, data: bytes) -> bytes:
         settings = json.dumps(self.identity.get(stage), sort_keys=True)
-        return hashlib.sha256(f"{settings}\n{name}\n".encode() + data).hexdigest()
+        return hashlib.sha256(f"{settings}\n{name}\n".encode() + data).hexdigest().encode()
 
     def write_run(self, content: dict[str, Any]) -> None:
         write_json(self.folder / "run.json", content)

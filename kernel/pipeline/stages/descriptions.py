@@ -47,7 +47,7 @@ class DescriptionsStage:
             for image, text, own in zip(rows, texts, found, strict=True):
                 caption = {"caption": text} if self.request.needs_captions else {}
                 content[image] = {**caption, **own.as_json()}
-        results.write_descriptions(self.job.folder, item, content)
+        self.job.folder.write_json(results.DESCRIPTIONS, item, content)
         yield len(files)
 
     def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:

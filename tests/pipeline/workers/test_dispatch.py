@@ -23,7 +23,7 @@ from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
-from kernel.pipeline.resume import open_run
+from kernel.pipeline.preparation import open_run
 from kernel.pipeline.stages.load import load_stage
 from kernel.pipeline.workers.dispatch import Ends, Outcome, WorkerProcess, work
 from kernel.system.deadline import Deadline
