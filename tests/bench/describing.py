@@ -46,7 +46,7 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
         folder = job.folder
         shards = range(len(folder.borders))
         stages: list[Any] = [DescriptionsStage(job, Device("cpu"))]
-        stages[0].load_terms()
+        _ = stages[0].describer  # reads the terms
         if request.needs_captions:
             stages.insert(0, CaptionsStage(job, Device("cpu"), "blip"))
         begun = time.perf_counter()

@@ -99,18 +99,13 @@ class Captioning:
 
     def decode(self, decoding: Decoding) -> Work:
         """All steps of all rows of one image."""
-        first, second, third = (work for work, _ in self.steps)
-        later = decoding.steps - 1
-
-        def total(of: Callable[[Work], int]) -> int:
-            growing = (of(third) - of(second)) * later * (later - 1) // 2
-            return decoding.rows * (of(first) + later * of(second) + growing)
-
-        return Work(
-            total(lambda step: step.half_operations),
-            total(lambda step: step.single_operations),
-            decoding.rows * max(step.activation_bytes for step, _ in self.steps),
+        rows, later = decoding.rows, decoding.steps - 1
+        counted = [(own.half_operations, own.single_operations) for own, _ in self.steps]
+        half, single = (
+            rows * (first + later * second + (third - second) * later * (later - 1) // 2)
+            for first, second, third in zip(*counted, strict=True)
         )
+        return Work(half, single, rows * max(own.activation_bytes for own, _ in self.steps))
 
     def row_cache_bytes(self, decoding: Decoding) -> int:
         """Keys and values of all rows of one image at the last step."""

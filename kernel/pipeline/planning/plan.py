@@ -62,7 +62,7 @@ def plan(
 ) -> Plan:
     """The estimate for `images` images, with cures where it does not fit; of `models`, or else of the published ones.
 
-    from_weights.models_of() counts those of a weights folder, for the dtype of the device planned for.
+    models.models_of() counts those of a weights folder, for the dtype of the device planned for.
     Raises UserError for an unknown captioner, for a bank smaller than the neighbours asked of it, and numbers below 1.
     """
     again = partial(

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -10,7 +9,6 @@ import numpy as np
 from PIL.Image import Image
 
 from kernel.config import CAPTIONS, Recipe
-from kernel.models.captioners.captioner import Captioner
 from kernel.models.captioners.loading import load_captioner
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
@@ -40,9 +38,15 @@ class CaptionsStage:
         """Captions of a shard; of one that is there already, by a lesser captioner, only the whole in its place."""
         folder, recipe = self.job.folder, self.job.recipe
         self.effort.images, self.effort.ends = share.images, share.ends
-        encode = partial(batch_captions, self.captioner, recipe, batch_seeds(recipe.seed, item), self.effort)
+        seeds = batch_seeds(recipe.seed, item)
+
+        def said(images: list[Image]) -> list[Said]:
+            with self.effort.timed(len(images)) as given:
+                captions = self.captioner.captions(images, with_effort(recipe, given), next(seeds))
+            return [Said(own, given < self.effort.most) for own in captions]
+
         files = folder.shard_files(item)
-        made = yield from encode_files(files, self.size, encode)
+        made = yield from encode_files(files, self.size, said)
         stands = folder.has_shard(results.CAPTIONS, item)
         if not made.unmade or (len(made.unmade) < len(files) and not stands):
             content = self.content(files, made)
@@ -63,15 +67,6 @@ class CaptionsStage:
             reduced=[file.id for file, own in zip(files, said, strict=True) if own and own.reduced],
             unmade=made.unmade,
         )
-
-
-def batch_captions(
-    captioner: Captioner, recipe: Recipe, seeds: Iterator[int], effort: Effort, images: list[Image]
-) -> list[Said]:
-    """Captions with as much effort as the time allows."""
-    with effort.timed(len(images)) as given:
-        captions = captioner.captions(images, with_effort(recipe, given), next(seeds))
-    return [Said(own, given < effort.most) for own in captions]
 
 
 def most_effort(recipe: Recipe) -> int:
