@@ -44,14 +44,10 @@ class Prepared:
     planned: Mapping[str, dict[str, Any]]
     warnings: list[str]
 
-    @property
-    def models(self) -> dict[str, str]:
-        """The models that answer, by name, and their sha256."""
-        return {name: self.weights.sha256(name) for name in ("clip", self.captioners[0], "sentences")}
-
     def identity(self) -> dict[str, dict[str, Any]]:
         """For each stage of the run folder what its outputs depend on: images and device, and what it declares."""
-        recipe, models, bank = self.recipe, self.models, self.bank
+        recipe, bank = self.recipe, self.bank
+        models = {name: self.weights.sha256(name) for name in ("clip", self.captioners[0], "sentences")}
         kinds = sorted({device.title for device in self.devices})
         files = {"images": images_sha256(self.images), "device": ", ".join(kinds), "format": FORMAT}
         known = {

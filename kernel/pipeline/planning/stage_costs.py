@@ -140,11 +140,6 @@ def submission_stage(images: int) -> Stage:
     return host_stage("submission", images * ASSUMED.row_seconds, images * EMBEDDING_DIMENSIONS * 4)
 
 
-def prepare_seconds(gpu: Gpu) -> float:
-    """Seconds to have one image ready for one of the workers, which share the cores."""
-    return ASSUMED.decode_core_seconds * gpu.count / HOST_CORES
-
-
 def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
     """Work of the device beside work of the host; on the CPU both are the same cores'."""
     if gpu.is_cpu:
@@ -160,9 +155,10 @@ def reading_stage(clip: Clip, captioner: Captioning | None, sentences: Weighed, 
 
 
 def encoding_seconds(case: Case, work: Work) -> tuple[float, str]:
-    """All images through an image encoder while the host prepares them; and which of the two takes longer."""
-    device = compute_seconds(case.gpu, work, case.images)
-    return slower(case.gpu, device, case.images * prepare_seconds(case.gpu))
+    """All images through an image encoder while the host prepares them, all workers' on the same cores; and which of
+    the two takes longer."""
+    prepared = ASSUMED.decode_core_seconds * case.gpu.count / HOST_CORES
+    return slower(case.gpu, compute_seconds(case.gpu, work, case.images), case.images * prepared)
 
 
 def clip_stage(case: Case) -> Stage:
