@@ -88,7 +88,9 @@ class Line:
         of_texts = [name for name in self.recipe.shared if name not in of_bank]
         # what the bank says does not change with captions, so it is made once, and no time is kept for it later
         self.estimates(of_bank, "estimates of the bank")
-        if self.recipe.needs(CAPTIONS) and self.captions_are_wanted():
+        behind = (captions.STAGE, *self.plain(of_captions=True))
+        names = self.ready.captioners
+        if self.recipe.needs(CAPTIONS) and (any(map(self.pending, behind)) or any(map(self.lesser, names))):
             start = time.perf_counter()
             self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
@@ -143,10 +145,6 @@ class Line:
         with self.record.timed("modifiers"):
             best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
         results.write_modifiers(self.folder, best)
-
-    def captions_are_wanted(self) -> bool:
-        missing = any(self.pending(stage) for stage in (captions.STAGE, *self.plain(of_captions=True)))
-        return missing or any(self.lesser(name) for name in self.ready.captioners)
 
     def captions(self, ends: Ends) -> None:
         """Captions by the first captioner that can be used, then what is made of them; nothing here may end a run."""

@@ -84,6 +84,10 @@ def plan(
     whole = costs.Case(recipe, gpu, clip, sentences, images, usable)
     share = replace(whole, images=math.ceil(images / gpu.count))
     notes, problems = [], []
+    if asks_bank and bank_prompts is None:
+        notes.append(f"the bank is taken to hold {prompts:,} prompts; --bank-prompts N says otherwise")
+    if features_shipped:
+        notes.append("the word banks' features are taken to lie in the weights folder")
 
     stages = [costs.reading_stage(clip, captioner, sentences, gpu), costs.clip_stage(share)]
     if any(recipe.modifiers.values()):
@@ -99,10 +103,6 @@ def plan(
     if recipe.needs(NEAREST):
         stages.append(costs.neighbours_stage(whole, prompts))
     stages.append(costs.submission_stage(images))
-    if features_shipped:
-        notes.insert(0, "the word banks' features are taken to lie in the weights folder")
-    if asks_bank and bank_prompts is None:
-        notes.insert(0, f"the bank is taken to hold {prompts:,} prompts; --bank-prompts N says otherwise")
 
     for stage in stages:
         if (least := stage.memory_at(1)) > usable:
