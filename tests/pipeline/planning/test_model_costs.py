@@ -25,6 +25,7 @@ from kernel.pipeline.planning.model_costs import (
 from kernel.pipeline.planning.models import CAPTIONERS, published_clip
 from kernel.pipeline.planning.stage_costs import PHRASES, captioning_bytes
 
+XL = CAPTIONERS["blip2-flan-t5-xl"]
 TINY_OPT = Published(
     "tiny",
     BLIP2.class_name,
@@ -136,7 +137,7 @@ def test_a_captioner_has_its_published_parameters(name, parameters):
 
 
 def test_the_parts_of_blip2_flan_t5_xl_have_their_published_parameters():
-    model = BLIP2.meta_model(CAPTIONERS["blip2-flan-t5-xl"].config, half=True)
+    model = BLIP2.meta_model(XL.config, half=True)
 
     def size(module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -147,7 +148,7 @@ def test_the_parts_of_blip2_flan_t5_xl_have_their_published_parameters():
 
 
 def test_blip2_flan_t5_xl_takes_9_10_gb_in_half_precision():
-    weights = captioner_costs(CAPTIONERS["blip2-flan-t5-xl"], half=True).weights
+    weights = captioner_costs(XL, half=True).weights
     wo = 48 * 2048 * 5120  # of 24 encoder and 24 decoder blocks
     assert weights.bytes_by_dtype["float32"] == 4 * (wo + 105_162_240)
     assert weights.bytes == 2 * 3_942_446_592 + 2 * (wo + 105_162_240) == 9_101_850_624
@@ -155,10 +156,7 @@ def test_blip2_flan_t5_xl_takes_9_10_gb_in_half_precision():
 
 def test_the_cache_of_five_beams_of_flan_t5_xl_is_51_mb_an_image():
     # 24 layers, keys and values, 2 bytes, 2,048 wide: 19 tokens said and 33 heard, for each of 5 beams
-    assert (
-        captioner_costs(CAPTIONERS["blip2-flan-t5-xl"], half=True).row_cache_bytes(Decoding(5, 19))
-        == 24 * 2 * 2 * 2048 * (19 + 33) * 5
-    )
+    assert captioner_costs(XL, half=True).row_cache_bytes(Decoding(5, 19)) == 24 * 2 * 2 * 2048 * (19 + 33) * 5
 
 
 def test_minilm_has_its_published_parameters():
@@ -259,8 +257,6 @@ def test_a_real_miniature_captioner_computes_and_caches_what_was_counted(name, d
 
 @pytest.mark.parametrize("decoding", [Decoding(1, 1), Decoding(3, 5)])
 def test_a_real_tiny_opt_captioner_computes_and_caches_what_was_counted(decoding):
-    from transformers import Blip2Config, Blip2ForConditionalGeneration
-
     costs = captioner_costs(TINY_OPT, half=False)
     model = Blip2ForConditionalGeneration(Blip2Config(**TINY_OPT.config)).eval()
     assert weigh(model, BLIP2) == costs.weights
@@ -271,7 +267,7 @@ def test_a_real_tiny_opt_captioner_computes_and_caches_what_was_counted(decoding
 
 
 def test_the_q_former_and_wo_of_a_captioner_in_half_precision_compute_in_float32():
-    costs = captioner_costs(CAPTIONERS["blip2-flan-t5-xl"], half=True)
+    costs = captioner_costs(XL, half=True)
     # one step of one row passes the decoder's 24 `wo`, 5,120 x 2,048; each but the first the same
     assert costs.decode(Decoding(1, 1)).single_operations == 24 * 2 * 5120 * 2048
     # 33 tokens pass the encoder's; the Q-Former's share is 32 queries in 12 blocks, 257 patches in 6 of them
@@ -294,10 +290,7 @@ def test_a_step_reads_the_decoders_weights_and_the_head():
     # the first holds 32 x 32 position biases
     block = 2 * (8 * 2048**2 + 2 * 2048 * 5120 + 3 * 2048) + 4 * 2048 * 5120
     head = 2 * 32128 * 2048
-    assert (
-        captioner_costs(CAPTIONERS["blip2-flan-t5-xl"], half=True).weights.read_per_token
-        == 24 * block + 2 * 32 * 32 + head
-    )
+    assert captioner_costs(XL, half=True).weights.read_per_token == 24 * block + 2 * 32 * 32 + head
 
 
 def test_the_phrases_are_those_of_the_word_lists(tmp_path):
