@@ -141,10 +141,8 @@ class Pace:
 
     def batch(self, images: int) -> bool:
         """Whether with this batch of so many images the stage's seconds became known."""
-        if self.seconds is not None or not self.images:
-            return False
         self.seen.append((time.perf_counter() - self.start, images))
-        if len(self.seen) < self.batches:
+        if not self.images or len(self.seen) != self.batches:
             return False
         (begun, _), (now, _) = self.seen[0], self.seen[-1]
         done = sum(number for _, number in self.seen)
