@@ -4,10 +4,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from kernel.banks.word_banks import shipped_features
 from kernel.config import DEFAULT_FEATURES
 from kernel.errors import UserError, did_you_mean
-from kernel.models.weights_folder import Weights
 
 NAME = "request.json"
 MODES = ("classic", "fast", "best", "negative")
@@ -39,10 +37,6 @@ class Request:
     @property
     def needs_captions(self) -> bool:
         return self.mode != "negative"
-
-    def features_folders(self, weights: Weights) -> tuple[Path, Path]:
-        """Where features of banks lie: those that the weights folder brings, those that are computed and kept."""
-        return shipped_features(weights), Path(self.features)
 
     def write(self, folder: Path) -> None:
         (folder / NAME).write_text(json.dumps(asdict(self)), encoding="utf-8")

@@ -5,13 +5,11 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from dataclasses import replace
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from kernel.banks.word_banks import Phrases, features_file
-from kernel.banks.word_parts import join_parts, parts_of
+from kernel.banks.word_banks import Phrases
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.interrogator.request import Request
@@ -19,7 +17,7 @@ from kernel.interrogator.terms import chosen_banks
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.folder import results
-from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import BadImage, ImageFile, decode, image_paths, left_out_note
 from kernel.pipeline.job import Job
@@ -94,7 +92,8 @@ def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Reci
     request.write(scratch)
     for shards in (results.CAPTIONS, results.DESCRIPTIONS):
         (scratch / shards.stage).mkdir()
-    return Job(recipe, weights, RunFolder(scratch, files, recipe.shard_images), None, [])
+    folder, features = RunFolder(scratch, files, recipe.shard_images), Path(request.features)
+    return Job(recipe, weights, folder, None, [], features=features)
 
 
 class Line:
@@ -116,29 +115,24 @@ class Line:
             outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left))
             if not outcome.left:
                 return
-            left, reasons = outcome.left, [*reasons, f"{name}: {'; '.join(outcome.reasons)}"]
-            print(f"captioner {name} was given up ({'; '.join(outcome.reasons)})", file=STDERR)
+            left, reasons = outcome.left, [*reasons, f"{name}: {outcome.why}"]
+            print(f"captioner {name} was given up ({outcome.why})", file=STDERR)
         for shard in left:
-            ids = [file.id for file in self.job.folder.shard_files(shard)]
+            ids = self.job.folder.shard_ids(shard)
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
             nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
             results.write_captions(self.job.folder, shard, nothing)
 
     def descriptions(self, banks: list[Phrases]) -> None:
         """Raises UserError when CLIP cannot be used."""
-        sha256, folders = self.job.weights.sha256("clip"), self.request.features_folders(self.job.weights)
-        unknown = tuple(words for words in banks if features_file(words, sha256, folders) is None)
-        if unknown:
-            phrases = sum(len(words.phrases) for words in unknown)
-            names = ", ".join(words.name for words in unknown)
-            print(f"encoding {phrases:,} phrases of {names}; kept in {folders[-1]} for the next time", file=STDERR)
-            parts = parts_of(unknown, sha256, folders[-1])
-            sizes = {item: len(part.phrases) for item, part in enumerate(parts) if not part.path.is_file()}
-            self.check(self.work("words", "phrases", sizes, replace(self.job, words=unknown, features=folders[-1])))
-            for words in unknown:
-                join_parts(words, sha256, folders[-1])
-        shards = self.job.folder.sizes(range(len(self.job.folder.borders)))
-        self.check(self.work("descriptions", self.request.mode, shards))
+        job = self.job.of_unknown(banks)
+        if job.words:
+            phrases = sum(len(words.phrases) for words in job.words)
+            names = ", ".join(words.name for words in job.words)
+            print(f"encoding {phrases:,} phrases of {names}; kept in {job.features} for the next time", file=STDERR)
+            self.check(self.work("words", "phrases", job.missing_parts(), job))
+            job.join_words()
+        self.check(self.work("descriptions", self.request.mode, self.job.folder.sizes()))
         self.flush()
 
     def check(self, outcome: Outcome) -> None:
@@ -146,7 +140,7 @@ class Line:
             self.flush()
             raise UserError(
                 f"CLIP cannot be used on {', '.join(device.name for device in self.devices)} "
-                f"({'; '.join(outcome.reasons)}); {len(self.records)} of {len(self.job.folder.images)} images are "
+                f"({outcome.why}); {len(self.records)} of {len(self.job.folder.images)} images are "
                 "described. Run again with --device cpu, or on a GPU with more memory"
             )
 
@@ -154,7 +148,7 @@ class Line:
         """Tells the records of shards that are made, up to the first that is not."""
         folder = self.job.folder
         while self.told < len(folder.borders) and folder.shard_path(results.DESCRIPTIONS, self.told).is_file():
-            content = results.read_descriptions(folder, self.told)
+            content = folder.read_json(results.DESCRIPTIONS, self.told)
             for file in folder.shard_files(self.told):
                 record = {"image": str(file.path), "mode": self.request.mode, **content[file.id]}
                 self.records.append(record)
@@ -165,13 +159,14 @@ class Line:
         """The items on the devices, with a progress bar; records are told as soon as they are there."""
         unit = "phrase" if stage == "words" else "image"
         bar = progress_bar(total=sum(items.values()), desc=title, unit=unit, disable=not items)
-        with bar, closing(work(job or self.job, self.devices, stage, items, Ends())) as working:
-            for number in working:
+        outcome = Outcome()
+        with bar, closing(work(job or self.job, self.devices, stage, items, Ends(), outcome)) as steps:
+            for number in steps:
                 bar.update(number)
                 with bar.external_write_mode(file=sys.stdout):
                     self.flush()
-        self.library_warnings += working.outcome.library_warnings
-        return working.outcome
+        self.library_warnings += outcome.library_warnings
+        return outcome
 
 
 def found(pattern: str) -> list[Path]:

@@ -207,8 +207,9 @@ def images_sha256(images: list[ImageFile]) -> str:
     digest = hashlib.sha256()
     for image in images:
         try:
-            stat = image.path.stat()
-            digest.update(f"{image.path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
+            found = image.path.stat()
+            told = f"{found.st_size}\0{found.st_mtime_ns}"
         except OSError as error:
-            digest.update(f"{image.path.name}\0{error.errno}\n".encode(errors="surrogateescape"))
+            told = str(error.errno)
+        digest.update(f"{image.path.name}\0{told}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

@@ -1,11 +1,13 @@
 """What every worker of a run must know. Plain data, so that it can be handed to another process."""
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kernel.banks.word_banks import Phrases, shipped_features
+from kernel.banks.word_banks import Phrases, features_file, shipped_features
+from kernel.banks.word_parts import Part, join_parts, parts_of
 from kernel.config import Recipe
 from kernel.models.weights_folder import Weights
 from kernel.pipeline.folder.run_folder import RunFolder
@@ -31,33 +33,36 @@ class Job:
         """Where features of word lists lie: those that the weights folder brings, those that are computed."""
         return shipped_features(self.weights), self.features or self.folder.folder / "features"
 
+    def of_unknown(self, words: Iterable[Phrases]) -> "Job":
+        """The same with those of the lists whose features no folder holds."""
+        sha256, folders = self.weights.sha256("clip"), self.features_folders
+        return replace(self, words=tuple(own for own in words if features_file(own, sha256, folders) is None))
+
+    def word_parts(self) -> list[Part]:
+        return parts_of(self.words, self.weights.sha256("clip"), self.features_folders[-1])
+
+    def missing_parts(self) -> dict[int, int]:
+        """Of each part that is yet to be encoded, by its number, how many phrases it holds."""
+        return {item: len(own.phrases) for item, own in enumerate(self.word_parts()) if not own.path.is_file()}
+
+    def join_words(self) -> list[str]:
+        """Makes one file of the parts of each list; the names of the lists of which parts are missing."""
+        sha256, folder = self.weights.sha256("clip"), self.features_folders[-1]
+        return [own.name for own in self.words if not join_parts(own, sha256, folder)]
+
     def as_json(self) -> str:
         """Numbers keep every bit: a float32 is a float64 too, and JSON writes these exactly."""
-        folder = self.folder
-        return json.dumps(
-            {
-                "recipe": asdict(self.recipe),
-                "weights": [str(self.weights.folder), self.weights.models, self.weights.captioners],
-                "folder": str(folder.folder),
-                "images": [[image.id, str(image.path)] for image in folder.images],
-                "identity": folder.identity,
-                "bank": str(self.bank) if self.bank else None,
-                "fallback": self.fallback,
-                "words": [asdict(own) for own in self.words],
-                "features": str(self.features) if self.features else None,
-            }
-        )
+        return json.dumps(asdict(self), default=str)
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
         content: dict[str, Any] = json.loads(text)
-        recipe = Recipe(**content["recipe"])
-        weights, models, captioners = content["weights"]
-        images = [ImageFile(image_id, Path(path)) for image_id, path in content["images"]]
+        folder, weights = content["folder"], content["weights"]
+        images = [ImageFile(own["id"], Path(own["path"])) for own in folder["images"]]
         return cls(
-            recipe,
-            Weights(Path(weights), models, captioners),
-            RunFolder(Path(content["folder"]), images, recipe.shard_images, content["identity"]),
+            Recipe(**content["recipe"]),
+            Weights(**{**weights, "folder": Path(weights["folder"])}),
+            RunFolder(**{**folder, "folder": Path(folder["folder"]), "images": images}),
             Path(content["bank"]) if content["bank"] else None,
             content["fallback"],
             tuple(Phrases(**own) for own in content["words"]),

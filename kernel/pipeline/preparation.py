@@ -1,7 +1,11 @@
-"""Everything that must be right before image 1: what was asked, opened and checked; else a UserError."""
+"""Everything that must be right before image 1: what was asked, opened and checked; else a UserError.
 
+A run folder goes on with what the last run left, and what no longer belongs to this one is made again."""
+
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,16 +13,17 @@ import numpy as np
 from kernel.banks.prompt_bank import RECORD, REGRESSION, PromptBank, opened_bank, with_fitted_shares
 from kernel.banks.word_banks import Phrases, features_file, features_key, shipped_features, word_lists
 from kernel.config import FIT, Paths, Recipe
+from kernel.errors import UserError
 from kernel.estimates.constant import constant_row
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
-from kernel.pipeline.folder.run_folder import FORMAT, Shards
+from kernel.pipeline.folder.run_folder import FORMAT, RunFolder, Shards, read_run
 from kernel.pipeline.images import ImageFile, images_sha256, left_out_note, list_images
 from kernel.pipeline.planning.run_plan import plan_run
 from kernel.pipeline.stages.load import kept
 from kernel.system.devices import Device, find_devices
-from kernel.system.files import file_sha256
+from kernel.system.files import cannot_write, file_sha256, unfinished_path
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,10 @@ class Prepared:
     planned: Mapping[str, dict[str, Any]]
     warnings: list[str]
 
-    @property
-    def models(self) -> dict[str, str]:
-        """The models that answer, by name, and their sha256."""
-        return {name: self.weights.sha256(name) for name in ("clip", self.captioners[0], "sentences")}
-
     def identity(self) -> dict[str, dict[str, Any]]:
         """For each stage of the run folder what its outputs depend on: images and device, and what it declares."""
-        recipe, models, bank = self.recipe, self.models, self.bank
+        recipe, bank = self.recipe, self.bank
+        models = {name: self.weights.sha256(name) for name in ("clip", self.captioners[0], "sentences")}
         kinds = sorted({device.title for device in self.devices})
         files = {"images": images_sha256(self.images), "device": ", ".join(kinds), "format": FORMAT}
         known = {
@@ -84,3 +85,48 @@ def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -
     plan = plan_run(recipe, weights, bank, devices, len(images), shipped)
     return Prepared(plan.recipe, shares_from, images, weights, captioners, words, bank, devices, encoder, fallback,
                     plan.stages, [*plan.notes, *left_out_note(paths.images)])  # fmt: skip
+
+
+def open_run(
+    folder: Path, images: list[ImageFile], shard_images: int, identity: dict[str, dict[str, Any]]
+) -> tuple[RunFolder, str]:
+    """The run folder, ready to go on or to start, and one line about which of the two.
+
+    `identity` holds for each stage what its outputs depend on: a stage of which something changed is made again, the
+    others stay. Raises UserError when the folder cannot be written or holds files that no run wrote.
+    """
+    run = RunFolder(folder, images, shard_images, identity)
+    previous = read_run(folder)
+    # a run that was killed while it wrote its first record left no more than this
+    first = unfinished_path(folder / "run.json")
+    if previous is None and folder.is_dir() and any(path != first for path in folder.iterdir()):
+        raise UserError(
+            f"{folder}: holds files but no run.json, so no run wrote it. Give --out an empty or a new folder"
+        )
+    changed = {} if previous is None else {stage: changes(previous["identity"], identity, stage) for stage in identity}
+    stale = [stage for stage, keys in changed.items() if keys]
+    try:
+        for stage in stale:
+            shutil.rmtree(folder / stage, ignore_errors=True)
+        if stale:
+            (folder / "submission.csv").unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        # before the stages' folders: a run that ends between the two must find its own record again
+        if previous is None or stale:
+            run.write_run({"identity": identity, "shards": run.borders})
+        for own in kept():
+            (folder / own.name).mkdir(exist_ok=True)
+            if own.writes:
+                run.drop_unsound_shards(own.writes)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    if stale:
+        what = ", ".join(dict.fromkeys(key for keys in changed.values() for key in keys))
+        return run, f"{folder}: {what} changed since the last run: {', '.join(stale)} made again"
+    return run, f"{folder}: going on with the last run" if previous else f"{folder}: new run"
+
+
+def changes(before: dict[str, Any], now: dict[str, dict[str, Any]], stage: str) -> list[str]:
+    """The names of what differs in a stage's identity, in its order."""
+    known = before.get(stage, {})
+    return [key for key, value in now[stage].items() if key not in known or known[key] != value]

@@ -6,17 +6,18 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 from kernel import __version__
-from kernel.config import Paths
+from kernel.config import CAPTIONS, Paths, Recipe
+from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import left_out
 from kernel.pipeline.preparation import Prepared
-from kernel.pipeline.shortfall import Shortfall
+from kernel.pipeline.stages.load import kept
 from kernel.system.deadline import Deadline
 from kernel.system.durations import duration
 from kernel.system.memory import PeakMemory
@@ -78,8 +79,8 @@ class Record:
             "device": max(filter(None, (known["device"], device_bytes)), default=None),
         }
 
-    def planned_seconds(self, stage: str) -> float:
-        return self.planned.get(stage, {}).get("seconds_estimated") or 0.0
+    def planned_seconds(self, *stages: str) -> float:
+        return sum(self.planned.get(stage, {}).get("seconds_estimated", 0.0) for stage in stages)
 
     def forecast(self, deadline: Deadline) -> str:
         """One line: whether the run is estimated to fit, and what happens where not."""
@@ -100,21 +101,16 @@ class Record:
 
     def write(self, problems: list[str]) -> dict[str, Any]:
         """Writes run.json as things stand, and returns its content; `problems` tell why, the shards what."""
-        short = Shortfall.of(self.folder, self.recipe, self.asked)
-        counts = short.counts
+        short = shortfall(self.folder, self.recipe, self.asked)
+        models, images = ("clip", *sorted(short["captioners"]), "sentences"), len(self.folder.images)
         content = {
             **self.static,
-            "captioners": dict(short.captioners),
-            "models": {
-                name: self.weights.models[name]["source"] for name in ("clip", *sorted(short.captioners), "sentences")
-            },
-            "counts": counts,
-            "bad_images": short.bad,
-            "caption_failures": short.failed,
-            "problems": [*short.problems(self.asked), *problems],
+            "models": {name: self.weights.models[name]["source"] for name in models},
+            **short,
+            "problems": [*short["problems"], *problems],
             "library_warnings": dict(self.library_warnings),
             "seconds": self.seconds,
-            "images_per_second": {stage: counts["images"] / spent for stage, spent in self.seconds.items() if spent},
+            "images_per_second": {stage: images / spent for stage, spent in self.seconds.items() if spent},
             "memory": self.memory,
             "plan": self.plan(),
         }
@@ -145,16 +141,55 @@ class Pace:
 
     def batch(self, images: int) -> bool:
         """Whether with this batch of so many images the stage's seconds became known."""
-        if self.seconds is not None or not self.images:
-            return False
         self.seen.append((time.perf_counter() - self.start, images))
-        if len(self.seen) < self.batches:
+        if not self.images or len(self.seen) != self.batches:
             return False
         (begun, _), (now, _) = self.seen[0], self.seen[-1]
         done = sum(number for _, number in self.seen)
         an_image = (now - begun) / (done - self.seen[0][1])
         self.seconds = round(now + (self.images - done) * an_image, 3)
         return True
+
+
+def shortfall(folder: RunFolder, recipe: Recipe, asked: str) -> dict[str, Any]:
+    """What a run's images got less than asked, read from its shards: whoever goes on with the run tells the same.
+
+    `asked` is the captioner that the run would best have. As run.json has it: `captioners`, who captioned how many;
+    `counts` of rows that are less than asked, by reason; {id: reason} of `bad_images` and, as `caption_failures`, of
+    those left without captions because a captioner failed; `problems`, a line for each kind of shortfall but bad
+    images, which are listed one by one.
+    """
+    total, bad = len(folder.images), results.read_clip(folder)[1]
+    failed: dict[str, str] = {}
+    lesser, reduced, unweighed = set[str](), set[str](), set[str]()
+    captioners: Counter[str] = Counter()
+    weighed = set(folder.made(results.COSINES))
+    for shard, content in (results.caption_shards(folder) if recipe.needs(CAPTIONS) else {}).items():
+        named = zip(folder.shard_ids(shard), content.captioners, strict=True)
+        by = {image: name for image, name in named if name is not None}
+        captioners.update(by.values())
+        lesser |= {image for image, name in by.items() if name != asked}
+        bad |= content.bad
+        failed |= {image: reason for image, reason in content.failed.items() if image not in by}
+        reduced |= set(content.reduced)
+        unweighed |= set(by) if recipe.caption_weighting == "clip" and shard not in weighed else set()
+    others = ", ".join(f"{count} by {name}" for name, count in captioners.items() if name != asked)
+    kinds: list[tuple[str, str, Collection[str]]] = [
+        (f"no_{own.lack}", f"have no {own.lack}", folder.unmade_images(own.writes) if own.wanted(recipe) else ())
+        for own in kept()
+        if own.writes and own.lack
+    ]
+    kinds += (
+        ("caption_failures", "have none because the captioner failed on them", failed),
+        ("fallback_captions", f"were captioned by a stand-in for {asked} ({others})", lesser),
+        ("fewer_captions", "were captioned with less effort than asked", reduced),
+    )
+    counts = {"images": total, "bad_images": len(bad), **{name: len(ids) for name, _, ids in kinds}}
+    counts["degraded_rows"] = len(set(bad).union(*(ids for _, _, ids in kinds)))
+    said = [*((words, ids) for _, words, ids in kinds), ("have captions that CLIP did not weigh", unweighed)]
+    problems = [f"{len(ids)} of {total} images {words}" for words, ids in said if ids]
+    return {"captioners": dict(captioners), "counts": counts, "bad_images": bad, "caption_failures": failed,
+            "problems": problems}  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -2,25 +2,21 @@
 captioner, and so on, with one model resident on a device at a time."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from kernel.banks.word_banks import best_phrases, features_file
-from kernel.banks.word_parts import join_parts, parts_of
+from kernel.banks.word_banks import best_phrases
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
-from kernel.pipeline.preparation import Prepared, prepare
+from kernel.pipeline.preparation import Prepared, open_run, prepare
 from kernel.pipeline.record import Pace, Record
-from kernel.pipeline.resume import open_run
 from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, estimates, words
 from kernel.pipeline.stages.load import kept
 from kernel.pipeline.submission import write_submission
@@ -52,34 +48,22 @@ def run(
     with Watchdog(deadline):
         warnings = check_versions()  # before anything of these libraries is imported
         with counted_warnings() as library_warnings:
-            return watched_run(recipe, paths, device_name, limit, deadline, warnings, library_warnings)
-
-
-def watched_run(
-    recipe: Recipe,
-    paths: Paths,
-    device_name: str,
-    limit: int | None,
-    deadline: Deadline,
-    warnings: list[str],
-    library_warnings: Counter[str],
-) -> dict[str, Any]:
-    ready = prepare(recipe, paths, device_name, limit)
-    with only_run(paths.run):
-        phrases = sum(len(own.phrases) for own in ready.words)
-        warnings += preflight(paths.run, len(ready.images), phrases, deadline)
-        warnings += ready.warnings
-        folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
-        results.drop_captions_of_others(folder, {name: ready.weights.sha256(name) for name in ready.captioners})
-        record = Record(ready, paths, folder, warnings, library_warnings)
-        told = [f"warning: {warning}" for warning in warnings]
-        print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
-        job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
-        try:
-            with long_lived():
-                return Line(ready, job, record, deadline).run()
-        except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
-            raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
+            ready = prepare(recipe, paths, device_name, limit)
+            with only_run(paths.run):
+                phrases = sum(len(own.phrases) for own in ready.words)
+                warnings += [*preflight(paths.run, len(ready.images), phrases, deadline), *ready.warnings]
+                folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
+                captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
+                results.drop_captions_of_others(folder, captioners)
+                record = Record(ready, paths, folder, warnings, library_warnings)
+                told = [f"warning: {warning}" for warning in warnings]
+                print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
+                job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
+                try:
+                    with long_lived():
+                        return Line(ready, job, record, deadline).run()
+                except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
+                    raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
 
 
 class Line:
@@ -106,7 +90,9 @@ class Line:
         of_texts = [name for name in self.recipe.shared if name not in of_bank]
         # what the bank says does not change with captions, so it is made once, and no time is kept for it later
         self.estimates(of_bank, "estimates of the bank")
-        if self.recipe.needs(CAPTIONS) and self.captions_are_wanted():
+        behind = (captions.STAGE, *self.plain(of_captions=True))
+        names = self.ready.captioners
+        if self.recipe.needs(CAPTIONS) and (any(map(self.pending, behind)) or any(map(self.lesser, names))):
             start = time.perf_counter()
             self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
@@ -117,21 +103,15 @@ class Line:
 
     def words(self) -> None:
         """Features of the words that no folder holds any of: before images, which without words say nothing."""
-        sha256, folders = self.ready.weights.sha256("clip"), self.job.features_folders
-        unknown = tuple(own for own in self.ready.words if features_file(own, sha256, folders) is None)
-        if not unknown:
+        job = self.job.of_unknown(self.ready.words)
+        if not job.words:
             return
-        parts = parts_of(unknown, sha256, folders[-1])
-        sizes = {item: len(part.phrases) for item, part in enumerate(parts)}
-        missing = {item: size for item, size in sizes.items() if not parts[item].path.is_file()}
         # images must not be left without time: what is planned for what follows counts up to two thirds of what is left
-        planned = sum(self.record.planned_seconds(label) for label in ("clip", "estimates", "submission"))
-        ends = self.ends(min(planned, 2 / 3 * max(self.deadline.left(), 0)))
-        job = replace(self.job, words=unknown)
-        outcome = self.work(words.STAGE, missing, ends, total=sum(sizes.values()), job=job)
-        left = [own.name for own in unknown if not join_parts(own, sha256, folders[-1])]
-        if left:
-            why = "; ".join(outcome.reasons) or "the time was over"
+        ends = self.ends_before(2 / 3, "clip", "estimates", "submission")
+        total = sum(len(own.phrases) for own in job.words)
+        outcome = self.work(words.STAGE, job.missing_parts(), ends, total=total, job=job)
+        if left := job.join_words():
+            why = outcome.why or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
     def plain(self, of_captions: bool) -> list[StageDeclaration]:
@@ -141,11 +121,10 @@ class Line:
 
     def of_images(self, stage: StageDeclaration) -> None:
         # an estimate must not take CLIP its time: what is planned for the answer counts up to a third of what is left
-        planned = sum(self.record.planned_seconds(label) for label in ("estimates", "submission"))
-        outcome = self.shards(stage, self.ends(min(planned, max(self.deadline.left(), 0) / 3)))
+        outcome = self.shards(stage, self.ends_before(1 / 3, "estimates", "submission"))
         if stage is clip.STAGE and outcome.left and not (outcome.out_of_time or self.folder.made(results.CLIP)):
             raise UserError(
-                f"CLIP cannot be used on {self.record.static['device']} ({'; '.join(outcome.reasons)}): "
+                f"CLIP cannot be used on {self.record.static['device']} ({outcome.why}): "
                 f"{len(self.ids)} images have no features, and the last submission.csv stands. Run "
                 "again to go on there, or with --device cpu"
             )
@@ -156,8 +135,7 @@ class Line:
         pending = {shard: size for shard, size in self.pending(stage).items() if shard in ready}
         outcome = self.work(stage, pending, ends)
         if outcome.left:
-            reasons = "; ".join(outcome.reasons)
-            why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({reasons})"
+            why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({outcome.why})"
             self.problems.append(f"{why} before {stage.aim}")
         return outcome
 
@@ -169,10 +147,6 @@ class Line:
         with self.record.timed("modifiers"):
             best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
         results.write_modifiers(self.folder, best)
-
-    def captions_are_wanted(self) -> bool:
-        missing = any(self.pending(stage) for stage in (captions.STAGE, *self.plain(of_captions=True)))
-        return missing or any(self.lesser(name) for name in self.ready.captioners)
 
     def captions(self, ends: Ends) -> None:
         """Captions by the first captioner that can be used, then what is made of them; nothing here may end a run."""
@@ -194,7 +168,7 @@ class Line:
         """
         if self.folder.unmade_images(results.CAPTIONS):
             return
-        seconds = sum(self.record.planned_seconds(stage.label) for stage in self.plain(of_captions=True))
+        seconds = self.record.planned_seconds(*(stage.label for stage in self.plain(of_captions=True)))
         for name in self.ready.captioners:
             shards = {} if name in self.given_up else self.folder.sizes(self.lesser(name))
             if not shards:
@@ -216,12 +190,12 @@ class Line:
         return [
             shard
             for shard, content in (results.caption_shards(self.folder) if lesser else {}).items()
-            if content.could_be_better([file.id for file in self.folder.shard_files(shard)], lesser)
+            if content.could_be_better(self.folder.shard_ids(shard), lesser)
         ]
 
     def give_up(self, captioner: str, outcome: Outcome) -> None:
         self.given_up.append(captioner)
-        self.problems.append(f"captioner {captioner} was given up ({'; '.join(outcome.reasons)})")
+        self.problems.append(f"captioner {captioner} was given up ({outcome.why})")
 
     def of_captions(self, ends: Ends) -> None:
         for stage in self.plain(of_captions=True):
@@ -241,16 +215,14 @@ class Line:
         items = {every.index(name): len(self.ids) for name in names}
         outcome = self.work(estimates.STAGE, items, Ends(), here=here, title=title, total=sum(items.values()))
         if outcome.left and any(device.is_gpu for device in self.ready.devices):
-            print(f"estimates go on without a GPU ({'; '.join(outcome.reasons)})", file=STDERR)
-            left = {item: items[item] for item in outcome.left}
-            again = work(self.job, [Device("cpu")], estimates.STAGE.name, left, Ends(), here)
-            for _ in again:
+            print(f"estimates go on without a GPU ({outcome.why})", file=STDERR)
+            left, outcome = {item: items[item] for item in outcome.left}, Outcome()
+            for _ in work(self.job, [Device("cpu")], estimates.STAGE.name, left, Ends(), outcome, here):
                 pass
-            outcome = again.outcome
         if outcome.left:
             raise UserError(
                 f"{self.folder.folder}: estimates {', '.join(every[item] for item in outcome.left)} cannot be made "
-                f"({'; '.join(outcome.reasons)}); the last submission.csv stands. Run again to go on there"
+                f"({outcome.why}); the last submission.csv stands. Run again to go on there"
             )
 
     def write(self, rows: np.ndarray) -> None:
@@ -276,13 +248,13 @@ class Line:
         pace = self.record.paces.setdefault(label, Pace(0 if here else pending, len(self.ready.devices)))
         title = title or label
         bar = progress_bar(total=total, initial=total - pending, desc=title, unit=stage.unit, disable=not items)
-        with self.record.timed(label), bar:
-            with closing(work(job or self.job, self.ready.devices, name, items, ends, here)) as working:
-                for number in working:
-                    bar.update(number)
-                    if pace.batch(number):
-                        bar.write(self.record.corrected(label), file=STDERR)
-        outcome = working.outcome
+        outcome = Outcome()
+        working = closing(work(job or self.job, self.ready.devices, name, items, ends, outcome, here))
+        with self.record.timed(label), bar, working as steps:
+            for number in steps:
+                bar.update(number)
+                if pace.batch(number):
+                    bar.write(self.record.corrected(label), file=STDERR)
         self.record.library_warnings.update(outcome.library_warnings)
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome
@@ -290,9 +262,13 @@ class Line:
     def pending(self, stage: StageDeclaration) -> dict[int, int]:
         """The shards that are not made, and their images."""
         made = set(self.folder.made(stage.writes)) if stage.writes else set()
-        return self.folder.sizes(shard for shard in range(len(self.folder.borders)) if shard not in made)
+        return {shard: size for shard, size in self.folder.sizes().items() if shard not in made}
 
     def ends(self, reserve: float) -> Ends:
         """Nothing is begun for which `reserve` seconds would not be left, and nothing is waited for into its last
         three quarters."""
         return Ends(self.deadline.earlier(reserve), self.deadline.earlier(0.75 * reserve))
+
+    def ends_before(self, most: float, *labels: str) -> Ends:
+        """Leaves what is planned for these, and at most this share of what is left."""
+        return self.ends(min(self.record.planned_seconds(*labels), most * max(self.deadline.left(), 0)))

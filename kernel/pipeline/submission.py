@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from itertools import islice
+from itertools import count, islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,6 @@ COLUMNS = ["imgId_eId", "val"]
 HEADER = ",".join(COLUMNS)
 ENDINGS = [f"_{dimension}" for dimension in range(EMBEDDING_DIMENSIONS)]
 VALID_DIMENSIONS = [ending[1:] for ending in ENDINGS]
-AHEAD = 3  # blocks that are read while one is worked on
 BLOCK = 256  # images written or read at a time, so that memory does not grow with row names or values
 
 
@@ -38,7 +37,8 @@ def write_submission(path: Path, ids: list[str], rows: np.ndarray) -> None:
         raise ValueError(expected)
     with whole_file(path) as unfinished, unfinished.open("wb") as file:
         file.write(HEADER.encode())
-        for lines in in_threads(partial(block_lines, ids, rows), range(0, len(ids), BLOCK)):
+        make = partial(block_lines, ids, rows)
+        for lines in in_threads(make, range(0, len(ids), BLOCK), min(4, os.cpu_count() or 1)):
             if lines is None:
                 raise ValueError(expected)
             file.write(lines)
@@ -51,9 +51,8 @@ def write_submission(path: Path, ids: list[str], rows: np.ndarray) -> None:
             synced.result()
 
 
-def in_threads(make: Callable[[int], Any], items: Iterable[int]) -> Iterator[Any]:
+def in_threads(make: Callable[[int], Any], items: Iterable[int], threads: int) -> Iterator[Any]:
     """What `make` gives of each item, in order; a few are made ahead by threads, as Arrow and NumPy let others run."""
-    threads = min(4, os.cpu_count() or 1)
     remaining = iter(items)
     with ThreadPoolExecutor(threads) as pool:
         made = deque(pool.submit(make, item) for item in islice(remaining, threads + 1))
@@ -77,43 +76,30 @@ def csv_lines(ids: list[str], values: np.ndarray) -> memoryview:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    # a name is quoted where a comma or a quote in it would end it, as RFC 4180 has it
-    starts = ["\n" + (quoted(image_id) if is_quoted(image_id) else image_id) for image_id in ids]
-    ends = ['",' if is_quoted(image_id) else "," for image_id in ids]
-    lines = pc.binary_join_element_wise(texts(starts, ends), pc.cast(pa.array(values), pa.string()), "")
+    around = [around_dimension(image_id) for image_id in ids]
+    starts, ends = ["\n" + start for start, _ in around], [end + "," for _, end in around]
+    lines = texts(starts, ends, pc.cast(pa.array(values), pa.string()))
     # the texts of an array lie one behind the other
     _, offsets, data = lines.buffers()
     return memoryview(data)[: np.frombuffer(offsets, dtype=np.int32)[len(lines)]]
 
 
-def is_quoted(image_id: str) -> bool:
-    return "," in image_id or '"' in image_id
-
-
-def quoted(image_id: str) -> str:
-    """Example: quoted('a"b') == '"a""b'; the quote at the end stands behind the dimension."""
-    return '"' + image_id.replace('"', '""')
-
-
-def row_names(ids: list[str]) -> "pa.StringArray":
-    """Example: row_names(["a", "b"]) -> an array of "a_0", "a_1", ..., "a_383", "b_0", ..., "b_383" """
-    return texts(ids, [""] * len(ids))
-
-
-def texts(starts: list[str], ends: list[str]) -> "pa.StringArray":
-    """For each start and end and every dimension the text `{start}_{dimension}{end}`, in this order.
-
-    Put together as Arrow holds them, all texts in one and where each ends: no object for each of millions.
+def around_dimension(image_id: str) -> tuple[str, str]:
+    """What stands before and behind `_7` in a row's name: where a comma or a quote would end it, it is quoted as
+    RFC 4180 has it. Example: 'a"b' -> '"a""b' and '"'
     """
-    import pyarrow as pa
+    return ('"' + image_id.replace('"', '""'), '"') if "," in image_id or '"' in image_id else (image_id, "")
 
-    endings = {end: ["", *(ending + end for ending in ENDINGS)] for end in set(ends)}
-    # what joins them stands before each but the first, which is empty
-    images = [start.join(endings[end]).encode() for start, end in zip(starts, ends, strict=True)]
-    fixed = np.array([len(start.encode()) + len(end) for start, end in zip(starts, ends, strict=True)])
-    lengths = np.add.outer(fixed, np.array([len(ending) for ending in ENDINGS])).ravel()
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(b"".join(images)))
+
+def texts(starts: list[str], ends: list[str], *more: "pa.StringArray") -> "pa.StringArray":
+    """For each start and end and every dimension the text `{start}_{dimension}{end}`, then `more`, in this order."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    images = np.arange(len(starts)).repeat(EMBEDDING_DIMENSIONS)
+    dimensions = np.tile(np.arange(EMBEDDING_DIMENSIONS), len(starts))
+    parts = [pa.array(own).take(rows) for own, rows in ((starts, images), (ENDINGS, dimensions), (ends, images))]
+    return pc.binary_join_element_wise(*parts, *more, "")
 
 
 def read_submission(path: Path) -> dict[str, np.ndarray]:
@@ -121,17 +107,10 @@ def read_submission(path: Path) -> dict[str, np.ndarray]:
 
     Raises UserError, in one line, for rows that are missing, repeated, unreadable or not finite.
     """
-    seen = Seen(path)
-    rows = np.empty((0, EMBEDDING_DIMENSIONS), dtype=np.float32)
-    for names, values in blocks(path):
-        if whole := seen.add_whole(names):
-            rows = with_length(rows, len(seen.index))
-            rows[len(seen.index) - whole : len(seen.index)] = values.reshape(whole, EMBEDDING_DIMENSIONS)
-        else:
-            position, dimensions = seen.add_in_any_order(names)
-            rows = with_length(rows, len(seen.index))
-            rows[position, dimensions] = values
-    seen.check_whole()
+    seen, rows = Seen(path), np.empty((0, EMBEDDING_DIMENSIONS), dtype=np.float32)
+    for position, dimensions, values in seen.blocks():
+        rows = with_length(rows, len(seen.index))
+        rows[position, dimensions] = values
     return dict(zip(seen.index, rows, strict=False))  # rows may have room for more
 
 
@@ -140,18 +119,10 @@ def check_submission(path: Path, ids: list[str]) -> None:
 
     Holds the ids, 49 bytes an image and a few blocks of the file: the values are looked at, not kept.
     """
-    seen = Seen(path)
-    has_values = np.empty(0, dtype=bool)
-    for names, values in blocks(path):
-        if whole := seen.add_whole(names):
-            own = slice(len(seen.index) - whole, len(seen.index))
-            has_values = with_length(has_values, len(seen.index))
-            has_values[own] = values.reshape(whole, EMBEDDING_DIMENSIONS).any(axis=1)
-        else:
-            position, _ = seen.add_in_any_order(names)
-            has_values = with_length(has_values, len(seen.index))
-            has_values[position[values != 0]] = True
-    seen.check_whole()
+    seen, has_values = Seen(path), np.empty(0, dtype=bool)
+    for position, _, values in seen.blocks():
+        has_values = with_length(has_values, len(seen.index))
+        has_values[position[values != 0]] = True
     expected = set(ids)
     missing = [image_id for image_id in expected if image_id not in seen.index]
     foreign = [image_id for image_id in seen.index if image_id not in expected]
@@ -176,40 +147,22 @@ class Seen:
         self.index: dict[str, int] = {}  # in the file's order
         self.bits = np.empty((0, EMBEDDING_DIMENSIONS // 8), dtype=np.uint8)
 
-    def add_whole(self, names: "pa.StringArray") -> int:
-        """How many new images these are, whole and one after the other as `write_submission` writes them: then they
-        are the last of `index`. 0 where they stand otherwise; then `add_in_any_order` takes them."""
-        before = len(self.index)
-        ids = whole_images(names)
-        if not ids or any(image_id in self.index for image_id in ids):
-            return 0
-        self.index.update(zip(ids, range(before, before + len(ids)), strict=True))
-        self.bits = with_length(self.bits, len(self.index))
-        self.bits[before : len(self.index)] = 255
-        return len(ids)
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Of each block of rows their places in `index`, their dimensions (0..383) and their float32 values.
 
-    def add_in_any_order(self, names: "pa.StringArray") -> tuple[np.ndarray, np.ndarray]:
-        """Each row's place in `index` and its dimension (0..383), both of the shape of `names`, an array of texts.
-
-        Raises UserError for a name without a dimension and for one that was there before.
+        Raises UserError for a name without a dimension, for one that was there before, and at the end unless every
+        image has all its dimensions, and there is one.
         """
-        import pandas as pd
-
-        images, dimensions = split_names(self.path, names.to_numpy(zero_copy_only=False))
-        position = np.array([self.index.setdefault(image, len(self.index)) for image in images], dtype=np.intp)
-        self.bits = with_length(self.bits, len(self.index))
-        byte, bit = dimensions // 8, (1 << dimensions % 8).astype(np.uint8)
-        repeated = (self.bits[position, byte] & bit != 0) | pd.Series(
-            position * EMBEDDING_DIMENSIONS + dimensions
-        ).duplicated().to_numpy()
-        if repeated.any():
-            first = names[int(repeated.argmax())].as_py()
-            raise UserError(f"{self.path}: row {first!r} is repeated; expected each image and dimension once")
-        np.bitwise_or.at(self.bits, (position, byte), bit)
-        return position, dimensions
-
-    def check_whole(self) -> None:
-        """Raises UserError unless every image has all its dimensions, and there is one."""
+        for names, values in blocks(self.path):
+            before, ids = len(self.index), whole_images(names)
+            if ids and not any(image_id in self.index for image_id in ids):
+                self.index.update(zip(ids, range(before, before + len(ids)), strict=True))
+                self.bits = with_length(self.bits, len(self.index))
+                self.bits[before : len(self.index)] = 255
+                position = np.arange(before, len(self.index)).repeat(EMBEDDING_DIMENSIONS)
+                yield position, np.tile(np.arange(EMBEDDING_DIMENSIONS), len(ids)), values
+            else:
+                yield *self.add(names), values
         if not self.index:
             raise UserError(f"{self.path}: no rows; expected {EMBEDDING_DIMENSIONS} for each image")
         bits = self.bits[: len(self.index)]
@@ -220,6 +173,22 @@ class Seen:
                 f"expected {EMBEDDING_DIMENSIONS}; {len(short)} such images"
             )
 
+    def add(self, names: "pa.StringArray") -> tuple[np.ndarray, np.ndarray]:
+        """Each row's place in `index` and its dimension (0..383), in whatever order they stand."""
+        import pandas as pd
+
+        images, dimensions = split_names(self.path, names.to_numpy(zero_copy_only=False))
+        position = np.array([self.index.setdefault(image, len(self.index)) for image in images], dtype=np.intp)
+        self.bits = with_length(self.bits, len(self.index))
+        byte, bit = dimensions // 8, (1 << dimensions % 8).astype(np.uint8)
+        twice_here = pd.Series(position * EMBEDDING_DIMENSIONS + dimensions).duplicated().to_numpy()
+        repeated = (self.bits[position, byte] & bit != 0) | twice_here
+        if repeated.any():
+            first = names[int(repeated.argmax())].as_py()
+            raise UserError(f"{self.path}: row {first!r} is repeated; expected each image and dimension once")
+        np.bitwise_or.at(self.bits, (position, byte), bit)
+        return position, dimensions
+
 
 def whole_images(names: "pa.StringArray") -> list[str]:
     """The ids of rows that stand as `write_submission` writes them, image after image; empty where they do not.
@@ -227,7 +196,7 @@ def whole_images(names: "pa.StringArray") -> list[str]:
     One comparison of the whole block instead of taking every name apart: many times as fast.
     """
     ids = [name[: -len(ENDINGS[0])] for name in names[::EMBEDDING_DIMENSIONS].to_pylist()]
-    as_written = len(set(ids)) == len(ids) and names.equals(row_names(ids))
+    as_written = len(set(ids)) == len(ids) and names.equals(texts(ids, [""] * len(ids)))
     return ids if as_written else []
 
 
@@ -257,7 +226,9 @@ def blocks(path: Path) -> Iterator[tuple["pa.StringArray", np.ndarray]]:
             if batches.schema.names != COLUMNS:
                 found = ",".join(batches.schema.names)
                 raise UserError(f"{path}: columns {found}; expected exactly {HEADER}")
-            for names, values in ahead(in_blocks(batches, BLOCK * EMBEDDING_DIMENSIONS)):
+            whole = in_blocks(batches, BLOCK * EMBEDDING_DIMENSIONS)
+            ahead = in_threads(lambda _: next(whole, None), count(), threads=1)
+            for names, values in takewhile(lambda block: block is not None, ahead):
                 yield names, finite_values(path, names, values)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected a submission.csv") from error
@@ -279,15 +250,6 @@ def in_blocks(batches: Any, rows: int) -> Iterator[list[Any]]:
             waiting = waiting.slice(rows)
     if waiting.num_rows:
         yield [column.combine_chunks() for column in waiting.columns]
-
-
-def ahead(items: Iterator[Any]) -> Iterator[Any]:
-    """The same items; while one is worked on, a thread gets the next few."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = deque(pool.submit(next, items, None) for _ in range(AHEAD))
-        while (item := coming.popleft().result()) is not None:
-            coming.append(pool.submit(next, items, None))
-            yield item
 
 
 def finite_values(path: Path, names: "pa.StringArray", values: "pa.StringArray") -> np.ndarray:

@@ -4,6 +4,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 PROCESS_START = time.monotonic()
@@ -81,6 +83,14 @@ class Effort:
         if least * batch > left:
             raise OutOfTime
         return max(1, int(min(self.most, left / (least * max(self.images, batch)))))
+
+    @contextmanager
+    def timed(self, batch: int) -> Iterator[int]:
+        """The effort that `batch` images may have, and the time that they then take. Raises OutOfTime as `next`."""
+        effort = self.next(batch)
+        start = time.perf_counter()
+        yield effort
+        self.took(batch, effort, time.perf_counter() - start)
 
     def took(self, batch: int, effort: int, seconds: float) -> None:
         self.images -= batch

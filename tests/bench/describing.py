@@ -46,7 +46,7 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
         folder = job.folder
         shards = range(len(folder.borders))
         stages: list[Any] = [DescriptionsStage(job, Device("cpu"))]
-        stages[0].load_terms()
+        _ = stages[0].describer  # reads the terms
         if request.needs_captions:
             stages.insert(0, CaptionsStage(job, Device("cpu"), "blip"))
         begun = time.perf_counter()
@@ -55,7 +55,8 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
                 for _ in stage.make(shard, Share(images, NEVER)):
                     pass
         taken = time.perf_counter() - begun
-        prompts = [record["prompt"] for shard in shards for record in results.read_descriptions(folder, shard).values()]
+        found = [folder.read_json(results.DESCRIPTIONS, shard) for shard in shards]
+        prompts = [record["prompt"] for own in found for record in own.values()]
     return prompts, taken / images
 
 

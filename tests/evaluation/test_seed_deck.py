@@ -13,7 +13,7 @@ from kernel.errors import UserError
 from kernel.evaluation.finished import finished_run
 from kernel.evaluation.seed_deck import CAPTIONED, DECK_CAPTIONS, DECK_MODIFIERS, reason_against, verify
 from kernel.pipeline.folder import results
-from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.run import run as run_pipeline

@@ -13,8 +13,8 @@ from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline.planning.from_weights import models_of
 from kernel.pipeline.planning.gpus import gpu_named
+from kernel.pipeline.planning.models import models_of
 from kernel.pipeline.planning.plan import plan
 from kernel.system.memory import PeakMemory
 from tests.bench.truesize.sizes import TINY_CAPTIONER, Sizes

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import ImageFile
-from kernel.pipeline.resume import open_run
+from kernel.pipeline.preparation import open_run
 
 IDENTITY = {
     "clip": {"images": "3f2a", "device": "cpu"},

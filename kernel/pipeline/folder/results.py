@@ -4,19 +4,20 @@ Whatever is said of all images is in their order.
 """
 
 import json
+from collections.abc import Collection
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from kernel.pipeline.folder.caption_shard import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder, Shards
-from kernel.system.files import json_bytes, write_json, write_whole
+from kernel.system.files import write_json, write_whole
 
 CLIP = Shards("clip", ".safetensors", lambda folder, shard: read_clip_shard(folder, shard)[2])
 CAPTIONS = Shards("captions", ".json", lambda folder, shard: read_caption_shard(folder, shard).unmade)
-COSINES = Shards("cosines", ".json")
-DESCRIPTIONS = Shards("descriptions", ".json")
+COSINES = Shards("cosines", ".json")  # of each image's captions
+DESCRIPTIONS = Shards("descriptions", ".json")  # by image what `describe` found, or its `error`
 
 
 def write_clip(folder: RunFolder, shard: int, features: np.ndarray, bad: dict[str, str], unmade: list[str]) -> None:
@@ -40,15 +41,13 @@ def read_clip_shard(folder: RunFolder, shard: int) -> tuple[np.ndarray, dict[str
 def read_clip(folder: RunFolder) -> tuple[np.ndarray, dict[str, str]]:
     """All shards: (n, d) float32 features, zero rows where a shard was not made, and {id: reason} of bad images. At
     least one shard must have been made."""
-    made = folder.made(CLIP)
     features = np.zeros((len(folder.images), 0), dtype=np.float32)
     bad: dict[str, str] = {}
-    for shard in made:
+    for shard in folder.made(CLIP):
         rows, own, _ = read_clip_shard(folder, shard)
-        if shard == made[0]:
+        if not features.size:
             features = np.zeros((len(folder.images), rows.shape[1]), dtype=np.float32)
-        start, stop = folder.borders[shard]
-        features[start:stop] = rows
+        features[slice(*folder.borders[shard])] = rows
         bad |= own
     return features, bad
 
@@ -61,14 +60,47 @@ def read_modifiers(folder: RunFolder) -> list[list[str]]:
     return json.loads((folder.folder / "clip" / "modifiers.json").read_text(encoding="utf-8"))
 
 
+@dataclass(frozen=True)
+class CaptionShard:
+    """Captions of a shard's images in their order, and of each who captioned it, None where nobody did.
+
+    `sha256` names the weights of every captioner that took part. By id: `bad` and `failed` hold the reasons of bad
+    images and of those that a captioner failed on, `reduced` those captioned with less effort than the recipe asks,
+    `unmade` those that were not come to.
+    """
+
+    captions: list[list[str]]
+    captioners: list[str | None]
+    sha256: dict[str, str] = field(default_factory=dict)
+    bad: dict[str, str] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    reduced: list[str] = field(default_factory=list)
+    unmade: list[str] = field(default_factory=list)
+
+    def over(self, lesser: "CaptionShard", ids: list[str]) -> "CaptionShard":
+        """This one, but where it failed on an image what the lesser captioner said of it stands."""
+        captions, captioners, reduced = list(self.captions), list(self.captioners), list(self.reduced)
+        for index, image_id in enumerate(ids):
+            if image_id in self.failed:
+                captions[index], captioners[index] = lesser.captions[index], lesser.captioners[index]
+                reduced += [own for own in lesser.reduced if own == image_id]
+        known = lesser.sha256 | self.sha256
+        sha256 = {name: known[name] for name in known if name in captioners}
+        return CaptionShard(captions, captioners, sha256, self.bad, self.failed, reduced, self.unmade)
+
+    def could_be_better(self, ids: list[str], lesser: Collection[str]) -> bool:
+        """Whether one of the lesser captioners captioned an image that no better one has failed on since."""
+        return any(own in lesser and image not in self.failed for image, own in zip(ids, self.captioners, strict=True))
+
+
 def write_captions(folder: RunFolder, shard: int, content: CaptionShard) -> None:
     folder.shard_path(COSINES, shard).unlink(missing_ok=True)  # of other captions
-    folder.write_shard(CAPTIONS, shard, json_bytes(content.as_json()), whole=not content.unmade)
+    folder.write_json(CAPTIONS, shard, asdict(content), whole=not content.unmade)
 
 
 def read_caption_shard(folder: RunFolder, shard: int) -> CaptionShard:
     """What `write_captions` wrote."""
-    return CaptionShard(**json.loads(folder.shard_path(CAPTIONS, shard).read_text(encoding="utf-8")))
+    return CaptionShard(**folder.read_json(CAPTIONS, shard))
 
 
 def caption_shards(folder: RunFolder) -> dict[int, CaptionShard]:
@@ -81,8 +113,7 @@ def read_captions(folder: RunFolder) -> tuple[list[list[str]], dict[str, str]]:
     captions: list[list[str]] = [[] for _ in folder.images]
     bad: dict[str, str] = {}
     for shard, content in caption_shards(folder).items():
-        start, stop = folder.borders[shard]
-        captions[start:stop] = content.captions
+        captions[slice(*folder.borders[shard])] = content.captions
         bad |= content.bad
     return captions, bad
 
@@ -90,30 +121,16 @@ def read_captions(folder: RunFolder) -> tuple[list[list[str]], dict[str, str]]:
 def drop_captions_of_others(folder: RunFolder, known: dict[str, str]) -> None:
     """Removes captions of captioners other than these, {name: sha256}, so that they are made again."""
     for shard, content in caption_shards(folder).items():
-        if not content.is_by(known):
+        if not content.sha256.items() <= known.items():
             folder.shard_path(CAPTIONS, shard).unlink()
-
-
-def write_cosines(folder: RunFolder, shard: int, cosines: list[list[float]]) -> None:
-    folder.write_shard(COSINES, shard, json_bytes(cosines))
 
 
 def read_cosines(folder: RunFolder) -> list[list[float] | None]:
     """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
     cosines: list[list[float] | None] = [None for _ in folder.images]
     for shard in set(folder.made(COSINES)) & set(folder.made(CAPTIONS)):
-        start, stop = folder.borders[shard]
-        cosines[start:stop] = json.loads(folder.shard_path(COSINES, shard).read_text(encoding="utf-8"))
+        cosines[slice(*folder.borders[shard])] = folder.read_json(COSINES, shard)
     return cosines
-
-
-def write_descriptions(folder: RunFolder, shard: int, content: dict[str, dict[str, Any]]) -> None:
-    """By image what `describe` found, or its `error`."""
-    folder.write_shard(DESCRIPTIONS, shard, json_bytes(content))
-
-
-def read_descriptions(folder: RunFolder, shard: int) -> dict[str, dict[str, Any]]:
-    return json.loads(folder.shard_path(DESCRIPTIONS, shard).read_text(encoding="utf-8"))
 
 
 def estimate_path(folder: RunFolder, name: str) -> Path:
@@ -157,6 +174,4 @@ def read_nearest(folder: RunFolder) -> Nearest | None:
     from safetensors.numpy import load_file
 
     path = estimate_path(folder, "nearest")
-    if not path.is_file():
-        return None
-    return Nearest(**load_file(path))
+    return Nearest(**load_file(path)) if path.is_file() else None

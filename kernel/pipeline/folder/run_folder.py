@@ -9,14 +9,14 @@ What shards hold is told by results.py.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from typing_extensions import TypedDict
 
 from kernel.pipeline.images import ImageFile
-from kernel.system.files import write_json, write_whole
+from kernel.system.files import json_bytes, write_json, write_whole
 from kernel.system.records import read_record
 
 FORMAT = 3  # of shards: those of another are made again
@@ -39,22 +39,24 @@ class Run(TypedDict):
     identity: dict[str, dict[str, Any]]
 
 
+@dataclass
 class RunFolder:
     """One run's outputs. `images` are shared out into shards of `shard_images` consecutive ids."""
 
-    def __init__(
-        self, folder: Path, images: list[ImageFile], shard_images: int, identity: dict[str, Any] | None = None
-    ) -> None:
-        self.folder = folder
-        self.images = images
-        self.identity = identity or {}
-        self.borders = [
-            (start, min(start + shard_images, len(images))) for start in range(0, len(images), shard_images)
-        ]
+    folder: Path
+    images: list[ImageFile]
+    shard_images: int
+    identity: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        starts, count = range(0, len(self.images), self.shard_images), len(self.images)
+        self.borders = [(start, min(start + self.shard_images, count)) for start in starts]
 
     def shard_files(self, shard: int) -> list[ImageFile]:
-        start, stop = self.borders[shard]
-        return self.images[start:stop]
+        return self.images[slice(*self.borders[shard])]
+
+    def shard_ids(self, shard: int) -> list[str]:
+        return [file.id for file in self.shard_files(shard)]
 
     def shard_path(self, shards: Shards, shard: int) -> Path:
         return self.folder / shards.stage / f"{shard:05d}{shards.suffix}"
@@ -63,20 +65,19 @@ class RunFolder:
         """The shards that are there."""
         return [shard for shard in range(len(self.borders)) if self.shard_path(shards, shard).is_file()]
 
-    def sizes(self, shards: Iterable[int]) -> dict[int, int]:
-        """Of each shard how many images it holds."""
-        return {shard: self.borders[shard][1] - self.borders[shard][0] for shard in shards}
+    def sizes(self, shards: Iterable[int] | None = None) -> dict[int, int]:
+        """Of each shard, or of these, how many images it holds."""
+        asked = range(len(self.borders)) if shards is None else shards
+        return {shard: len(self.shard_files(shard)) for shard in asked}
 
     def unmade_images(self, shards: Shards) -> set[str]:
         """The ids of images that a stage has not come to: of missing shards, and of parts of shards."""
-        unmade: set[str] = set()
-        made = set(self.made(shards))
-        for shard in range(len(self.borders)):
-            if shard in made:
-                unmade |= set(shards.unmade(self, shard))
-            else:
-                unmade |= {file.id for file in self.shard_files(shard)}
-        return unmade
+        made = self.made(shards)
+        return {
+            image_id
+            for shard in range(len(self.borders))
+            for image_id in (shards.unmade(self, shard) if shard in made else self.shard_ids(shard))
+        }
 
     def write_shard(self, shards: Shards, shard: int, data: bytes, whole: bool = True) -> None:
         """The seal first: ended between the two, the shard is missing or does not fit its seal, so it is made again.
@@ -87,15 +88,20 @@ class RunFolder:
         path = self.shard_path(shards, shard)
         seal_path(path).unlink(missing_ok=True)
         if whole:
-            write_whole(seal_path(path), self.seal(shards.stage, path.name, data).encode())
+            write_whole(seal_path(path), self.seal(shards.stage, path.name, data))
         write_whole(path, data)
+
+    def write_json(self, shards: Shards, shard: int, content: Any, whole: bool = True) -> None:
+        self.write_shard(shards, shard, json_bytes(content), whole)
+
+    def read_json(self, shards: Shards, shard: int) -> Any:
+        return json.loads(self.shard_path(shards, shard).read_text(encoding="utf-8"))
 
     def has_shard(self, shards: Shards, shard: int) -> bool:
         """Whether the shard is there, whole, and of this very stage and run."""
         path = self.shard_path(shards, shard)
-        if not (path.is_file() and seal_path(path).is_file()):
-            return False
-        return seal_path(path).read_bytes() == self.seal(shards.stage, path.name, path.read_bytes()).encode()
+        there = path.is_file() and seal_path(path).is_file()
+        return there and seal_path(path).read_bytes() == self.seal(shards.stage, path.name, path.read_bytes())
 
     def drop_unsound_shards(self, shards: Shards) -> None:
         """Removes what was cut or altered or comes from elsewhere, so that every shard that is there can be read."""
@@ -103,9 +109,9 @@ class RunFolder:
             if not self.has_shard(shards, shard):
                 self.shard_path(shards, shard).unlink()
 
-    def seal(self, stage: str, name: str, data: bytes) -> str:
+    def seal(self, stage: str, name: str, data: bytes) -> bytes:
         settings = json.dumps(self.identity.get(stage), sort_keys=True)
-        return hashlib.sha256(f"{settings}\n{name}\n".encode() + data).hexdigest()
+        return hashlib.sha256(f"{settings}\n{name}\n".encode() + data).hexdigest().encode()
 
     def write_run(self, content: dict[str, Any]) -> None:
         write_json(self.folder / "run.json", content)

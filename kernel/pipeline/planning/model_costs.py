@@ -1,18 +1,44 @@
 """What a model costs, counted without its weights: the real class with the published configuration on the meta device.
 
 Parameters and bytes are exact. Operations are counted as in open_clip's docs/model_profile.csv, by torch's own counter
-with two for every multiply-add, attention included (ViT-g-14: 534.06 GFLOPs an image, 47.09 a text).
+with two for every multiply-add, attention included (ViT-g-14: 534.06 GFLOPs an image, 47.09 a text). Memory is followed
+tensor by tensor. On the meta device torch decomposes attention into plain products, so its score matrices count in
+full: the kernels of a GPU never hold them all, and the peak is an upper bound.
 """
 
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 from kernel.models.captioners.captioner import CaptionerKind, Published
 from kernel.models.captioners.loading import kind_of
 from kernel.models.clip import meta_clip
-from kernel.pipeline.planning.counting import Work, count
-from kernel.pipeline.planning.published_models import MINILM
+
+Costs = TypeVar("Costs", bound=Callable[..., Any])
+# Source: config.json of sentence-transformers/all-MiniLM-L6-v2
+MINILM = {
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_attention_heads": 12,
+    "num_hidden_layers": 6,
+    "vocab_size": 30522,
+    "max_position_embeddings": 512,
+}
+
+
+@dataclass(frozen=True)
+class Work:
+    """One forward pass of one item: operations in half precision, operations in float32, peak activation bytes."""
+
+    half_operations: int = 0
+    single_operations: int = 0
+    activation_bytes: int = 0
+
+    @property
+    def operations(self) -> int:
+        return self.half_operations + self.single_operations
 
 
 @dataclass(frozen=True)
@@ -73,18 +99,13 @@ class Captioning:
 
     def decode(self, decoding: Decoding) -> Work:
         """All steps of all rows of one image."""
-        first, second, third = (work for work, _ in self.steps)
-        later = decoding.steps - 1
-
-        def total(of: Callable[[Work], int]) -> int:
-            growing = (of(third) - of(second)) * later * (later - 1) // 2
-            return decoding.rows * (of(first) + later * of(second) + growing)
-
-        return Work(
-            total(lambda step: step.half_operations),
-            total(lambda step: step.single_operations),
-            decoding.rows * max(step.activation_bytes for step, _ in self.steps),
+        rows, later = decoding.rows, decoding.steps - 1
+        counted = [(own.half_operations, own.single_operations) for own, _ in self.steps]
+        half, single = (
+            rows * (first + later * second + (third - second) * later * (later - 1) // 2)
+            for first, second, third in zip(*counted, strict=True)
         )
+        return Work(half, single, rows * max(own.activation_bytes for own, _ in self.steps))
 
     def row_cache_bytes(self, decoding: Decoding) -> int:
         """Keys and values of all rows of one image at the last step."""
@@ -92,6 +113,20 @@ class Captioning:
         return decoding.rows * (first + (decoding.steps - 1) * (second - first))
 
 
+def counted_once(costs: Costs) -> Costs:
+    """The same configuration is counted once a process: cures plan again and again."""
+    known: dict[str, Any] = {}
+
+    @wraps(costs)
+    def once(*given: Any, **named: Any) -> Any:
+        if (key := repr((given, named))) not in known:
+            known[key] = costs(*given, **named)
+        return known[key]
+
+    return cast(Costs, once)
+
+
+@counted_once
 def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
     """CLIP by open_clip's configuration, in half precision as models/clip.py loads it on a GPU, else in float32."""
     import torch
@@ -109,6 +144,7 @@ def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
     )
 
 
+@counted_once
 def sentence_costs(tokens: int, config: dict[str, Any] = MINILM) -> tuple[Weighed, Work]:
     """MiniLM in float32, as models/sentences.py loads it: its weights, and the work of a text of `tokens` tokens."""
     import torch
@@ -120,6 +156,7 @@ def sentence_costs(tokens: int, config: dict[str, Any] = MINILM) -> tuple[Weighe
     return weigh(model), count(lambda: model(input_ids=ids), half=False)
 
 
+@counted_once
 def captioner_costs(published: Published, half: bool) -> Captioning:
     """A captioner with one image encoded and three tokens decoded, as its kind's own model would."""
     kind = kind_of(published.class_name, published.name)
@@ -136,7 +173,7 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
         steps.append((Work(work.half_operations, work.single_operations, max(0, work.activation_bytes - size)), size))
     return Captioning(
         name=published.name,
-        weights=weigh_captioner(kind, model),
+        weights=weigh(model, kind),
         encode=encode,
         steps=(steps[0], steps[1], steps[2]),
         vocabulary=len(kind.output_head(model)),
@@ -145,25 +182,70 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
     )
 
 
-def weigh_captioner(kind: CaptionerKind, model: Any) -> Weighed:
-    """As `weigh`, with what a step of decoding reads."""
-    weighed, head = weigh(model), kind.output_head(model)
-    return replace(
-        weighed,
-        read_per_token=sum(parameter.nbytes for parameter in kind.decoder_layers(model).parameters()) + head.nbytes,
-    )
-
-
-def weigh(model: Any) -> Weighed:
-    """Parameters and bytes of a model on any device."""
+def weigh(model: Any, kind: CaptionerKind | None = None) -> Weighed:
+    """Parameters and bytes of a model on any device; of a captioner of this kind with what a step of decoding reads."""
     import torch
 
-    parameters = 0
     by_dtype: dict[str, int] = {}
     for parameter in model.parameters():
-        parameters += parameter.numel()
         name = str(parameter.dtype).removeprefix("torch.")
         by_dtype[name] = by_dtype.get(name, 0) + parameter.nbytes
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
-    blocks = [sum(parameter.nbytes for parameter in block.parameters()) for blocks in lists for block in blocks]
-    return Weighed(parameters, by_dtype, largest_block=max(blocks, default=0))
+    largest = max((bytes_of(block) for blocks in lists for block in blocks), default=0)
+    read = bytes_of(kind.decoder_layers(model)) + kind.output_head(model).nbytes if kind else 0
+    return Weighed(sum(parameter.numel() for parameter in model.parameters()), by_dtype, largest, read)
+
+
+def bytes_of(module: Any) -> int:
+    return sum(parameter.nbytes for parameter in module.parameters())
+
+
+def count(forward: Callable[[], Any], half: bool) -> Work:
+    """Operations and peak activation bytes of one call without gradients; what it is given is not counted.
+
+    torch's FlopCounterMode attributes operations to modules, not to dtypes, so its formulas are asked here one by one.
+    `half` says that attention's own products (bmm) run in half precision: torch decomposes them to float32 here, which
+    the kernels of a GPU do not.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+    from torch.utils.flop_counter import flop_registry
+
+    half_operations = single_operations = 0
+    living: set[int] = set()
+    now = peak = 0
+
+    def let_go(key: int, size: int) -> None:
+        nonlocal now
+        living.discard(key)
+        now -= size
+
+    def storages(tree: Any) -> list[Any]:
+        return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+    class Follower(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            nonlocal now, peak, half_operations, single_operations
+            kwargs = kwargs or {}
+            result = func(*args, **kwargs)
+            formula = flop_registry.get(func._overloadpacket)
+            if formula is not None:
+                operations = formula(*args, **kwargs, out_val=result)
+                if result.dtype == torch.float16 or (half and func._overloadpacket is torch.ops.aten.bmm):
+                    half_operations += operations
+                else:
+                    single_operations += operations
+            given = {id(storage) for storage in storages((args, kwargs))}
+            for storage in storages(result):
+                key, size = id(storage), storage.nbytes()
+                if key not in living and key not in given:
+                    living.add(key)
+                    now += size
+                    weakref.finalize(storage, let_go, key, size)
+            peak = max(peak, now)
+            return result
+
+    with torch.no_grad(), Follower():
+        forward()
+    return Work(half_operations, single_operations, peak)

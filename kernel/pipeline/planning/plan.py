@@ -5,34 +5,17 @@ Parameters, operations and bytes are counted (model_costs.py) and turned into ea
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 from kernel.config import BANK, CAPTIONS, MODIFIERS, NEAREST, Recipe
-from kernel.errors import UserError, did_you_mean
-from kernel.pipeline.planning.counting import Work
+from kernel.errors import UserError
+from kernel.pipeline.planning import stage_costs as costs
 from kernel.pipeline.planning.gpus import GB, Gpu
-from kernel.pipeline.planning.model_costs import Captioning, Clip, Weighed, captioner_costs, clip_costs, sentence_costs
-from kernel.pipeline.planning.published_models import CAPTIONERS, CLIP, PHRASES, SHIPPED
-from kernel.pipeline.planning.stage_costs import (
-    ASSUMED,
-    Case,
-    Stage,
-    bank_cost,
-    captions_stage,
-    clip_stage,
-    cosines_stage,
-    host_bytes,
-    neighbours_stage,
-    reading_stage,
-    sentences_stage,
-    split_note,
-    submission_stage,
-    usable_bytes,
-    words_stage,
-)
+from kernel.pipeline.planning.models import CAPTIONERS, SHIPPED, Models, published_models
+from kernel.pipeline.planning.stage_costs import ASSUMED, Stage
 
 DEADLINE_SECONDS = 9 * 3600
 HOST_MEMORY = 30 * GB  # of Kaggle's host with T4 x2
@@ -41,62 +24,29 @@ MOST_GPUS, MOST_RUNS = 8, 100  # how far a cure is looked for
 
 
 @dataclass(frozen=True)
-class Models:
-    """The models to plan with and the lengths of the word lists, where a recipe's published ones are not meant."""
-
-    clip: Clip
-    captioner: Captioning | None
-    sentences: tuple[Weighed, Work]
-    word_lists: Mapping[str, int]
-
-
-@dataclass(frozen=True)
 class Plan:
     """What a run is estimated to take, whether that fits, and what would help where it does not."""
 
     recipe: Recipe
-    gpu: Gpu
-    images: int
-    deadline_seconds: float
     captioner: str | None
-    stages: list[Stage]
+    images: int
+    gpu: Gpu
     usable_bytes: int
+    stages: list[Stage]
+    seconds: float
+    deadline_seconds: float
     host_bytes: dict[str, int]
     host_memory: int
     bank: dict[str, float] | None
+    fits: bool
     problems: list[str]
+    cures: list[str]
     notes: list[str]
-    cures: list[str] = field(default_factory=list)
-
-    @property
-    def seconds(self) -> float:
-        return sum(stage.seconds for stage in self.stages)
-
-    @property
-    def fits(self) -> bool:
-        return not self.problems
 
     def as_json(self) -> dict[str, Any]:
         """Everything the table says, in bytes, operations and seconds."""
-        return {
-            "estimate": True,
-            "recipe": asdict(self.recipe),
-            "captioner": self.captioner,
-            "images": self.images,
-            "gpu": asdict(self.gpu),
-            "usable_bytes": self.usable_bytes,
-            "stages": [{**asdict(stage), "memory_bytes": stage.memory_bytes} for stage in self.stages],
-            "seconds": self.seconds,
-            "deadline_seconds": self.deadline_seconds,
-            "host_bytes": self.host_bytes,
-            "host_memory": self.host_memory,
-            "bank": self.bank,
-            "fits": self.fits,
-            "problems": self.problems,
-            "cures": self.cures,
-            "notes": self.notes,
-            "assumed": ASSUMED.told(),
-        }
+        stages = [{**asdict(stage), "memory_bytes": stage.memory_bytes} for stage in self.stages]
+        return {"estimate": True, **asdict(self), "stages": stages, "assumed": ASSUMED.told()}
 
 
 def plan(
@@ -112,7 +62,7 @@ def plan(
 ) -> Plan:
     """The estimate for `images` images, with cures where it does not fit; of `models`, or else of the published ones.
 
-    from_weights.models_of() counts those of a weights folder, for the dtype of the device planned for.
+    models.models_of() counts those of a weights folder, for the dtype of the device planned for.
     Raises UserError for an unknown captioner, for a bank smaller than the neighbours asked of it, and numbers below 1.
     """
     again = partial(
@@ -128,88 +78,49 @@ def plan(
     prompts = bank_prompts if bank_prompts is not None else PROMPTS_OF_A_BANK if asks_bank else 0
     if recipe.needs(NEAREST) and prompts < recipe.neighbours:
         raise UserError(f"a bank of {prompts} prompts for {recipe.neighbours} neighbours; expected at least as many")
-    models = models or published(recipe, half=not gpu.is_cpu)
+    models = models or published_models(recipe, half=not gpu.is_cpu)
     clip, captioner, (sentences, sentence) = models.clip, models.captioner, models.sentences
-    usable = usable_bytes(gpu)
-    whole = Case(recipe, gpu, clip, sentences, images, usable)
+    usable = costs.usable_bytes(gpu)
+    whole = costs.Case(recipe, gpu, clip, sentences, images, usable)
     share = replace(whole, images=math.ceil(images / gpu.count))
-    notes = []
-
-    stages = [reading_stage(clip, captioner, sentences, gpu), clip_stage(share)]
-    if any(recipe.modifiers.values()):
-        stages.append(words_stage(whole, features_shipped, models.word_lists))
-    if captioner:
-        stages.append(captions_stage(share, captioner))
-        if recipe.caption_weighting == "clip":
-            stages.append(cosines_stage(share))
-    if recipe.needs(CAPTIONS) or recipe.needs(MODIFIERS):
-        stages.append(sentences_stage(whole, sentence))
-    if recipe.needs(NEAREST):
-        stages.append(neighbours_stage(whole, prompts))
-    stages.append(submission_stage(images))
+    notes, problems = [], []
     if asks_bank and bank_prompts is None:
         notes.append(f"the bank is taken to hold {prompts:,} prompts; --bank-prompts N says otherwise")
     if features_shipped:
         notes.append("the word banks' features are taken to lie in the weights folder")
 
-    host = host_bytes(whole, captioner, models.word_lists)
-    problems = [
-        f"{stage.name}: {stage.memory_at(1) / GB:.2f} GB at batch 1, usable are {usable / GB:.2f} GB of {gpu.name}"
-        for stage in stages
-        if stage.memory_at(1) > usable
-    ]
-    problems += [
-        f"host: {needed / GB:.1f} GB with {what}, it has {host_memory / GB:.0f} GB"
-        for what, needed in host.items()
+    stages = [costs.reading_stage(clip, captioner, sentences, gpu), costs.clip_stage(share)]
+    if any(recipe.modifiers.values()):
+        stages.append(costs.words_stage(whole, features_shipped, models.word_lists))
+    if captioner:
+        stages.append(costs.captions_stage(share, captioner))
+        if gpu.count > 1 and stages[-1].memory_at(1) > usable:
+            notes.append(costs.split_note(gpu, captioner, stages[-1], usable))
+        if recipe.caption_weighting == "clip":
+            stages.append(costs.cosines_stage(share))
+    if recipe.needs(CAPTIONS) or recipe.needs(MODIFIERS):
+        stages.append(costs.sentences_stage(whole, sentence))
+    if recipe.needs(NEAREST):
+        stages.append(costs.neighbours_stage(whole, prompts))
+    stages.append(costs.submission_stage(images))
+
+    for stage in stages:
+        if (least := stage.memory_at(1)) > usable:
+            found = f"{least / GB:.2f} GB at batch 1, usable are {usable / GB:.2f} GB of {gpu.name}"
+            problems.append(f"{stage.name}: {found}")
+    host = costs.host_bytes(whole, captioner, models.word_lists)
+    for what, needed in host.items():
         # at the same time is no must
-        if needed > host_memory and not what.startswith("models loading at the same time")
-    ]
+        if needed > host_memory and not what.startswith("models loading at the same time"):
+            problems.append(f"host: {needed / GB:.1f} GB with {what}, it has {host_memory / GB:.0f} GB")
     seconds = sum(stage.seconds for stage in stages)
     if seconds > deadline_seconds:
         problems.append(f"time: {seconds / 3600:.1f} h, {deadline_seconds / 3600:.1f} h are allowed")
-    if captioner and gpu.count > 1 and captions_of(stages).memory_at(1) > usable:
-        notes.append(split_note(gpu, captioner, captions_of(stages), usable))
-    bank = bank_cost(gpu, clip, prompts) if prompts else None
-    name = captioner.name if captioner else None
-    found = Plan(recipe, gpu, images, deadline_seconds, name, stages, usable, host, host_memory, bank, problems, notes)
-    return replace(found, cures=list(cures(found, again))) if problems and with_cures else found
-
-
-def published(recipe: Recipe, half: bool) -> Models:
-    """What the recipe names, by the sizes of published_models.py. Raises UserError for an unknown captioner."""
-    captioner = captioner_of(captioner_name(recipe), half) if recipe.needs(CAPTIONS) else None
-    return Models(clip_of(half), captioner, sentences_of(ASSUMED.prompt_tokens), PHRASES)
-
-
-def captioner_name(recipe: Recipe) -> str:
-    name = SHIPPED.get(recipe.captioner, recipe.captioner)
-    if name not in CAPTIONERS:
-        raise UserError(
-            f"captioner {recipe.captioner!r} is none whose size is known{did_you_mean(recipe.captioner, CAPTIONERS)}; "
-            f"expected one of {', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
-        )
-    return name
-
-
-@cache
-def clip_of(half: bool) -> Clip:
-    import open_clip
-
-    return clip_costs(CLIP, open_clip.get_model_config(CLIP), half)
-
-
-@cache
-def captioner_of(name: str, half: bool) -> Captioning:
-    return captioner_costs(CAPTIONERS[name], half)
-
-
-@cache
-def sentences_of(tokens: int) -> tuple[Weighed, Work]:
-    return sentence_costs(tokens)
-
-
-def captions_of(stages: list[Stage]) -> Stage:
-    return next(stage for stage in stages if stage.name == "captions")
+    planned = Plan(
+        recipe, captioner.name if captioner else None, images, gpu, usable, stages, seconds, deadline_seconds, host,
+        host_memory, costs.bank_cost(gpu, clip, prompts) if prompts else None, not problems, problems, [], notes,
+    )  # fmt: skip
+    return replace(planned, cures=list(cures(planned, again))) if problems and with_cures else planned
 
 
 def cures(failed: Plan, again: Callable[..., Plan]) -> Iterator[str]:

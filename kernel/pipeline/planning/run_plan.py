@@ -8,9 +8,10 @@ from kernel.banks.prompt_bank import PromptBank
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.models.weights_folder import Weights
-from kernel.pipeline.planning.from_weights import models_of, predicted_memory
-from kernel.pipeline.planning.gpus import KNOWN, Gpu
+from kernel.pipeline.planning.gpus import GB, KNOWN, Gpu
+from kernel.pipeline.planning.models import models_of
 from kernel.pipeline.planning.plan import Plan, plan
+from kernel.pipeline.planning.stage_costs import ASSUMED, Stage
 from kernel.pipeline.stages.load import STAGES
 from kernel.system.devices import Device
 
@@ -39,20 +40,30 @@ def plan_run(
     prompts = len(bank.features) if bank else None
     planned = plan(recipe, gpu, images, bank_prompts=prompts, features_shipped=shipped, models=models)
     memory = predicted_memory(planned)
+    by_label = {**rows_by_label(planned), "submission": [planned.stages[-1]]}
     stages = {
-        name: {"seconds_estimated": round(seconds, 3), "bytes_estimated": memory.get(name)}
-        for name, seconds in seconds_by_stage(planned).items()
+        label: {"seconds_estimated": round(sum(row.seconds for row in rows), 3), "bytes_estimated": memory.get(label)}
+        for label, rows in by_label.items()
     }
     return RunPlan(with_fitting_batches(recipe, planned), stages, notes)
 
 
-def seconds_by_stage(planned: Plan) -> dict[str, float]:
-    seconds = {stage.name: stage.seconds for stage in planned.stages}
-    parts = {stage.label: stage.planned_as for stage in STAGES.values()} | {"submission": ("submission",)}
+def rows_by_label(planned: Plan) -> dict[str, list[Stage]]:
+    """The plan's rows by the stage whose cost they are, as run.json names it."""
+    found = {own.label: [row for row in planned.stages if row.name in own.planned_as] for own in STAGES.values()}
+    return {label: rows for label, rows in found.items() if rows}
+
+
+def predicted_memory(planned: Plan) -> dict[str, int]:
+    """Peak bytes by stage as run.json names and measures them.
+
+    On a GPU what its tensors take; on the CPU the anonymous memory of the process: its libraries, and all of a stage
+    but the weights that stay mapped.
+    """
+    base = int(ASSUMED.cpu_libraries_gb * GB) if planned.gpu.is_cpu else 0
     return {
-        label: sum(seconds.get(own, 0.0) for own in rows)
-        for label, rows in parts.items()
-        if not seconds.keys().isdisjoint(rows)
+        label: base + max(row.memory_bytes - row.mapped_bytes for row in rows)
+        for label, rows in rows_by_label(planned).items()
     }
 
 

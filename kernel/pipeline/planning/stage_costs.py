@@ -5,17 +5,18 @@ Speeds are published peaks times an assumed share (gpus.py); what else is assume
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes
 from kernel.banks.nearest import BLOCK, IMAGES
 from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
-from kernel.pipeline.planning.counting import Work
 from kernel.pipeline.planning.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
-from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed
-from kernel.pipeline.planning.published_models import PHRASES
+from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed, Work
 
+# phrases of CLIP-Interrogator's lists that are left after blank, repeated and undecodable lines: `clip-interrogator`
+# 0.6.0, clip_interrogator/data/
+PHRASES = {"mediums": 95, "movements": 200, "flavors": 100_952, "artists": 5265, "negative": 41}
 HOST_CORES = 4
 HOST_SPEED = 0.064e12  # float32 operations a second of these cores together, half of their peak
 
@@ -119,11 +120,16 @@ def largest_batch(usable: int, resident: int, bytes_per_item: int) -> int:
 
 
 def model_stage(
-    name: str, model: str, weights: int, fixed: int, per_item: int, *, asked: int, items: int, usable: int, **work: Any
-) -> Stage:
-    """A stage on the device: at the recipe's batch, the largest that fits or all items there are, but at least 1."""
-    most = largest_batch(usable, weights + fixed, per_item)
-    return Stage(name, model, weights, fixed, per_item, max(1, min(asked, most, items)), most, **work)
+    case: Case, name: str, model: Clip | Captioning, per_item: int, asked: int, items: int, *,
+    operations: float, seconds: float, bytes_read: float = 0, bound_by: str = "device", features: int = 0,
+) -> Stage:  # fmt: skip
+    """A model beside MiniLM, which stays, and `features` bytes: at the recipe's batch, the largest that fits or all
+    items there are, but at least 1."""
+    weights, fixed = model.weights.bytes, case.sentences.bytes + features
+    most = largest_batch(case.usable, weights + fixed, per_item)
+    batch, mapped = max(1, min(asked, most, items)), model.weights.mapped_bytes + case.sentences.mapped_bytes
+    return Stage(name, model.name, weights, fixed, per_item, batch, most, operations, bytes_read, seconds, bound_by,
+                 mapped)  # fmt: skip
 
 
 def host_stage(name: str, seconds: float, bytes_read: float) -> Stage:
@@ -132,11 +138,6 @@ def host_stage(name: str, seconds: float, bytes_read: float) -> Stage:
 
 def submission_stage(images: int) -> Stage:
     return host_stage("submission", images * ASSUMED.row_seconds, images * EMBEDDING_DIMENSIONS * 4)
-
-
-def prepare_seconds(gpu: Gpu) -> float:
-    """Seconds to have one image ready for one of the workers, which share the cores."""
-    return ASSUMED.decode_core_seconds * gpu.count / HOST_CORES
 
 
 def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
@@ -153,14 +154,19 @@ def reading_stage(clip: Clip, captioner: Captioning | None, sentences: Weighed, 
     return host_stage("read weights", read / ASSUMED.dataset_bytes_a_second, read)
 
 
+def encoding_seconds(case: Case, work: Work) -> tuple[float, str]:
+    """All images through an image encoder while the host prepares them, all workers' on the same cores; and which of
+    the two takes longer."""
+    prepared = ASSUMED.decode_core_seconds * case.gpu.count / HOST_CORES
+    return slower(case.gpu, compute_seconds(case.gpu, work, case.images), case.images * prepared)
+
+
 def clip_stage(case: Case) -> Stage:
-    gpu, clip, sentences, images = case.gpu, case.clip, case.sentences, case.images
-    seconds, bound_by = slower(gpu, compute_seconds(gpu, clip.image, images), images * prepare_seconds(gpu))
+    image, images = case.clip.image, case.images
+    seconds, bound_by = encoding_seconds(case, image)
     return model_stage(
-        "clip", clip.name, clip.weights.bytes, sentences.bytes, clip.image.activation_bytes,
-        asked=case.recipe.clip_batch, items=images, usable=case.usable,
-        operations=images * clip.image.operations, bytes_read=0, seconds=seconds, bound_by=bound_by,
-        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
+        case, "clip", case.clip, image.activation_bytes, case.recipe.clip_batch, images,
+        operations=images * image.operations, seconds=seconds, bound_by=bound_by,
     )  # fmt: skip
 
 
@@ -170,19 +176,17 @@ def words_stage(case: Case, shipped: bool, lists: Mapping[str, int] = PHRASES) -
     On a CPU the device's memory is the host's, where the features lie too, those of the longest list once more while
     its batches are put together.
     """
-    recipe, gpu, clip, sentences = case.recipe, case.gpu, case.clip, case.sentences
-    lengths = phrases_of(recipe, lists)
+    gpu, clip = case.gpu, case.clip
+    lengths = phrases_of(case.recipe, lists)
     phrases, longest = sum(lengths), max(lengths, default=0)  # lists are encoded one after the other
     encoded = 0 if shipped else phrases
-    encoding = compute_seconds(gpu, clip.text, encoded)
-    ranking = 2 * case.images * phrases * clip.dimensions
-    features = (phrases + longest) * clip.dimensions * 4 if gpu.is_cpu else 0
+    operations = 2 * case.images * phrases * clip.dimensions
+    encoding, ranking = compute_seconds(gpu, clip.text, encoded), operations / HOST_SPEED
     return model_stage(
-        "word banks", clip.name, clip.weights.bytes, sentences.bytes + features, clip.text.activation_bytes,
-        asked=recipe.text_batch, items=longest, usable=case.usable,
-        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
-        operations=encoded * clip.text.operations + ranking, bytes_read=phrases * clip.dimensions * 4,
-        seconds=encoding + ranking / HOST_SPEED, bound_by="device" if encoding > ranking / HOST_SPEED else "host",
+        case, "word banks", clip, clip.text.activation_bytes, case.recipe.text_batch, longest,
+        features=(phrases + longest) * clip.dimensions * 4 if gpu.is_cpu else 0,
+        operations=encoded * clip.text.operations + operations, bytes_read=phrases * clip.dimensions * 4,
+        seconds=encoding + ranking, bound_by="device" if encoding > ranking else "host",
     )  # fmt: skip
 
 
@@ -193,26 +197,21 @@ def phrases_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> list[int]:
 
 def captions_stage(case: Case, captioner: Captioning) -> Stage:
     """Images encoded once; then steps that each read the decoder's weights once a batch and the cache of every row."""
-    recipe, gpu, sentences, images, usable = case.recipe, case.gpu, case.sentences, case.images, case.usable
-    weights, decoding = captioner.weights, decoding_of(recipe)
-    per_item = captioning_bytes(captioner, decoding)
-    most = largest_batch(usable, weights.bytes + sentences.bytes, per_item)
-    batch = max(1, min(recipe.caption_batch, most, images))
-    steps = math.ceil(images / batch) * decoding.steps
+    recipe, gpu, images, weights = case.recipe, case.gpu, case.images, captioner.weights
+    decoding = decoding_of(recipe)
+    work, per_item = captioner.decode(decoding), captioning_bytes(captioner, decoding)
+    stage = model_stage(
+        case, "captions", captioner, per_item, recipe.caption_batch, images,
+        operations=images * (captioner.encode.operations + work.operations), seconds=0,
+    )  # fmt: skip
+    steps = math.ceil(images / stage.batch) * decoding.steps
     read = steps * weights.read_per_token + images * decoding.steps * cache_traffic(captioner, decoding)
     start = 0.0 if gpu.is_cpu else ASSUMED.layer_start_seconds
-    work = captioner.decode(decoding)
-    computing = compute_seconds(gpu, work, images)
-    decode, bound_by = slower(gpu, computing + read / gpu.read_speed, steps * captioner.layers * start)
-    encoding = compute_seconds(gpu, captioner.encode, images)
-    encode, encode_bound_by = slower(gpu, encoding, images * prepare_seconds(gpu))
-    return model_stage(
-        "captions", captioner.name, weights.bytes, sentences.bytes, per_item,
-        asked=recipe.caption_batch, items=images, usable=usable,
-        mapped_bytes=weights.mapped_bytes + sentences.mapped_bytes, bytes_read=read,
-        operations=images * (captioner.encode.operations + work.operations),
-        seconds=encode + decode, bound_by=bound_by if decode > encode else encode_bound_by,
-    )  # fmt: skip
+    computing = compute_seconds(gpu, work, images) + read / gpu.read_speed
+    decode, decode_bound_by = slower(gpu, computing, steps * captioner.layers * start)
+    encode, encode_bound_by = encoding_seconds(case, captioner.encode)
+    bound_by = decode_bound_by if decode > encode else encode_bound_by
+    return replace(stage, bytes_read=read, seconds=encode + decode, bound_by=bound_by)
 
 
 def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
@@ -233,44 +232,40 @@ def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
 
 def cosines_stage(case: Case) -> Stage:
     """Every caption through CLIP's text tower, to weigh it by its cosine to the image."""
-    clip, sentences = case.clip, case.sentences
-    texts = case.images * case.recipe.captions_per_image
+    text, texts = case.clip.text, case.images * case.recipe.captions_per_image
     return model_stage(
-        "caption cosines", clip.name, clip.weights.bytes, sentences.bytes, clip.text.activation_bytes,
-        asked=case.recipe.text_batch, items=texts, usable=case.usable,
-        operations=texts * clip.text.operations, bytes_read=0,
-        seconds=compute_seconds(case.gpu, clip.text, texts), bound_by="device",
-        mapped_bytes=clip.weights.mapped_bytes + sentences.mapped_bytes,
+        case, "caption cosines", case.clip, text.activation_bytes, case.recipe.text_batch, texts,
+        operations=texts * text.operations, seconds=compute_seconds(case.gpu, text, texts),
     )  # fmt: skip
 
 
 def sentences_stage(case: Case, sentence: Work) -> Stage:
-    recipe, sentences = case.recipe, case.sentences
-    needs = [ESTIMATES[name].needs for name in recipe.shared]
-    texts = case.images * sum(recipe.captions_per_image if CAPTIONS in own else MODIFIERS in own for own in needs)
-    return model_stage(
-        "sentences", "all-MiniLM-L6-v2", sentences.bytes, 0, sentence.activation_bytes,
-        asked=recipe.text_batch, items=texts, usable=case.usable,
-        operations=texts * sentence.operations, bytes_read=0, seconds=compute_seconds(case.gpu, sentence, texts),
-        bound_by="device", mapped_bytes=sentences.mapped_bytes,
+    """Every text of every estimate through MiniLM, which is there already."""
+    needs = [ESTIMATES[name].needs for name in case.recipe.shared]
+    captions = case.recipe.captions_per_image
+    texts = case.images * sum(captions if CAPTIONS in own else MODIFIERS in own for own in needs)
+    weights, per_item = case.sentences, sentence.activation_bytes
+    most = largest_batch(case.usable, weights.bytes, per_item)
+    return Stage(
+        "sentences", "all-MiniLM-L6-v2", weights.bytes, 0, per_item, max(1, min(case.recipe.text_batch, most, texts)),
+        most, texts * sentence.operations, 0, compute_seconds(case.gpu, sentence, texts), "device",
+        weights.mapped_bytes,
     )  # fmt: skip
 
 
 def neighbours_stage(case: Case, prompts: int) -> Stage:
     """All images past the bank, block by block, in float32, on one device: kernel/banks/nearest.py."""
-    recipe, gpu, clip, sentences, images = case.recipe, case.gpu, case.clip, case.sentences, case.images
+    gpu, sentences, images, width = case.gpu, case.sentences, case.images, case.clip.dimensions
     block = min(prompts, BLOCK)
-    width = clip.dimensions
     fixed = images * width * 4 + block * width * (4 + BYTES_A_NUMBER) + min(images, IMAGES) * block * 4
-    fixed += images * recipe.neighbours * 12  # a cosine and an index each
+    fixed += images * case.recipe.neighbours * 12  # a cosine and an index each
     operations = 2 * images * prompts * width
     read = prompts * width * BYTES_A_NUMBER
     # products are written, then read twice to find the best
     moved = 3 * 4 * images * prompts
-    seconds = operations / gpu.single_speed + moved / gpu.read_speed
-    seconds += read / ASSUMED.dataset_bytes_a_second
-    weights, mapped = sentences.bytes, sentences.mapped_bytes
-    return Stage("neighbours", "", weights, fixed, 0, 0, 0, operations, read, seconds, "device", mapped)
+    seconds = operations / gpu.single_speed + moved / gpu.read_speed + read / ASSUMED.dataset_bytes_a_second
+    return Stage("neighbours", "", sentences.bytes, fixed, 0, 0, 0, operations, read, seconds, "device",
+                 sentences.mapped_bytes)  # fmt: skip
 
 
 def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int] = PHRASES) -> dict[str, int]:
@@ -285,10 +280,9 @@ def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int
     largest = max(clip.weights.bytes, captioner.weights.bytes if captioner else 0)
     phrases = sum(phrases_of(case.recipe, lists))
     ranked = 4 * (case.images + phrases) * clip.dimensions + 512 * phrases * 4
+    workers = f"{gpu.count} worker{'s' * (gpu.count > 1)}"
     return {
-        f"models loading at the same time by {gpu.count} worker{'s' * (gpu.count > 1)}": int(
-            gpu.count * (library + largest)
-        ),
+        f"models loading at the same time by {workers}": int(gpu.count * (library + largest)),
         "models loading one after the other": int(gpu.count * library + largest),
         "words ranked": int(gpu.count * library + ranked),
     }

@@ -55,14 +55,13 @@ def encode_files(
     bad: dict[str, str] = {}
     failed: dict[str, str] = {}
     for decoded in decoded_batches(files, size.value):
-        good = [(file, image) for file, image in decoded if not isinstance(image, BadImage)]
+        good = [image for _, image in decoded if not isinstance(image, BadImage)]
         try:
-            found = encoded([image for _, image in good], size, encode)
+            found = iter(encoded(good, size, encode))
         except OutOfTime:
             break
-        made = dict(zip([file.id for file, _ in good], found, strict=True))
         for file, image in decoded:
-            result = image if isinstance(image, BadImage) else made[file.id]
+            result = image if isinstance(image, BadImage) else next(found)
             if isinstance(result, BadImage):
                 bad[file.id] = result.reason
             elif isinstance(result, Failed):

@@ -1,9 +1,7 @@
 """Images to captions, shard by shard, with as much effort as the time allows."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import count
 from typing import NamedTuple
 
@@ -11,10 +9,9 @@ import numpy as np
 from PIL.Image import Image
 
 from kernel.config import CAPTIONS, Recipe
-from kernel.models.captioners.captioner import Captioner
 from kernel.models.captioners.loading import load_captioner
 from kernel.pipeline.folder import results
-from kernel.pipeline.folder.caption_shard import CaptionShard
+from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
@@ -41,14 +38,20 @@ class CaptionsStage:
         """Captions of a shard; of one that is there already, by a lesser captioner, only the whole in its place."""
         folder, recipe = self.job.folder, self.job.recipe
         self.effort.images, self.effort.ends = share.images, share.ends
-        encode = partial(batch_captions, self.captioner, recipe, batch_seeds(recipe.seed, item), self.effort)
+        seeds = batch_seeds(recipe.seed, item)
+
+        def said(images: list[Image]) -> list[Said]:
+            with self.effort.timed(len(images)) as given:
+                captions = self.captioner.captions(images, with_effort(recipe, given), next(seeds))
+            return [Said(own, given < self.effort.most) for own in captions]
+
         files = folder.shard_files(item)
-        made = yield from encode_files(files, self.size, encode)
+        made = yield from encode_files(files, self.size, said)
         stands = folder.has_shard(results.CAPTIONS, item)
         if not made.unmade or (len(made.unmade) < len(files) and not stands):
-            content, ids = self.content(files, made), [file.id for file in files]
+            content = self.content(files, made)
             if stands:
-                content = content.over(results.read_caption_shard(folder, item), ids)
+                content = content.over(results.read_caption_shard(folder, item), folder.shard_ids(item))
             results.write_captions(folder, item, content)
         if made.unmade:
             raise OutOfTime
@@ -64,17 +67,6 @@ class CaptionsStage:
             reduced=[file.id for file, own in zip(files, said, strict=True) if own and own.reduced],
             unmade=made.unmade,
         )
-
-
-def batch_captions(
-    captioner: Captioner, recipe: Recipe, seeds: Iterator[int], effort: Effort, images: list[Image]
-) -> list[Said]:
-    """Captions with as much effort as the time allows."""
-    given = effort.next(len(images))
-    start = time.perf_counter()
-    captions = captioner.captions(images, with_effort(recipe, given), next(seeds))
-    effort.took(len(images), given, time.perf_counter() - start)
-    return [Said(own, given < effort.most) for own in captions]
 
 
 def most_effort(recipe: Recipe) -> int:

@@ -1,8 +1,6 @@
 """Images to CLIP features, shard by shard."""
 
-import time
 from collections.abc import Iterator
-from functools import partial
 
 import numpy as np
 from PIL.Image import Image
@@ -25,24 +23,19 @@ class ClipStage:
     def make(self, item: int, share: Share) -> Iterator[int]:
         folder = self.job.folder
         effort = Effort(1, share.images, share.ends)
-        encode = partial(timed_features, self.clip, effort)
+
+        def features(images: list[Image]) -> np.ndarray:
+            with effort.timed(len(images)):  # of images there are no cheaper features: all, if the time suffices
+                return self.clip.encode_images(images)
+
         files = folder.shard_files(item)
-        made = yield from encode_files(files, self.size, encode)
+        made = yield from encode_files(files, self.size, features)
         if len(made.unmade) < len(files):
             width = self.clip.model.text_projection.shape[-1]
             rows = [np.zeros(width, dtype=np.float32) if row is None else row for row in made.results]
             results.write_clip(folder, item, np.stack(rows), made.bad | made.failed, made.unmade)
         if made.unmade:
             raise OutOfTime
-
-
-def timed_features(clip: ClipEncoder, effort: Effort, images: list[Image]) -> np.ndarray:
-    """Features, if the time suffices: of images there are no cheaper ones."""
-    effort.next(len(images))
-    start = time.perf_counter()
-    features = clip.encode_images(images)
-    effort.took(len(images), 1, time.perf_counter() - start)
-    return features
 
 
 STAGE = StageDeclaration(

@@ -28,7 +28,7 @@ class CosinesStage:
             [float(features @ rows[text]) for text in said]
             for features, said in zip(image_features, captions, strict=True)
         ]
-        results.write_cosines(folder, item, cosines)
+        folder.write_json(results.COSINES, item, cosines)
         yield len(captions)
 
 

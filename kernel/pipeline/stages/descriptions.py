@@ -1,6 +1,7 @@
 """Images with their captions to prompts for people, shard by shard."""
 
 from collections.abc import Iterator
+from functools import cached_property
 
 import numpy as np
 
@@ -23,18 +24,15 @@ class DescriptionsStage:
         self.clip = ClipEncoder.load(job.weights, device)
         self.banks = chosen_banks(self.request, job.weights)
         self.size = BatchSize(job.recipe.clip_batch)
-        self.features = job.weights.sha256("clip"), self.request.features_folders(job.weights)
-        self.describer: Describer | None = None
+        self.features = job.weights.sha256("clip"), job.features_folders
 
-    def load_terms(self) -> Describer:
+    @cached_property
+    def describer(self) -> Describer:
         """Reads the features of every bank, which must have been encoded, once."""
-        if self.describer is None:
-            tower = TextTower(self.clip, self.job.recipe.text_batch)
-            self.describer = Describer(TermTable(self.banks, *self.features), tower)
-        return self.describer
+        tower = TextTower(self.clip, self.job.recipe.text_batch)
+        return Describer(TermTable(self.banks, *self.features), tower)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
-        describer = self.load_terms()
         files = self.job.folder.shard_files(item)
         captions, failed = self.captions(item)
         wanted = [file for file in files if file.id not in failed]
@@ -43,11 +41,11 @@ class DescriptionsStage:
         content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
         if rows:
             texts = [captions.get(image, "") for image in rows]
-            found = describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
+            found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
             for image, text, own in zip(rows, texts, found, strict=True):
                 caption = {"caption": text} if self.request.needs_captions else {}
                 content[image] = {**caption, **own.as_json()}
-        results.write_descriptions(self.job.folder, item, content)
+        self.job.folder.write_json(results.DESCRIPTIONS, item, content)
         yield len(files)
 
     def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
@@ -55,8 +53,8 @@ class DescriptionsStage:
         if not self.request.needs_captions:
             return {}, {}
         said = results.read_caption_shard(self.job.folder, shard)
-        ids = [file.id for file in self.job.folder.shard_files(shard)]
-        captions = {image: own[0] for image, own in zip(ids, said.captions, strict=True) if own}
+        by_image = zip(self.job.folder.shard_ids(shard), said.captions, strict=True)
+        captions = {image: own[0] for image, own in by_image if own}
         return captions, said.bad | said.failed
 
 

@@ -1,11 +1,10 @@
 """Phrases of word lists to CLIP features, part by part, where no folder holds those of the list."""
 
-import time
 from collections.abc import Iterator
 
 import numpy as np
 
-from kernel.banks.word_parts import parts_of, write_part
+from kernel.banks.word_parts import write_part
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
@@ -17,7 +16,7 @@ from kernel.system.devices import Device
 class WordsStage:
     def __init__(self, job: Job, device: Device) -> None:
         self.batch = job.recipe.text_batch
-        self.parts = parts_of(job.words, job.weights.sha256("clip"), job.features_folders[-1])
+        self.parts = job.word_parts()
         self.clip = ClipEncoder.load(job.weights, device)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
@@ -26,10 +25,8 @@ class WordsStage:
         rows = []
         for start in range(0, len(part.phrases), self.batch):
             phrases = part.phrases[start : start + self.batch]
-            effort.next(len(phrases))
-            begun = time.perf_counter()
-            rows.append(self.clip.encode_texts(phrases, self.batch))
-            effort.took(len(phrases), 1, time.perf_counter() - begun)
+            with effort.timed(len(phrases)):
+                rows.append(self.clip.encode_texts(phrases, self.batch))
             yield len(phrases)
         write_part(part, np.concatenate(rows))
 

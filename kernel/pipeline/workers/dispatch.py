@@ -19,8 +19,7 @@ from typing import Any
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import Stage
 from kernel.pipeline.stages.batches import Share, release_memory
-from kernel.pipeline.stages.load import load_stage
-from kernel.pipeline.stages.steps import reason_of, steps
+from kernel.pipeline.stages.load import load_stage, reason_of, steps
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device, worker_environment
 from kernel.system.processes import ending
@@ -35,12 +34,17 @@ class Outcome:
     memory that one worker's process took, in bytes: of the host, anonymous, and of its GPU; and how often libraries
     warned of what in workers' processes."""
 
-    left: list[int]
+    left: list[int] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
     out_of_time: bool = False
     host_bytes: int = 0
     device_bytes: int | None = None
     library_warnings: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def why(self) -> str:
+        """The reasons in one line."""
+        return "; ".join(self.reasons)
 
 
 @dataclass(frozen=True)
@@ -51,55 +55,36 @@ class Ends:
     hangs: Deadline = Deadline()
 
 
-class Work:
-    """A stage's work on its items: whoever goes through it is told how many images (or phrases) more are done, and
-    finds the `outcome` at its end. What goes wrong with the one who goes through it is no part of the work."""
-
-    def __init__(self, steps: Generator[int, None, Outcome]) -> None:
-        self.steps = steps
-        self.outcome = Outcome([])
-
-    def __iter__(self) -> Iterator[int]:
-        self.outcome = yield from self.steps
-
-    def close(self) -> None:
-        """Ends workers that are still at it."""
-        self.steps.close()
-
-
 def work(
     job: Job,
     devices: list[Device],
     stage: str,
     items: Mapping[int, int],
     ends: Ends,
+    outcome: Outcome,
     here: Callable[[], Stage] | None = None,
-) -> Work:
-    """Makes the items, {number: its images or phrases}, on the devices. `here` loads the stage in this process, where
-    it runs here.
+) -> Generator[int]:
+    """Makes the items, {number: its images or phrases}, on the devices; yields how many images (or phrases) more are
+    done, and fills the `outcome`. `here` loads the stage in this process, where it runs here. Closed, it ends workers
+    that are still at it.
 
-    Going through it raises OSError when the disk refuses a shard; whatever else goes wrong with a worker is told by
-    the outcome.
+    Raises OSError when the disk refuses a shard; whatever else goes wrong with a worker is told by the outcome, and
+    what goes wrong with whoever reads the steps is no part of the work.
     """
+    if not items or (len(devices) == 1 and not devices[0].is_gpu):
+        return work_here(here or (lambda: load_stage(stage, job, devices[0])), items, ends.begins, outcome)
+    return Dispatch(job, devices, stage, items, ends, outcome).run()
+
+
+def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadline, outcome: Outcome) -> Generator[int]:
+    outcome.left += items
     if not items:
-        return Work(nothing())
-    if len(devices) == 1 and not devices[0].is_gpu:
-        return Work(work_here(here or (lambda: load_stage(stage, job, devices[0])), items, ends.begins))
-    return Work(Dispatch(job, devices, stage, items, ends).run())
-
-
-def nothing() -> Generator[int, None, Outcome]:
-    yield from ()
-    return Outcome([])
-
-
-def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadline) -> Generator[int, None, Outcome]:
-    outcome = Outcome(list(items))
+        return
     try:
         stage = load()
     except Exception as error:
         outcome.reasons.append(reason_of(error))
-        return outcome
+        return
     while outcome.left:
         item, images = outcome.left[0], sum(items[own] for own in outcome.left)
         for step in steps(stage, item, Share(images, ends)):
@@ -117,16 +102,18 @@ def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadlin
             break
     del stage  # its model goes before the next one loads
     release_memory()
-    return outcome
 
 
 class Dispatch:
     """One stage over several processes: a thread for each, which gives it an item and reads what comes of it."""
 
-    def __init__(self, job: Job, devices: list[Device], stage: str, items: Mapping[int, int], ends: Ends) -> None:
+    def __init__(
+        self, job: Job, devices: list[Device], stage: str, items: Mapping[int, int], ends: Ends, outcome: Outcome
+    ) -> None:
         self.job, self.devices, self.stage, self.items, self.ends = job, devices, stage, items, ends
+        self.outcome = outcome
         self.waiting = deque(items)
-        self.in_hand: list[int] = []
+        self.in_hand = 0
         self.tries: Counter[int] = Counter()
         # what the threads have to tell; whoever reads it does so in his own
         self.told: queue.SimpleQueue[int] = queue.SimpleQueue()
@@ -134,32 +121,27 @@ class Dispatch:
         self.over = False  # no time, or no disk: nothing more is begun
         self.hung = False
         self.died = False
-        self.made = 0
         self.disk: OSError | None = None
-        self.result = Outcome([])
         self.changed = threading.Condition()
         # two models on their way through the host at once may be more than it holds
         self.loading = threading.Lock()
 
-    def run(self) -> Generator[int, None, Outcome]:
+    def run(self) -> Generator[int]:
         """Starts workers, and anew for what is left when the last one died: another process may well do it."""
         barren = 0
         while self.waiting and barren < BARREN_ROUNDS:
-            self.died, made = False, self.made
+            self.died, unmade = False, len(self.waiting) + len(self.outcome.left)
             yield from self.round()
             if self.over or self.hung or not self.died:
                 break
-            barren = 0 if self.made > made else barren + 1
+            barren = 0 if len(self.waiting) + len(self.outcome.left) < unmade else barren + 1
         if self.disk:
             raise self.disk
-        self.result.left += self.waiting
-        return self.result
+        self.outcome.left += self.waiting
 
     def round(self) -> Iterator[int]:
-        workers = [
-            WorkerProcess(self.job, self.stage, device, len(self.devices))
-            for device in self.devices[: len(self.waiting)]
-        ]
+        wanted = self.devices[: len(self.waiting)]
+        workers = [WorkerProcess(self.job, self.stage, device, len(self.devices)) for device in wanted]
         self.living = len(workers)
         threads = [threading.Thread(target=self.drive, args=(worker,), daemon=True) for worker in workers]
         try:
@@ -171,45 +153,35 @@ class Dispatch:
                 if self.ends.hangs.left() <= 0 and not self.hung:
                     self.hung = True
                     for worker in workers:
-                        worker.kill()
+                        worker.process.kill()
         finally:
             for worker in workers:
-                worker.kill()
-        for thread in threads:
-            thread.join()
+                worker.process.kill()
         while not self.told.empty():
             yield self.told.get()
 
     def drive(self, worker: "WorkerProcess") -> None:
         """Takes items to one worker until there are none, or it ends."""
-        item: int | None = None
-        try:
-            with self.loading:
-                worker.ask(self.told.put, load=True)
-            while (item := self.take()) is not None:
-                seconds = self.ends.begins.left()
-                order = {"item": item, "images": self.share(item), "seconds": None if math.isinf(seconds) else seconds}
-                reply = worker.ask(self.told.put, **order)
-                self.put_down(item, made="made" in reply)
-                if "out_of_time" in reply:
-                    self.end(out_of_time=True)
-        except OSError as error:
-            self.disk = error
-            self.end()
-        except Exception as error:
-            said = f"the worker on {worker.device.name} hung and was ended" if self.hung else str(error)
-            with self.changed:
-                self.living -= 1
-                self.died |= isinstance(error, Died)
-                self.result.reasons.append(said)
-                self.result.out_of_time |= self.hung
-        if item is not None:  # it ended with this one in hand
-            self.put_down(item, made=False)
-        host, device = worker.peak_memory()
+        with self.loading:
+            reply = worker.ask(self.told.put, load=True)
+        while ("loaded" in reply or "made" in reply) and (item := self.take()) is not None:
+            seconds = self.ends.begins.left()
+            order = {"item": item, "images": self.share(item), "seconds": None if math.isinf(seconds) else seconds}
+            reply = worker.ask(self.told.put, **order)
+            self.put_down(item, reply)
+        last = worker.ask(self.told.put)
+        worker.process.wait()  # only then its memory is free for the next one
         with self.changed:
-            self.result.library_warnings += worker.library_warnings
-            self.result.host_bytes = max(self.result.host_bytes, host)
-            self.result.device_bytes = max(filter(None, (self.result.device_bytes, device)), default=None)
+            if why := reply.get("given_up") or reply.get("died"):
+                self.living -= 1
+                self.died |= "died" in reply
+                self.outcome.reasons.append(
+                    f"the worker on {worker.device.name} hung and was ended" if self.hung else why
+                )
+                self.outcome.out_of_time |= self.hung
+            self.outcome.library_warnings += worker.library_warnings
+            self.outcome.host_bytes = max(self.outcome.host_bytes, last.get("host", 0))
+            self.outcome.device_bytes = max(filter(None, (self.outcome.device_bytes, last.get("device"))), default=None)
         self.told.put(0)  # so that this one's end is noticed at once
 
     def take(self) -> int | None:
@@ -219,24 +191,20 @@ class Dispatch:
                 self.changed.wait()
             if self.over or not self.waiting:
                 return None
-            self.in_hand.append(self.waiting.popleft())
-            return self.in_hand[-1]
+            self.in_hand += 1
+            return self.waiting.popleft()
 
-    def put_down(self, item: int, made: bool) -> None:
+    def put_down(self, item: int, reply: dict[str, Any]) -> None:
+        """Gives back an item that was not made, unless that was the last try; ends all where time or disk is out."""
         with self.changed:
-            self.in_hand.remove(item)
+            self.in_hand -= 1
             self.tries[item] += 1
-            self.made += made
-            if not made and self.tries[item] < TRIES:
-                self.waiting.appendleft(item)
-            elif not made:
-                self.result.left.append(item)
-            self.changed.notify_all()
-
-    def end(self, out_of_time: bool = False) -> None:
-        with self.changed:
-            self.over = True
-            self.result.out_of_time |= out_of_time
+            if "made" not in reply:
+                (self.waiting.appendleft if self.tries[item] < TRIES else self.outcome.left.append)(item)
+            if "disk" in reply:
+                self.disk = OSError(*reply["disk"])
+            self.outcome.out_of_time |= "out_of_time" in reply
+            self.over |= "out_of_time" in reply or "disk" in reply
             self.changed.notify_all()
 
     def share(self, item: int) -> int:
@@ -245,14 +213,6 @@ class Dispatch:
             own = self.items[item]
             waiting = sum(self.items[other] for other in self.waiting)
             return max(own, math.ceil((own + waiting) / max(self.living, 1)))
-
-
-class GaveUp(Exception):
-    """A worker makes nothing more: its model cannot be used."""
-
-
-class Died(Exception):
-    """A worker's process ended, killed or by itself."""
 
 
 class WorkerProcess:
@@ -266,44 +226,25 @@ class WorkerProcess:
             [sys.executable, "-m", "kernel.pipeline.workers.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
         )  # fmt: skip
-        with suppress(BrokenPipeError):
-            self.send(job=job.as_json(), stage=stage, device=asdict(seen))
+        self.send(job=job.as_json(), stage=stage, device=asdict(seen))
 
     def send(self, **order: Any) -> None:
+        """Nothing is said to a process that has ended: that is seen where it should answer."""
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
 
     def ask(self, tell: Callable[[int], None], **order: Any) -> dict[str, Any]:
-        """What comes of the order. Raises GaveUp or Died, or OSError when the disk refused a shard."""
-        with suppress(BrokenPipeError):
-            self.send(**order)
-        for reply in self.replies():
-            if "progress" in reply:
-                tell(reply["progress"])
-            elif "given_up" in reply:
-                raise GaveUp(reply["given_up"])
-            elif "disk" in reply:
-                raise OSError(*reply["disk"])
-            else:
-                return reply
-        raise Died(f"the worker on {self.device.name} ended ({ending(self.process.wait())})")
-
-    def replies(self) -> Iterator[dict[str, Any]]:
+        """What comes of the order: of `steps`, `loaded`, or, of an order without an item, the most memory of
+        `host` and `device`; `died` where the process has ended."""
+        self.send(**order)
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            reply = json.loads(line)
-            self.library_warnings.update(reply.pop("library_warnings", {}))
-            yield reply
-
-    def peak_memory(self) -> tuple[int, int | None]:
-        """Of the host and of the device; nothing of a worker that was killed."""
-        with suppress(OSError, ValueError):
-            self.send()
-            reply = next(self.replies(), {})
-            self.process.wait()
-            return reply.get("host", 0), reply.get("device")
-        return 0, None
-
-    def kill(self) -> None:
-        self.process.kill()
+        with suppress(ValueError):  # a killed one may leave half a line
+            for line in self.process.stdout:
+                reply = json.loads(line)
+                self.library_warnings.update(reply.pop("library_warnings", {}))
+                if "progress" not in reply:
+                    return reply
+                tell(reply["progress"])
+        return {"died": f"the worker on {self.device.name} ended ({ending(self.process.wait())})"}

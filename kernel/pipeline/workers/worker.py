@@ -16,8 +16,7 @@ from typing import Any, TextIO
 
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages.batches import Share
-from kernel.pipeline.stages.load import load_stage
-from kernel.pipeline.stages.steps import reason_of, steps
+from kernel.pipeline.stages.load import load_stage, reason_of, steps
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device
 from kernel.system.memory import PeakMemory

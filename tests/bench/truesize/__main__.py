@@ -21,9 +21,10 @@ from kernel.models.weights_folder import open_weights
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder, read_run
 from kernel.pipeline.images import list_images
-from kernel.pipeline.planning.from_weights import models_of, predicted_memory
 from kernel.pipeline.planning.gpus import GB, gpu_named
+from kernel.pipeline.planning.models import models_of
 from kernel.pipeline.planning.plan import plan
+from kernel.pipeline.planning.run_plan import predicted_memory
 from kernel.system.files import write_json, write_whole
 from kernel.system.offline import refuse_network
 from kernel.system.processes import ending, stream

@@ -6,7 +6,7 @@ from typing import Any
 
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.captioner import Published
-from kernel.pipeline.planning.published_models import CAPTIONERS, CLIP, SHIPPED
+from kernel.pipeline.planning.models import CAPTIONERS, CLIP, SHIPPED
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from kernel.errors import UserError
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
 from kernel.models.weights_folder import MANIFEST, open_weights
-from kernel.pipeline.planning.from_weights import models_of
+from kernel.pipeline.planning.models import models_of
 from kernel.system.memory import STATUS, PeakMemory
 from kernel.system.tensor_files import Tensor, read_header
 from tests.bench.truesize import weights as made

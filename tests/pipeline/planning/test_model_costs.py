@@ -13,12 +13,19 @@ from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import KINDS, load_captioner
 from kernel.models.clip import ClipEncoder
-from kernel.pipeline.planning.counting import count
-from kernel.pipeline.planning.model_costs import Decoding, captioner_costs, clip_costs, weigh, weigh_captioner
-from kernel.pipeline.planning.plan import captioner_of, clip_of, sentences_of
-from kernel.pipeline.planning.published_models import CAPTIONERS, PHRASES
-from kernel.pipeline.planning.stage_costs import captioning_bytes
+from kernel.pipeline.planning.model_costs import (
+    Decoding,
+    Work,
+    captioner_costs,
+    clip_costs,
+    count,
+    sentence_costs,
+    weigh,
+)
+from kernel.pipeline.planning.models import CAPTIONERS, published_clip
+from kernel.pipeline.planning.stage_costs import PHRASES, captioning_bytes
 
+XL = CAPTIONERS["blip2-flan-t5-xl"]
 TINY_OPT = Published(
     "tiny",
     BLIP2.class_name,
@@ -54,11 +61,40 @@ def miniature(weights, name) -> Published:
     return Published(name, weights.models[name]["class"], config)
 
 
+# counting
+
+
+def test_operations_are_two_a_multiply_add_and_peak_is_what_lives_at_once():
+    weight = torch.empty(4, 8, device="meta")
+    given = torch.empty(2, 4, device="meta")
+
+    def forward():
+        product = given @ weight  # 2 x 8 floats: 64 bytes
+        product = product + 1  # 128 while both live, then 64
+        return product[:, :4] * 2  # a view costs nothing; 2 x 4 floats: 96 while both live
+
+    assert count(forward, half=False) == Work(0, 2 * 2 * 4 * 8, 128)
+
+
+def test_what_a_call_is_given_and_changes_in_place_is_not_counted():
+    given = torch.empty(1000, device="meta")
+    assert count(lambda: given.add_(1).mul_(2), half=False) == Work(0, 0, 0)
+
+
+def test_products_are_told_apart_by_dtype_and_attention_counts_as_half():
+    half, single = (torch.empty(1, 2, 2, device="meta", dtype=dtype) for dtype in (torch.float16, torch.float32))
+    both = count(lambda: (half[0] @ half[0], single[0] @ single[0]), half=True)
+    assert (both.half_operations, both.single_operations) == (16, 16)
+    attention = count(lambda: torch.bmm(single, single), half=True)
+    assert (attention.half_operations, attention.single_operations) == (16, 0)
+    assert count(lambda: torch.bmm(single, single), half=False).single_operations == 16
+
+
 # published figures
 
 
 def test_vit_g_14_costs_what_open_clips_model_profile_says():
-    clip = clip_of(half=True)
+    clip = published_clip(half=True)
     assert clip.weights.parameters == 1_366_678_273
     assert round(clip.image.operations / 1e9, 2) == 534.06
     assert round(clip.text.operations / 1e9, 2) == 47.09
@@ -68,8 +104,8 @@ def test_vit_g_14_costs_what_open_clips_model_profile_says():
 def test_vit_g_14_counts_the_same_in_both_dtypes_and_as_torchs_own_mode_counts():
     import open_clip
 
-    single = clip_of(half=False)
-    assert single.image.operations == clip_of(half=True).image.operations
+    single = published_clip(half=False)
+    assert single.image.operations == published_clip(half=True).image.operations
     assert single.weights.bytes == 4 * 1_366_678_273
     with torch.device("meta"):
         model = open_clip.CLIP(**open_clip.get_model_config("ViT-g-14")).eval()
@@ -79,7 +115,7 @@ def test_vit_g_14_counts_the_same_in_both_dtypes_and_as_torchs_own_mode_counts()
 
 
 def test_vit_g_14_in_half_precision_keeps_its_embeddings_and_norms_in_float32():
-    weights = clip_of(half=True).weights
+    weights = published_clip(half=True).weights
     # 49,408 tokens x 1,024, the positions, the class token, the norms: open_clip casts matrices only
     assert weights.bytes_by_dtype["float32"] == 4 * 51_367_169
     assert weights.bytes == 2 * 1_366_678_273 + 2 * 51_367_169
@@ -96,12 +132,12 @@ def test_vit_g_14_in_half_precision_keeps_its_embeddings_and_norms_in_float32():
     ],
 )
 def test_a_captioner_has_its_published_parameters(name, parameters):
-    assert captioner_of(name, half=True).weights.parameters == parameters
+    assert captioner_costs(CAPTIONERS[name], half=True).weights.parameters == parameters
     assert CAPTIONERS[name].parameters == parameters
 
 
 def test_the_parts_of_blip2_flan_t5_xl_have_their_published_parameters():
-    model = BLIP2.meta_model(CAPTIONERS["blip2-flan-t5-xl"].config, half=True)
+    model = BLIP2.meta_model(XL.config, half=True)
 
     def size(module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())
@@ -112,7 +148,7 @@ def test_the_parts_of_blip2_flan_t5_xl_have_their_published_parameters():
 
 
 def test_blip2_flan_t5_xl_takes_9_10_gb_in_half_precision():
-    weights = captioner_of("blip2-flan-t5-xl", half=True).weights
+    weights = captioner_costs(XL, half=True).weights
     wo = 48 * 2048 * 5120  # of 24 encoder and 24 decoder blocks
     assert weights.bytes_by_dtype["float32"] == 4 * (wo + 105_162_240)
     assert weights.bytes == 2 * 3_942_446_592 + 2 * (wo + 105_162_240) == 9_101_850_624
@@ -120,14 +156,11 @@ def test_blip2_flan_t5_xl_takes_9_10_gb_in_half_precision():
 
 def test_the_cache_of_five_beams_of_flan_t5_xl_is_51_mb_an_image():
     # 24 layers, keys and values, 2 bytes, 2,048 wide: 19 tokens said and 33 heard, for each of 5 beams
-    assert (
-        captioner_of("blip2-flan-t5-xl", half=True).row_cache_bytes(Decoding(5, 19))
-        == 24 * 2 * 2 * 2048 * (19 + 33) * 5
-    )
+    assert captioner_costs(XL, half=True).row_cache_bytes(Decoding(5, 19)) == 24 * 2 * 2 * 2048 * (19 + 33) * 5
 
 
 def test_minilm_has_its_published_parameters():
-    weights, _ = sentences_of(48)
+    weights, _ = sentence_costs(48)
     assert weights.parameters == 22_713_216
 
 
@@ -139,7 +172,7 @@ def test_minilm_has_its_published_parameters():
 def test_a_loaded_miniature_weighs_what_its_configuration_says(name, half, weights, cpu, half_on_cpu):
     loaded = load_captioner(weights, name, half_on_cpu if half else cpu)
     model = loaded.kind.meta_model(miniature(weights, name).config, half)
-    assert weigh_captioner(loaded.kind, loaded.model) == weigh_captioner(loaded.kind, model)
+    assert weigh(loaded.model, loaded.kind) == weigh(model, loaded.kind)
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -224,11 +257,9 @@ def test_a_real_miniature_captioner_computes_and_caches_what_was_counted(name, d
 
 @pytest.mark.parametrize("decoding", [Decoding(1, 1), Decoding(3, 5)])
 def test_a_real_tiny_opt_captioner_computes_and_caches_what_was_counted(decoding):
-    from transformers import Blip2Config, Blip2ForConditionalGeneration
-
     costs = captioner_costs(TINY_OPT, half=False)
     model = Blip2ForConditionalGeneration(Blip2Config(**TINY_OPT.config)).eval()
-    assert weigh_captioner(BLIP2, model) == costs.weights
+    assert weigh(model, BLIP2) == costs.weights
     steps = decoding.steps
     operations, cache = generated(model, decoding, max_new_tokens=steps, min_new_tokens=steps)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
@@ -236,7 +267,7 @@ def test_a_real_tiny_opt_captioner_computes_and_caches_what_was_counted(decoding
 
 
 def test_the_q_former_and_wo_of_a_captioner_in_half_precision_compute_in_float32():
-    costs = captioner_of("blip2-flan-t5-xl", half=True)
+    costs = captioner_costs(XL, half=True)
     # one step of one row passes the decoder's 24 `wo`, 5,120 x 2,048; each but the first the same
     assert costs.decode(Decoding(1, 1)).single_operations == 24 * 2 * 5120 * 2048
     # 33 tokens pass the encoder's; the Q-Former's share is 32 queries in 12 blocks, 257 patches in 6 of them
@@ -259,7 +290,7 @@ def test_a_step_reads_the_decoders_weights_and_the_head():
     # the first holds 32 x 32 position biases
     block = 2 * (8 * 2048**2 + 2 * 2048 * 5120 + 3 * 2048) + 4 * 2048 * 5120
     head = 2 * 32128 * 2048
-    assert captioner_of("blip2-flan-t5-xl", half=True).weights.read_per_token == 24 * block + 2 * 32 * 32 + head
+    assert captioner_costs(XL, half=True).weights.read_per_token == 24 * block + 2 * 32 * 32 + head
 
 
 def test_the_phrases_are_those_of_the_word_lists(tmp_path):

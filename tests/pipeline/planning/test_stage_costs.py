@@ -7,9 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.config import Recipe
-from kernel.pipeline.planning.counting import Work
 from kernel.pipeline.planning.gpus import GB, gpu_named
-from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed
+from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed, Work
 from kernel.pipeline.planning.stage_costs import (
     Case,
     bank_cost,

@@ -23,9 +23,9 @@ from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
-from kernel.pipeline.resume import open_run
+from kernel.pipeline.preparation import open_run
 from kernel.pipeline.stages.load import load_stage
-from kernel.pipeline.workers.dispatch import Ends, WorkerProcess, work
+from kernel.pipeline.workers.dispatch import Ends, Outcome, WorkerProcess, work
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device
 from tests import warm
@@ -78,9 +78,8 @@ if "kernel.pipeline.workers.worker" in " ".join(sys.orig_argv):
 
 
 def run(job: Job, items, ends: Ends = Ends(), stage: str = "clip"):  # noqa: B008 - frozen
-    working = work(job, TWO, stage, dict.fromkeys(items, 1), ends)
-    seen = list(working)
-    return working.outcome, seen
+    outcome = Outcome()
+    return outcome, list(work(job, TWO, stage, dict.fromkeys(items, 1), ends, outcome))
 
 
 def expected(weights, cpu, image_folder) -> np.ndarray:
@@ -114,7 +113,7 @@ def test_two_workers_share_the_parts_of_word_lists(job, weights, cpu, monkeypatc
 
 def test_who_reads_the_progress_fails_by_himself_and_ends_the_workers(job):
     others = set(children(os.getpid()))
-    with closing(work(job, TWO, "clip", dict.fromkeys(range(6), 1), Ends())) as working:
+    with closing(work(job, TWO, "clip", dict.fromkeys(range(6), 1), Ends(), Outcome())) as working:
         with pytest.raises(BrokenPipeError):
             for _ in working:
                 raise BrokenPipeError
@@ -135,19 +134,19 @@ class Counting:
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), UnicodeEncodeError("ascii", "ö", 0, 1, "no"), RuntimeError("x")])
 def test_here_too_who_reads_the_progress_fails_by_himself(job, error):
-    stage = Counting()
-    working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), here=lambda: stage)
+    stage, outcome = Counting(), Outcome()
+    working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), outcome, here=lambda: stage)
     with pytest.raises(type(error)), closing(working):
         for _ in working:
             raise error
-    assert working.outcome.reasons == [] and stage.made == []
+    assert outcome.reasons == [] and stage.made == []
 
 
 def test_a_stage_that_somebody_else_holds_can_be_used_again(job):
     stage = Counting()
     for _ in range(2):
-        working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), here=lambda: stage)
-        assert list(working) == [5, 3] and working.outcome.left == []
+        working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), outcome := Outcome(), here=lambda: stage)
+        assert list(working) == [5, 3] and outcome.left == []
     assert stage.made == [0, 1, 0, 1]
 
 
@@ -159,9 +158,9 @@ def test_a_stage_that_nobody_else_holds_is_gone_when_its_work_is_done(job):
         held.append(weakref.ref(stage))
         return stage
 
-    for _ in (working := work(job, [Device("cpu")], "clip", {0: 2}, Ends(), here=load)):
+    for _ in work(job, [Device("cpu")], "clip", {0: 2}, Ends(), outcome := Outcome(), here=load):
         pass
-    assert held[0]() is None and working.outcome.left == []
+    assert held[0]() is None and outcome.left == []
 
 
 def test_an_unknown_stage_is_refused_with_the_valid_ones(job, cpu):

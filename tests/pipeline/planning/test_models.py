@@ -12,11 +12,11 @@ from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import CONFIG, ClipEncoder
 from kernel.models.weights_folder import Weights
-from kernel.pipeline.planning.from_weights import as_stored, models_of, predicted_memory, stored_tensors
 from kernel.pipeline.planning.gpus import gpu_named
-from kernel.pipeline.planning.model_costs import sentence_costs, weigh
-from kernel.pipeline.planning.plan import captioner_of, clip_of, plan
-from kernel.pipeline.planning.published_models import CAPTIONERS, CLIP, MINILM
+from kernel.pipeline.planning.model_costs import MINILM, captioner_costs, sentence_costs, weigh
+from kernel.pipeline.planning.models import CAPTIONERS, CLIP, as_stored, models_of, published_clip, stored_tensors
+from kernel.pipeline.planning.plan import plan
+from kernel.pipeline.planning.run_plan import predicted_memory
 from kernel.pipeline.planning.stage_costs import ASSUMED
 
 BASELINE = RECIPES["baseline"]
@@ -99,7 +99,7 @@ def published_folder(tmp_path, weights):
 
 def test_published_sizes_cost_the_same_from_a_folder_as_by_name(published_folder):
     models = models_of(published_folder, BASELINE, half=True)
-    clip, captioner = clip_of(half=True), captioner_of("blip2-flan-t5-xl", half=True)
+    clip, captioner = published_clip(half=True), captioner_costs(CAPTIONERS["blip2-flan-t5-xl"], half=True)
     assert replace(models.clip, name="") == replace(clip, name="")
     assert models.captioner.weights.bytes == captioner.weights.bytes == 9_101_850_624
     assert (models.captioner.encode, models.captioner.steps) == (captioner.encode, captioner.steps)

@@ -5,7 +5,7 @@ import pytest
 
 from kernel.errors import UserError
 from kernel.pipeline.folder import results
-from kernel.pipeline.resume import open_run
+from kernel.pipeline.preparation import open_run
 from tests.pipeline.folders import FEWER_BEAMS, IDENTITY, captioned, image_files, opened
 
 ON_CUDA = {**IDENTITY, "clip": {**IDENTITY["clip"], "device": "cuda"}}

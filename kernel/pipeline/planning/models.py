@@ -1,0 +1,116 @@
+"""The models that a plan is made with: the published ones by name, or those of a weights folder.
+
+Of a folder's files only configurations and headers are read: which numbers lie in which dtype.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from kernel.banks.word_banks import read_phrases
+from kernel.config import CAPTIONS, Recipe
+from kernel.errors import UserError, did_you_mean
+from kernel.models.captioners.captioner import Published
+from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, published_captioners
+from kernel.models.clip import CONFIG
+from kernel.models.weights_folder import ADVICE, Weights
+from kernel.pipeline.planning.model_costs import (
+    Captioning,
+    Clip,
+    Weighed,
+    Work,
+    captioner_costs,
+    clip_costs,
+    sentence_costs,
+)
+from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
+from kernel.system.records import read_record
+
+# open_clip carries this configuration itself: open_clip.get_model_config("ViT-g-14")
+CLIP = "ViT-g-14"
+# from the smallest to the largest: the order in which a smaller one is proposed
+CAPTIONERS = published_captioners()
+# what `publish weights` puts into captioners/blip2 and captioners/blip
+SHIPPED = {
+    "auto": next(iter(SHIPPED_KINDS.values())).shipped,
+    **{name: kind.shipped for name, kind in SHIPPED_KINDS.items()},
+}
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models to plan with, MiniLM with the work of a prompt, and the lengths of the word lists."""
+
+    clip: Clip
+    captioner: Captioning | None
+    sentences: tuple[Weighed, Work]
+    word_lists: Mapping[str, int]
+
+
+def published_models(recipe: Recipe, half: bool) -> Models:
+    """What the recipe names, by the published sizes. Raises UserError for an unknown captioner."""
+    name = SHIPPED.get(recipe.captioner, recipe.captioner)
+    if recipe.needs(CAPTIONS) and name not in CAPTIONERS:
+        raise UserError(
+            f"captioner {recipe.captioner!r} is none whose size is known{did_you_mean(recipe.captioner, CAPTIONERS)}; "
+            f"expected one of {', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
+        )
+    captioner = captioner_costs(CAPTIONERS[name], half) if recipe.needs(CAPTIONS) else None
+    return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES)
+
+
+def published_clip(half: bool) -> Clip:
+    import open_clip
+
+    return clip_costs(CLIP, open_clip.get_model_config(CLIP), half)
+
+
+def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
+    """The recipe's models in this folder, in half precision as a GPU runs them or in float32 as a CPU does.
+
+    Raises UserError for a captioner that the folder does not hold and for a configuration that makes no model.
+    """
+    name = captioners_named(recipe, weights)[0]
+    clip_folder, captioner_folder, sentence_folder = map(weights.model_folder, ("clip", name, "sentences"))
+    try:
+        clip = clip_costs(weights.models["clip"]["source"], read_config(clip_folder / CONFIG)["model_cfg"], half)
+        published = Published(name, weights.models[name]["class"], read_config(captioner_folder / "config.json"))
+        captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
+        sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, read_config(sentence_folder / "config.json"))
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{weights.folder}: its configurations make no models to count ({error!r}), so a run with them cannot be "
+            f"planned. {ADVICE}"
+        ) from error
+    clip = replace(clip, weights=as_stored(clip.weights, clip_folder, half))
+    captioner = captioner and replace(captioner, weights=as_stored(captioner.weights, captioner_folder, half))
+    # MiniLM is float32 on every device; on a GPU nothing stays mapped
+    sentences = as_stored(sentences, sentence_folder, half)
+    lists = {path.stem: len(read_phrases(path).phrases) for path in (weights.folder / "word_banks").glob("*.txt")}
+    return Models(clip, captioner, (sentences, sentence), lists)
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    return read_record(path, dict[str, Any], "a configuration, so its model cannot be counted", ADVICE)
+
+
+def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:
+    """With what the files add: the bytes that a CPU runs as they lie there."""
+    in_float32 = sum(4 * count for dtype, count in stored_tensors(folder) if dtype == "F32")
+    return replace(weights, mapped_bytes=0 if half else min(weights.bytes, in_float32))
+
+
+def stored_tensors(folder: Path) -> Iterator[tuple[str, int]]:
+    """(dtype in safetensors' words, number of items) of every tensor of a model's folder."""
+    from safetensors import SafetensorError, safe_open
+
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(path, framework="numpy") as file:
+                for name in file.keys():  # noqa: SIM118 - no mapping
+                    tensor = file.get_slice(name)
+                    yield tensor.get_dtype(), prod(tensor.get_shape())
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path}: not a safetensors file ({error}). {ADVICE}") from error
