@@ -1,12 +1,13 @@
 """The service's own client, with what it lacks: bounded waits, uploads that are whole or fail, words for each error.
 
-Imported at use, for importing it already reads the credentials.
+It is imported at use, for that alone makes a folder and reads the credentials.
 """
 
 import io
+import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,6 +31,43 @@ LONGEST_RETRY_AFTER = 120.0  # seconds; a longer one ends the command instead of
 
 class ServiceTrouble(UserError):
     """The service or the way to it failed for now; the same question may be answered a little later."""
+
+
+class Unknown(UserError):
+    """The service denies what it does not know, as it does what is somebody else's."""
+
+
+def credentials_at() -> str | None:
+    """The place that `connect` would take them from, in the client's own order; None where there are none.
+
+    Their content is neither kept nor shown. Nothing is asked of the service, so they may have expired.
+    """
+    home = Path("~/.kaggle").expanduser()
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "the variable KAGGLE_API_TOKEN"
+    for path in (home / "access_token", home / "access_token.txt"):
+        if is_filled(path):
+            return str(path)
+    # kaggle.json lies in the folder that the client is given, in ~/.kaggle where that exists, else in XDG's
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    folder = os.environ.get("KAGGLE_CONFIG_DIR") or (home if home.exists() else configuration / "kaggle")
+    file = Path(folder) / "kaggle.json"
+    in_file: dict[str, Any] = {}
+    with suppress(UserError):  # what cannot be read counts as empty, for the client passes over it too
+        in_file = read_record(file, dict[str, Any], "the client's credentials", "Make a new token")
+    places = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
+    if all(name in in_file or variable in os.environ for name, variable in places.items()):
+        # the variables count before the file
+        used = [variable for variable in places.values() if variable in os.environ]
+        return " and ".join(used if len(used) == 2 else [*used, str(file)])
+    signed_in = home / "credentials.json"
+    return str(signed_in) if is_filled(signed_in) else None
+
+
+def is_filled(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size > 0
+    return False
 
 
 def connect() -> Any:
@@ -143,9 +181,9 @@ def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
     if status == 401:
         return UserError(f"{said}: your token is wrong or has expired. {NEW_TOKEN}")
     if status == 403:
-        return UserError(f"{said}: {forbidden}")
+        return Unknown(f"{said}: {forbidden}")
     if status == 404:
-        return UserError(f"{said}: it does not know that name. Compare the names in both metadata files with the site")
+        return Unknown(f"{said}: it does not know that name. Compare the names in both metadata files with the site")
     if status == 429:
         wait = error.response.headers.get("Retry-After")
         when = f"wait {wait} seconds" if wait and wait.isdigit() else f"wait until {wait}" if wait else "wait an hour"
@@ -163,11 +201,6 @@ def status_of(error: Any) -> int:
         return int(error.response.json()["code"])
     except (ValueError, KeyError, TypeError):
         return error.response.status_code
-
-
-def unknown(error: Any) -> bool:
-    """The service denies what it does not know, as it does what is somebody else's."""
-    return status_of(error) in (403, 404)
 
 
 def one_line(text: str, limit: int = 300) -> str:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
 RECORDS = Path("build/kaggle")
+LIMIT = 36_000.0  # seconds in which a run must end
 LOG_LINES = 30
 RUN_RECORD = "run/run.json"
 AFTER_PUSH = (
@@ -42,21 +44,11 @@ class Pushed(TypedDict):
     status: str | None
 
 
-def push(
-    project: Path,
-    *,
-    wait: bool = False,
-    pin: bool = False,
-    prepare: bool = False,
-    interval: float = 30.0,
-    limit: float = 36_000.0,
-    dataset_interval: float = 10.0,
-    dataset_limit: float = 3600.0,
-) -> dict[str, Any]:
+def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool = False) -> dict[str, Any]:
     """Pushes the notebook (or, with `prepare`, the one that makes the weights there) and returns its record.
 
     The code dataset gets a new version first when it holds other code. wait: follows the run to its end. pin: on
-    the image of the last run that worked. Intervals and limits in seconds. Raises UserError with the next step.
+    the image of the last run that worked. Raises UserError with the next step.
     """
     from kernel.publish.kaggle.notebooks import check_built, check_inputs_named, recipe_named_in
 
@@ -79,13 +71,13 @@ def push(
     record = left_record(path, Pushed)
     if wait and record and record["content_sha256"] == content_sha256 and record["status"] is None:
         print(f"{record['kernel']}: version {record['version']} is this very content, so it is followed, not pushed")
-        return follow(client, record, path, interval=interval, limit=limit)
+        return follow(client, record, path)
     commit = json.loads((code.folder / MARKER).read_text(encoding="utf-8"))["commit"]
-    publish_dataset(client, code, f"commit {commit}", records, interval=dataset_interval, limit=dataset_limit)
+    publish_dataset(client, code, f"commit {commit}", records)
     if not prepare and metadata.weights_from_prepare:
         check_prepared(client, metadata.prepare_id)
     elif not prepare:
-        wait_ready(client, metadata.weights_id, interval=dataset_interval, limit=dataset_limit)
+        wait_ready(client, metadata.weights_id)
     print_gpu_hours(client)
     record = {
         **save(client, folder, staged["id"]),
@@ -97,7 +89,7 @@ def push(
     }
     write_json(path, record)
     print(f"{record['kernel']}: version {record['version']} pushed: {record['url']}")
-    return follow(client, record, path, interval=interval, limit=limit) if wait else record
+    return follow(client, record, path) if wait else record
 
 
 def pinned(records: Path) -> dict[str, Any]:
@@ -186,19 +178,16 @@ def latest_version(client: Any, kernel: str) -> int | None:
         return service.kernels.kernels_api_client.get_kernel(request).metadata.current_version_number or None
 
 
-def follow(client: Any, record: dict[str, Any], path: Path, *, interval: float, limit: float) -> dict[str, Any]:
+def follow(client: Any, record: dict[str, Any], path: Path) -> dict[str, Any]:
     """Waits until the pushed version has run. Returns its record; raises UserError when it did not COMPLETE."""
     kernel, version = record["kernel"], record["version"]
     option = " --prepare" if path.name == "prepare.json" else ""
     go_on = f"It goes on there; 'python -m kernel publish push{option} --wait' follows it again without another push"
-    said = ""
+    tell = cache(partial(print, file=sys.stderr))  # each status once
 
     def look() -> tuple[str, str | None] | None:
-        nonlocal said
         status, failure = kernel_status(client, kernel)
-        if status != said:
-            said = status
-            print(f"{kernel}: version {version} is {said}", file=sys.stderr)
+        tell(f"{kernel}: version {version} is {status}")
         if status not in ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"):
             return None
         latest = latest_version(client, kernel)
@@ -212,9 +201,9 @@ def follow(client: Any, record: dict[str, Any], path: Path, *, interval: float, 
 
     status, failure = wait_until(
         look,
-        interval=interval,
-        limit=limit,
-        overdue=f"{kernel}: version {version} has not ended after {limit / 3600:.1f} hours. {go_on}",
+        interval=30.0,
+        limit=LIMIT,
+        overdue=f"{kernel}: version {version} has not ended after {LIMIT / 3600:.1f} hours. {go_on}",
         interrupted=f"{kernel}: interrupted while version {version} runs. {go_on}",
     )
     record = record | {"status": status}

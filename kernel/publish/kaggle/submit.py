@@ -21,7 +21,7 @@ from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
 SUBMISSION = "submission.csv"
-MOST_PAGES = 1000
+LIMIT = 43_200.0  # seconds in which a score must come
 FORBIDDEN = (
     f"most often the competition was not joined: open https://www.kaggle.com/competitions/{COMPETITION}, join it "
     "(Late Submission) and accept its rules in the browser, and verify your phone on the account page. Then run the "
@@ -53,13 +53,11 @@ class Submission(TypedDict):
     commit: str | None
 
 
-def submit(
-    project: Path, message: str, version: int | None = None, *, interval: float = 30.0, limit: float = 43_200.0
-) -> dict[str, Any]:
+def submit(project: Path, message: str, version: int | None = None) -> dict[str, Any]:
     """Hands `version` in (default: the one pushed last), waits for its score and returns its line.
 
     The line goes to project/submissions.jsonl. A submission that still waits for its score is picked up by its
-    reference. interval, limit: seconds between two looks, and in all. Raises UserError with the next step.
+    reference. Raises UserError with the next step.
     """
     kernel = read_metadata(project).kernel_id
     records = project / RECORDS
@@ -83,7 +81,7 @@ def submit(
         records.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         print(f"{kernel}: version {version} handed in as {ref}, a late submission: the competition is closed")
-    answer = wait_for_score(client, record, interval=interval, limit=limit)
+    answer = wait_for_score(client, record)
     write_json(path, record | {"status": answer.status.name})
     if answer.status.name == "ERROR":
         raise failed(record, answer.error_description)
@@ -126,14 +124,13 @@ def output_names(client: Any, kernel: str) -> set[str]:
     """The names of all files that the latest run left, from every page."""
     names: set[str] = set()
     token = None
-    for _ in range(MOST_PAGES):
+    while True:
         with asking(f"listing the output of {kernel}"):
             page = client.kernels_list_files(kernel, page_token=token, page_size=200)
         names |= {file.name for file in page.files}
         token = page.next_page_token
         if not token:
-            break
-    return names
+            return names
 
 
 def create(client: Any, kernel: str, version: int, message: str) -> int:
@@ -150,7 +147,7 @@ def create(client: Any, kernel: str, version: int, message: str) -> int:
     return response.ref
 
 
-def wait_for_score(client: Any, record: dict[str, Any], *, interval: float, limit: float) -> Any:
+def wait_for_score(client: Any, record: dict[str, Any]) -> Any:
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
 
     request = ApiGetSubmissionRequest()
@@ -164,9 +161,9 @@ def wait_for_score(client: Any, record: dict[str, Any], *, interval: float, limi
     go_on = "It goes on there; the same command waits for its score and hands nothing in again"
     return wait_until(
         look,
-        interval=interval,
-        limit=limit,
-        overdue=f"submission {record['ref']}: no score after {limit / 3600:.1f} hours. {go_on}",
+        interval=30.0,
+        limit=LIMIT,
+        overdue=f"submission {record['ref']}: no score after {LIMIT / 3600:.1f} hours. {go_on}",
         interrupted=f"submission {record['ref']}: interrupted before its score came. {go_on}",
     )
 

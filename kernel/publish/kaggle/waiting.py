@@ -3,17 +3,15 @@
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import TypeVar
+from time import monotonic, sleep
+from typing import Any, TypeVar
 
 from kernel.errors import UserError
 from kernel.publish.kaggle.client import ServiceTrouble
 
 Found = TypeVar("Found")
-
 FAILURES_IN_A_ROW = 5
 
 
@@ -24,7 +22,7 @@ def wait_until(
 
     Some failures in a row are borne, as a wait can last a night. Ctrl-C raises UserError(interrupted).
     """
-    deadline = time.monotonic() + limit
+    deadline = monotonic() + limit
     failures = 0
     try:
         with ctrl_c_between_looks() as pause:
@@ -39,7 +37,7 @@ def wait_until(
                     if failures == FAILURES_IN_A_ROW:
                         raise
                     print(f"{trouble}; looking again", file=sys.stderr)
-                if time.monotonic() >= deadline:
+                if monotonic() >= deadline:
                     raise UserError(overdue)
                 pause(interval)
     except KeyboardInterrupt:
@@ -57,11 +55,11 @@ def ctrl_c_between_looks() -> Iterator[Callable[[float], None]]:
     before = signal.getsignal(signal.SIGINT)
     # ignored in a background shell, or somebody else's to handle; and Ctrl-C interrupts the main thread only
     if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield time.sleep
+        yield sleep
         return
     asked = pausing = False
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: Any) -> None:
         nonlocal asked
         again, asked = asked, True
         if pausing or again:
@@ -72,7 +70,7 @@ def ctrl_c_between_looks() -> Iterator[Callable[[float], None]]:
         pausing = True
         if asked:
             raise KeyboardInterrupt
-        time.sleep(seconds)
+        sleep(seconds)
         pausing = False
 
     signal.signal(signal.SIGINT, handle)
