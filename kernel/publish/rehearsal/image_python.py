@@ -18,7 +18,8 @@ USED = (
 # Kaggle's image executes notebooks too; its versions of these are not on record.
 NOTEBOOK_PACKAGES = ["nbconvert", "ipykernel"]
 LIST_VERSIONS = (
-    "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    "import importlib.metadata as m, json, platform; found = {d.name: d.version for d in m.distributions()}; "
+    "print(json.dumps(found | {'python': platform.python_version()}))"
 )
 
 
@@ -59,10 +60,5 @@ def base_python(image: Image) -> Path:
 
 
 def installed_versions(python: Path) -> dict[str, str]:
-    answer = subprocess.run([python, "-c", LIST_VERSIONS], capture_output=True, text=True, check=True)
-    return json.loads(answer.stdout)
-
-
-def python_version(python: Path) -> str:
-    code = "import platform; print(platform.python_version())"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    """The version of every package of an interpreter, and its own as "python"."""
+    return json.loads(subprocess.run([python, "-c", LIST_VERSIONS], capture_output=True, text=True, check=True).stdout)

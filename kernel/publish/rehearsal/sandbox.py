@@ -13,7 +13,6 @@ from pathlib import Path
 
 import kernel.system.offline
 
-NAMESPACES = ["unshare", "--net", "--mount"]
 ATTEMPTS = "REHEARSAL_NETWORK_ATTEMPTS"
 # In a fresh network namespace even the loopback is down, and Jupyter talks to its kernel through it.
 PREPARATION = (
@@ -39,7 +38,9 @@ class Sandbox:
         shutil.copy(kernel.system.offline.__file__, self.hook / "refused_network.py")
         (self.hook / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
         self.attempts.unlink(missing_ok=True)
-        self.namespaces = next((prefix for prefix in prefixes() if self.works(prefix)), None)
+        as_user = [] if os.geteuid() == 0 else ["--map-root-user"]  # who is root inside only
+        prefix = ["unshare", *as_user, "--net", "--mount"]
+        self.namespaces = prefix if self.works(prefix) else None
 
     @property
     def network(self) -> str:
@@ -63,9 +64,3 @@ class Sandbox:
 
     def attempted(self) -> list[str]:
         return self.attempts.read_text().splitlines() if self.attempts.is_file() else []
-
-
-def prefixes() -> list[list[str]]:
-    """Ways to make the namespaces: as root, or as a user who is root inside only."""
-    as_user = ["unshare", "--map-root-user", *NAMESPACES[1:]]
-    return [NAMESPACES] if os.geteuid() == 0 else [as_user]
