@@ -48,7 +48,16 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
             ) from error
         files = {name: listed[name] for name in needed}
         for name, pinned in repository.files.items():
-            check_unchanged(repository, name, pinned, files.get(name), pins)
+            there = files.get(name)
+            if there != pinned:
+                says = (
+                    f"{there.bytes} bytes, {there.kind} {there.hash}" if there else "no such file among the needed ones"
+                )
+                raise UserError(
+                    f"{repository}: of {name} the hub says {says}; pinned are {pinned.bytes} bytes, {pinned.kind} "
+                    f"{pinned.hash}: a revision cannot change, so one of the two is wrong. {pins} stays as it was; "
+                    "remove the entry there only if you know why it differs"
+                )
         size = sum(file.bytes for file in files.values())
         print(f"{pinned_there}: {len(files)} files, {size / 1e9:.2f} GB", file=sys.stderr)
         found.append(replace(pinned_there, files=files))
@@ -97,18 +106,6 @@ def list_named(repository: Repository, names: Iterable[str]) -> tuple[str, dict[
             if found.size is not None and shape.fullmatch(found.etag or ""):
                 files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
     return revision, files
-
-
-def check_unchanged(
-    repository: Repository, name: str, pinned: PinnedFile, listed: PinnedFile | None, pins: Path
-) -> None:
-    if listed != pinned:
-        says = f"{listed.bytes} bytes, {listed.kind} {listed.hash}" if listed else "no such file among the needed ones"
-        raise UserError(
-            f"{repository}: of {name} the hub says {says}; pinned are {pinned.bytes} bytes, {pinned.kind} "
-            f"{pinned.hash}: a revision cannot change, so one of the two is wrong. {pins} stays as it was; remove the "
-            "entry there only if you know why it differs"
-        )
 
 
 def local_path(repository: Repository, name: str, scratch: Path) -> Path:
@@ -203,32 +200,26 @@ def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None 
     )
 
     kept = "What was downloaded is kept: run again to go on"
+    other = other_revision(repository, pins)
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        words: dict[type[Exception], str] = {
+            GatedRepoError: "the hub wants its terms accepted first. Log in on its page in the browser and accept "
+            "them, then 'hf auth login' here and run again",
+            RepositoryNotFoundError: "the hub knows no such repository, or keeps it from those not logged in: it "
+            f"answers both alike. Check its name in {pins}, or 'hf auth login' and run again",
+            RevisionNotFoundError: f"the hub knows no such revision. {other}",
+            RemoteEntryNotFoundError: f"the hub has no such file any more ({error.response.url.path}). {other}",
+        }
+        login = (
+            "it does not accept this login. Make a token that may read on your page of the hub, 'hf auth login' with "
+            "it and run again"
+        )
+        answered = f"the hub answered {status}" + (f": {login}" if status in (401, 403) else f". {kept} a little later")
+        said = next((text for kind, text in words.items() if isinstance(error, kind)), answered)
+        return UserError(f"{repository}: {said}")
     if isinstance(error, OfflineModeIsEnabled):
         return UserError(f"{repository}: HF_HUB_OFFLINE is set, so the hub is not asked. Unset it and run again")
-    if isinstance(error, GatedRepoError):
-        return UserError(
-            f"{repository}: the hub wants its terms accepted first. Log in on its page in the browser and accept them, "
-            "then 'hf auth login' here and run again"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return UserError(
-            f"{repository}: the hub knows no such repository, or keeps it from those not logged in: it answers both "
-            f"alike. Check its name in {pins}, or 'hf auth login' and run again"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return UserError(f"{repository}: the hub knows no such revision. {other_revision(repository, pins)}")
-    if isinstance(error, RemoteEntryNotFoundError):
-        return UserError(
-            f"{repository}: the hub has no such file any more ({error.response.url.path}). "
-            f"{other_revision(repository, pins)}"
-        )
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return UserError(
-            f"{repository}: the hub answered {error.response.status_code}: it does not accept this login. Make a token "
-            "that may read on your page of the hub, 'hf auth login' with it and run again"
-        )
-    if isinstance(error, HfHubHTTPError):
-        return UserError(f"{repository}: the hub answered {error.response.status_code}. {kept} a little later")
     if isinstance(error, OSError) and error.errno is not None and part is not None:
         return UserError(
             f"{part}: cannot be written ({error.strerror}). Free space there or give --scratch another disk. {kept}"

@@ -13,17 +13,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel.config import Recipe
+from kernel.banks.word_banks import encode_missing, features_key, read_phrases
+from kernel.config import RECIPES, Recipe
 from kernel.errors import UserError, first_line
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
-from kernel.models.clip import clip_tokenizer_record
+from kernel.models.clip import ClipEncoder, clip_tokenizer_record
 from kernel.models.sentences import sentence_tokenizer_record
-from kernel.models.weights_addition import finish_additions
-from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.models.weights_addition import add_files, cannot_add, drop_files_to_add, files_to_add, finish_additions
+from kernel.models.weights_folder import (
+    FEATURES_FOLDER,
+    MANIFEST,
+    FileEntry,
+    Weights,
+    open_weights,
+    read_manifest,
+    write_manifest,
+)
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
+from kernel.system.devices import find_device
 from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
@@ -139,8 +149,8 @@ def items_of(repositories: dict[str, Repository], captioners: list[str]) -> list
     for model, repository in repositories.items():
         parent = f"captioners/{model}" if model in captioners else model
         for name in repository.files:
-            target = "open_clip_model.safetensors" if model == "clip" and name.endswith(WEIGHTS_SUFFIXES) else name
-            items.append(Item(repository, name, f"{parent}/{target}"))
+            clip = model == "clip" and name.endswith(WEIGHTS_SUFFIXES)
+            items.append(Item(repository, name, f"{parent}/{'open_clip_model.safetensors' if clip else name}"))
     return items
 
 
@@ -250,13 +260,10 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
 
 
 def write_shard_indexes(folder: Path, items: Iterable[Item]) -> None:
-    shards: dict[Path, list[Path]] = {}
-    for item in items:
-        if SHARD.fullmatch(item.name):
-            path = folder / item.target
-            shards.setdefault(path.parent, []).append(path)
-    for parent, paths in shards.items():
-        write_json(parent / "model.safetensors.index.json", shard_index(paths))
+    shards = [folder / item.target for item in items if SHARD.fullmatch(item.name)]
+    for parent in {path.parent for path in shards}:
+        index = shard_index([path for path in shards if path.parent == parent])
+        write_json(parent / "model.safetensors.index.json", index)
 
 
 def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
@@ -269,3 +276,30 @@ def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
                 f"{folder / entry.path}: reads back otherwise than it was written: the disk may be failing, or the "
                 "file was changed. It was removed; run again to make it anew"
             )
+
+
+def encode_word_banks(folder: Path) -> None:
+    """Puts `word_banks/features/*.safetensors` of the banks that a recipe names into the weights folder, so that no
+    scoring run spends its minutes on them.
+
+    Killed, it goes on with the banks that are not encoded yet. Raises UserError when the disk is full.
+    """
+    finish_additions(folder)
+    weights = open_weights(folder)
+    sha256 = weights.sha256("clip")
+    batches = {name: recipe.text_batch for recipe in RECIPES.values() for name, n in recipe.modifiers.items() if n}
+    words = {name: read_phrases(folder / "word_banks" / f"{name}.txt") for name in batches}
+    wanted = {f"{features_key(sha256, each.phrases)}.safetensors" for each in words.values()}
+    there = {path.name for path in (folder / FEATURES_FOLDER).glob("*")}
+    if wanted <= there:
+        return drop_files_to_add(folder, FEATURES_FOLDER)
+    try:
+        unfinished = files_to_add(folder, FEATURES_FOLDER)
+        clip = ClipEncoder.load(weights, find_device("auto"))
+        for name, phrases in words.items():
+            encode_missing(phrases, clip, sha256, [folder / FEATURES_FOLDER, unfinished], batches[name])
+        new = sorted(wanted - there)
+        added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in new]
+        add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)
+    except OSError as error:
+        raise cannot_add(folder, FEATURES_FOLDER, error) from error
