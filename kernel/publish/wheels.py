@@ -61,7 +61,8 @@ def fill_wheels(project: Path) -> list[Path]:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:
-        present = [pinned_wheel(folder, pin) for pin in pins]
+        held = {file_sha256(path): path for path in sorted(folder.glob("*.whl"))}
+        present = [next((held[sha256] for sha256 in pin.sha256s if sha256 in held), None) for pin in pins]
         if None in present:
             download(folder / REQUIREMENTS, unfinished, image.python)
         else:
@@ -102,11 +103,6 @@ def read_requirements(path: Path) -> list[Pin]:
     if not pins:
         raise UserError(f"{path}: pins no wheel; expected lines NAME==VERSION --hash=sha256:...")
     return pins
-
-
-def pinned_wheel(folder: Path, pin: Pin) -> Path | None:
-    """The wheel in `folder` that `pin` names by one of its sha256s."""
-    return next((path for path in sorted(folder.glob("*.whl")) if file_sha256(path) in pin.sha256s), None)
 
 
 def download(requirements: Path, out: Path, python: str) -> None:
@@ -211,19 +207,16 @@ def refused_package(wheel: Wheel, image: Image) -> Iterator[str]:
 def misfits(wheel: Wheel, python: str) -> Iterator[str]:
     if not wheel.requires_python.contains(python, prereleases=True):
         yield f"{wheel.file}: requires Python {wheel.requires_python}, so pip would refuse it. Take another release"
-    if not wheel.tags & accepted_tags(python):
+    major, minor = map(int, minor_version(python).split("."))
+    interpreter = f"cp{major}{minor}"
+    accepted = [*cpython_tags((major, minor), abis=[interpreter], platforms=PLATFORMS),
+                *compatible_tags((major, minor), interpreter, PLATFORMS)]  # fmt: skip
+    if wheel.tags.isdisjoint(accepted):
         found = ", ".join(sorted(map(str, wheel.tags)))
         yield (
             f"{wheel.file}: is built for {found}, not for x86_64 Linux with glibc 2.{NEWEST_GLIBC} and every "
             "Python checked. Take a py3-none-any wheel or one that fits"
         )
-
-
-def accepted_tags(python: str) -> frozenset[Tag]:
-    major, minor = map(int, minor_version(python).split("."))
-    interpreter = f"cp{major}{minor}"
-    own = cpython_tags((major, minor), abis=[interpreter], platforms=PLATFORMS)
-    return frozenset([*own, *compatible_tags((major, minor), interpreter, PLATFORMS)])
 
 
 def unmet_requirements(wheel: Wheel, python: str, wheels: dict[str, Wheel], image: Image) -> Iterator[str]:

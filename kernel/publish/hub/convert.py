@@ -42,13 +42,16 @@ def convert_pickle(source: Path, target: Path) -> str:
 
     Raises UserError too when it holds anything but tensors: nothing in it is run.
     """
+    import torch
+
+    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+             torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+             torch.bool: "BOOL"}  # fmt: skip
     state = open_pickle(source)
-    tensors = [Tensor(name, dtype_name(tensor), tuple(tensor.shape)) for name, tensor in state.items()]
+    tensors = [Tensor(name, names.get(own.dtype, str(own.dtype)), tuple(own.shape)) for name, own in state.items()]
     read = 0
 
     def blocks(name: str) -> Iterator[bytes]:
-        import torch
-
         nonlocal state, read
         if read > REMAP_BYTES:
             # dropped before it is opened again, or both would be mapped
@@ -80,15 +83,6 @@ def open_pickle(path: Path) -> dict[str, Any]:
             f"{path}: not a flat dictionary of tensors, so its names cannot be the model's. Nothing was run"
         )
     return state
-
-
-def dtype_name(tensor: Any) -> str:
-    import torch
-
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-             torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-             torch.bool: "BOOL"}  # fmt: skip
-    return names.get(tensor.dtype, str(tensor.dtype))
 
 
 def tensors_in(path: Path) -> list[Tensor]:

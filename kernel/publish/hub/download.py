@@ -50,12 +50,9 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
         for name, pinned in repository.files.items():
             there = files.get(name)
             if there != pinned:
-                says = (
-                    f"{there.bytes} bytes, {there.kind} {there.hash}" if there else "no such file among the needed ones"
-                )
                 raise UserError(
-                    f"{repository}: of {name} the hub says {says}; pinned are {pinned.bytes} bytes, {pinned.kind} "
-                    f"{pinned.hash}: a revision cannot change, so one of the two is wrong. {pins} stays as it was; "
+                    f"{repository}: of {name} the hub says {there or 'no such file among the needed ones'}; pinned are "
+                    f"{pinned}: a revision cannot change, so one of the two is wrong. {pins} stays as it was; "
                     "remove the entry there only if you know why it differs"
                 )
         size = sum(file.bytes for file in files.values())
@@ -67,45 +64,36 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
 
 def list_files(repository: Repository, pins: Path) -> tuple[str, dict[str, PinnedFile]]:
     """The revision, and its files with size and hash as the hub keeps them: all, or those known by name beforehand."""
-    choice = repository.catalogue.choices[repository.key]
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
+
+    catalogue, revision = repository.catalogue, repository.revision
+    choice = catalogue.choices[repository.key]
+    files = {}
     try:
-        return list_all(repository) if choice.weights else list_named(repository, choice.required)
+        if choice.weights:
+            info: Any = HfApi().repo_info(
+                repository.name,
+                repo_type=catalogue.kind,
+                revision=revision or None,
+                files_metadata=True,
+                timeout=LISTING_TIMEOUT_SECONDS,
+            )
+            for sibling in info.siblings or []:
+                lfs = sibling.lfs
+                pinned = PinnedFile(lfs.size, lfs.sha256) if lfs else PinnedFile(sibling.size, blob=sibling.blob_id)
+                files[sibling.rfilename] = pinned
+            return str(info.sha), files
+        # each file alone: a repository of data can list 16,000 others (DiffusionDB's archives of images)
+        for name in choice.required:
+            url = hf_hub_url(repository.name, name, repo_type=catalogue.kind, revision=revision or None)
+            found = get_hf_file_metadata(url, timeout=LISTING_TIMEOUT_SECONDS)
+            revision = revision or str(found.commit_hash)
+            for hash_kind, shape in HASHES.items():
+                if found.size is not None and shape.fullmatch(found.etag or ""):
+                    files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
+        return revision, files
     except (*transport_errors(), OSError) as error:
         raise hub_error(repository, error, pins) from error
-
-
-def list_all(repository: Repository) -> tuple[str, dict[str, PinnedFile]]:
-    from huggingface_hub import HfApi
-
-    info: Any = HfApi().repo_info(
-        repository.name,
-        repo_type=repository.catalogue.kind,
-        revision=repository.revision or None,
-        files_metadata=True,
-        timeout=LISTING_TIMEOUT_SECONDS,
-    )
-    files = {}
-    for sibling in info.siblings or []:
-        if sibling.lfs is not None:
-            files[sibling.rfilename] = PinnedFile(sibling.lfs.size, sha256=sibling.lfs.sha256)
-        elif sibling.blob_id is not None and sibling.size is not None:
-            files[sibling.rfilename] = PinnedFile(sibling.size, blob=sibling.blob_id)
-    return str(info.sha), files
-
-
-def list_named(repository: Repository, names: Iterable[str]) -> tuple[str, dict[str, PinnedFile]]:
-    """Asks for each file alone: a repository of data can list 16,000 others (DiffusionDB's archives of images)."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    kind, revision, files = repository.catalogue.kind, repository.revision, {}
-    for name in names:
-        url = hf_hub_url(repository.name, name, repo_type=kind, revision=revision or None)
-        found = get_hf_file_metadata(url, timeout=LISTING_TIMEOUT_SECONDS)
-        revision = revision or str(found.commit_hash)
-        for hash_kind, shape in HASHES.items():
-            if found.size is not None and shape.fullmatch(found.etag or ""):
-                files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
-    return revision, files
 
 
 def local_path(repository: Repository, name: str, scratch: Path) -> Path:

@@ -89,6 +89,9 @@ class PinnedFile:
     def record(self) -> dict[str, Any]:
         return {"bytes": self.bytes, self.kind: self.hash}
 
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes, {self.kind} {self.hash}"
+
 
 @dataclass(frozen=True)
 class Pin:

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
     record = read_record(out)
     if out.exists() and record is None:
         raise UserError(f"{out}: exists, and no {record_path(out).name} says that this made it. Give --out a new file")
-    if record is not None and is_current(out, record, asked):
+    made = record is not None and out.is_file() and all(record.get(key) == asked[key] for key in asked)
+    if record is not None and made and file_sha256(out) == record["sha256"]:
         print(f"{out}: this very sample, whole; nothing to do", file=sys.stderr)
         return record
     try:
@@ -91,12 +92,6 @@ def read_record(out: Path) -> dict[str, Any] | None:
         return None
 
 
-def is_current(out: Path, record: dict[str, Any], asked: dict[str, Any]) -> bool:
-    return (
-        out.is_file() and all(record.get(key) == asked[key] for key in asked) and file_sha256(out) == record["sha256"]
-    )
-
-
 def downloaded(
     sources: list[PromptSource], repositories: dict[str, Repository], scratch: Path, pins: Path
 ) -> list[tuple[PromptSource, Path]]:
@@ -116,25 +111,18 @@ def read_into(
     texts: set[str], source: PromptSource, path: Path, settings: PromptSettings, counts: Counter[str]
 ) -> None:
     """Adds the prompts of one file that pass; `counts` takes what was read, and what was dropped by its reason."""
-    scored = source.nsfw is not None
-    for text, score in source_rows(source, path):
-        counts["read"] += 1
-        verdict = passed(text, score, scored, settings)
-        if isinstance(verdict, str):
-            counts["passed"] += 1
-            texts.add(verdict)
-        else:
-            counts[verdict.value] += 1
-
-
-def source_rows(source: PromptSource, path: Path) -> Iterator[tuple[str, float | None]]:
-    """(prompt as it stands there, NSFW score or None) row by row; memory is that of one row group's columns."""
     with readable(path):
         total = check_columns(source, path)
-        rows = parquet_rows(path, source.columns)
+        rows = parquet_rows(path, source.columns)  # memory is that of one row group's columns
         for text, *scores in progress_bar(rows, total=total, desc=source.name, unit="row", unit_scale=True):
-            text = text or ""
-            yield source.noise.sub(" ", text) if source.noise else text, scores[0] if scores else None
+            text = source.noise.sub(" ", text or "") if source.noise else text or ""
+            verdict = passed(text, scores[0] if scores else None, source.nsfw is not None, settings)
+            counts["read"] += 1
+            if isinstance(verdict, str):
+                counts["passed"] += 1
+                texts.add(verdict)
+            else:
+                counts[verdict.value] += 1
 
 
 def check_columns(source: PromptSource, path: Path) -> int:

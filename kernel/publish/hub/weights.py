@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +99,10 @@ def make_folder(
     for item in todo:
         if item.is_weights:
             make(item, folder, scratch, pins, record)
-    write_shard_indexes(folder, items)
+    shards = [folder / item.target for item in items if SHARD.fullmatch(item.name)]
+    for parent in {path.parent for path in shards}:
+        index = shard_index([path for path in shards if path.parent == parent])
+        write_json(parent / "model.safetensors.index.json", index)
     write_manifest(folder, models, captioners)
     check_written(folder, record)
     open_weights(folder)
@@ -257,13 +259,6 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
         return sentence_tokenizer_record(AutoTokenizer.from_pretrained(folder, local_files_only=True))
     kind = SHIPPED_KINDS[model]
     return kind.tokenizer_record(kind.read_processor(folder))
-
-
-def write_shard_indexes(folder: Path, items: Iterable[Item]) -> None:
-    shards = [folder / item.target for item in items if SHARD.fullmatch(item.name)]
-    for parent in {path.parent for path in shards}:
-        index = shard_index([path for path in shards if path.parent == parent])
-        write_json(parent / "model.safetensors.index.json", index)
 
 
 def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:

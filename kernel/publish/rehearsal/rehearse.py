@@ -205,11 +205,15 @@ def executed(
         if code:
             last = next(filter(None, map(str.strip, reversed(said.splitlines()))), "it said nothing")
             problem = f"the notebook ended with exit code {code}: {last}"
-        valid = submission_problem(working, images)
+        invalid = None
+        try:
+            check_submission(working / "submission.csv", images)
+        except UserError as error:
+            invalid = str(error)
     finally:
         for key, folder in folders.items():
             folder.rename(mounts.get(key, pictures))
-    problem = problem or valid
+    problem = problem or invalid
     print(f"  {name} of {len(images):,} images, {layout} layout".ljust(60), end="")
     print(f" {'FAILED' if problem else 'ok':>6} {seconds:7.1f} s  {peak / 2**20:6.0f} MiB", flush=True)
     if problem:
@@ -220,7 +224,7 @@ def executed(
         "name": name,
         "layout": layout,
         "images": len(images),
-        "submission_ok": valid is None,
+        "submission_ok": invalid is None,
         "seconds": round(seconds, 1),
         "peak_bytes": peak,
         "problem": problem,
@@ -291,12 +295,4 @@ def expected_run(working: Path, variant: Variant) -> str | None:
     shown = (working / "run" / "report.html").is_file()
     if shown == variant.rerun:
         return "a scoring rerun made a report" if shown else "no report was made"
-    return None
-
-
-def submission_problem(working: Path, images: list[str]) -> str | None:
-    try:
-        check_submission(working / "submission.csv", images)
-    except UserError as error:
-        return str(error)
     return None

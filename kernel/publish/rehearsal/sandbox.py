@@ -40,17 +40,15 @@ class Sandbox:
         self.attempts.unlink(missing_ok=True)
         as_user = [] if os.geteuid() == 0 else ["--map-root-user"]  # who is root inside only
         prefix = ["unshare", *as_user, "--net", "--mount"]
-        self.namespaces = prefix if self.works(prefix) else None
+        try:
+            works = subprocess.run(self.wrapped(prefix, ["true"]), capture_output=True).returncode == 0
+        except FileNotFoundError:
+            works = False
+        self.namespaces = prefix if works else None
 
     @property
     def network(self) -> str:
         return "network namespace and refused sockets" if self.namespaces else "refused sockets"
-
-    def works(self, prefix: list[str]) -> bool:
-        try:
-            return subprocess.run(self.wrapped(prefix, ["true"]), capture_output=True).returncode == 0
-        except FileNotFoundError:
-            return False
 
     def wrapped(self, prefix: list[str], command: list[str]) -> list[str]:
         folder = shlex.quote(str(self.read_only.resolve()))
