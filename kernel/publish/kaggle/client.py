@@ -5,20 +5,25 @@ It is imported at use, for that alone makes a folder and reads the credentials.
 
 import io
 import os
+import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from textwrap import shorten
+from time import monotonic, sleep
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from kernel.errors import UserError
 from kernel.system.records import read_record
 
-ACCOUNT_PAGE = "https://www.kaggle.com/settings"
+Found = TypeVar("Found")
+
 NEW_TOKEN = (
-    f"Make a new API token on {ACCOUNT_PAGE} and put it into the variable KAGGLE_API_TOKEN, or kaggle.json into "
-    "the folder ~/.kaggle"
+    "Make a new API token on https://www.kaggle.com/settings and put it into the variable KAGGLE_API_TOKEN, or "
+    "kaggle.json into the folder ~/.kaggle"
 )
 OWNER = (
     "is it yours? The owner in kernel-metadata.json and dataset-metadata.json must be the account of the "
@@ -26,6 +31,7 @@ OWNER = (
 )
 NOTHING_CHANGED = "nothing was changed there"
 SECONDS = (60.0, 300.0)  # to connect, and between two parts of an answer; the client itself would wait for ever
+FAILURES_IN_A_ROW = 5
 LONGEST_RETRY_AFTER = 120.0  # seconds; a longer one ends the command instead of holding it
 
 
@@ -176,8 +182,11 @@ def bound_requests() -> None:
 
 
 def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
-    status, words = status_of(error), one_line(str(error))
-    said = f"{action}: the service answered {status} ({words})"
+    try:  # it can stand in the answer of a request that HTTP calls fine
+        status = int(error.response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        status = error.response.status_code
+    said = f"{action}: the service answered {status} ({one_line(str(error))})"
     if status == 401:
         return UserError(f"{said}: your token is wrong or has expired. {NEW_TOKEN}")
     if status == 403:
@@ -195,20 +204,78 @@ def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
     return UserError(f"{said}; {NOTHING_CHANGED}. Mend what it names, then run the same command again")
 
 
-def status_of(error: Any) -> int:
-    """The status of a refused request. It can stand in the answer of a request that HTTP calls fine."""
-    try:
-        return int(error.response.json()["code"])
-    except (ValueError, KeyError, TypeError):
-        return error.response.status_code
-
-
 def one_line(text: str, limit: int = 300) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[:limit] + "..."
+    return shorten(text, limit, placeholder="...")
 
 
 def left_record(path: Path, kind: Any) -> Any:
     """What an earlier command left at `path`, as a `kind`; None where none did. Raises UserError for anything else."""
     advice = "Look on the site for what it told of, as a run may go on there, then remove the file"
     return read_record(path, kind, "what an earlier command left", advice) if path.exists() else None
+
+
+def wait_until(
+    look: Callable[[], Found | None], *, interval: float, limit: float, overdue: str, interrupted: str
+) -> Found:
+    """Calls `look` every `interval` seconds until it returns something; after `limit` seconds raises `overdue`.
+
+    Some failures in a row are borne, as a wait can last a night. Ctrl-C raises UserError(interrupted).
+    """
+    deadline = monotonic() + limit
+    failures = 0
+    try:
+        with ctrl_c_between_looks() as pause:
+            while True:
+                try:
+                    found = look()
+                    failures = 0
+                    if found is not None:
+                        return found
+                except ServiceTrouble as trouble:
+                    failures += 1
+                    if failures == FAILURES_IN_A_ROW:
+                        raise
+                    print(f"{trouble}; looking again", file=sys.stderr)
+                if monotonic() >= deadline:
+                    raise UserError(overdue)
+                pause(interval)
+    except KeyboardInterrupt:
+        raise UserError(interrupted) from None
+
+
+@contextmanager
+def ctrl_c_between_looks() -> Iterator[Callable[[float], None]]:
+    """Gives a pause (seconds) that raises KeyboardInterrupt at a Ctrl-C, be it before or during the pause.
+
+    Python raises KeyboardInterrupt wherever it happens to be, and the client's clean-up runs in finalizers, which
+    swallow it: the wait would then go on as if nobody had asked. So the first Ctrl-C is kept for the pause, and a
+    second one ends a look that hangs.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # ignored in a background shell, or somebody else's to handle; and Ctrl-C interrupts the main thread only
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield sleep
+        return
+    asked = pausing = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal asked
+        again, asked = asked, True
+        if pausing or again:
+            raise KeyboardInterrupt
+
+    def pause(seconds: float) -> None:
+        nonlocal pausing
+        pausing = True
+        if asked:
+            raise KeyboardInterrupt
+        sleep(seconds)
+        pausing = False
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield pause
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:  # the look that it fell into was the last one
+        raise KeyboardInterrupt

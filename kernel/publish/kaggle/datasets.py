@@ -12,9 +12,8 @@ from typing import Any, NamedTuple
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import Unknown, asking, left_record
+from kernel.publish.kaggle.client import Unknown, asking, left_record, wait_until
 from kernel.publish.kaggle.staging import DATASET_METADATA, Staged
-from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
 LIMIT = 3600.0  # seconds until it must be ready

@@ -197,8 +197,8 @@ def write_object(path: Path, content: dict[str, Any]) -> None:
     write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
-def stage_prepare(project: Path, metadata: Metadata, out: Path) -> None:
-    """Fills `out` with the prepare notebook and its metadata: the internet on, the code dataset as its only input."""
+def stage_prepare(project: Path, metadata: Metadata, out: Path) -> dict[str, Any]:
+    """As stage_kernel, for the prepare notebook: the internet on, the code dataset as its only input."""
     notebook = project / PREPARE_NOTEBOOK
     if not notebook.is_file():
         raise UserError(f"{notebook}: not found; expected the built notebook. Run 'make notebooks'")
@@ -206,17 +206,18 @@ def stage_prepare(project: Path, metadata: Metadata, out: Path) -> None:
         **{key: value for key, value in metadata.kernel.items() if key in REQUIRED},
         "id": metadata.prepare_id,
         "title": "Image to prompts prepare",
-        "code_file": notebook.name,
         "enable_internet": True,
         **dict.fromkeys(SOURCES, []),
         "dataset_sources": [metadata.code_id],
     }
-    stage_kernel(kernel, notebook, out)
+    return stage_kernel(kernel, notebook, out)
 
 
-def stage_kernel(kernel: dict[str, Any], notebook: Path, out: Path) -> None:
-    """Fills `out` with one notebook and its metadata, ready for a push."""
+def stage_kernel(kernel: dict[str, Any], notebook: Path, out: Path) -> dict[str, Any]:
+    """Fills `out` with one notebook and its metadata, ready for a push, and returns the metadata."""
+    kernel = kernel | {"code_file": notebook.name}
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    shutil.copy(notebook, out / kernel["code_file"])
+    shutil.copy(notebook, out)
     write_object(out / KERNEL_FILE, kernel)
+    return kernel

@@ -14,11 +14,10 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import asking, connect, left_record, one_line
+from kernel.publish.kaggle.client import asking, connect, left_record, one_line, wait_until
 from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
 from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.kaggle.staging import Staged, stage_code
-from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
 RECORDS = Path("build/kaggle")
@@ -58,13 +57,12 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
     code = stage_code(project, project / "build/code", metadata.owner)
     folder = project / "build" / ("prepare" if prepare else "push")
     if prepare:
-        stage_prepare(project, metadata, folder)
+        kernel = stage_prepare(project, metadata, folder)
     else:
         kernel = metadata.kernel | (pinned(records) if pin else {})
-        notebook = project / kernel["code_file"]
-        stage_kernel(kernel | {"code_file": notebook.name}, notebook, folder)
-    staged = json.loads((folder / KERNEL_FILE).read_text(encoding="utf-8"))
-    check_inputs_named(folder / staged["code_file"], [source for key in SOURCES for source in staged.get(key, [])])
+        kernel = stage_kernel(kernel, project / kernel["code_file"], folder)
+    notebook = folder / kernel["code_file"]
+    check_inputs_named(notebook, [source for key in SOURCES for source in kernel.get(key, [])])
     path = records / ("prepare.json" if prepare else "push.json")
     content_sha256 = sha256_of_push(folder, code)
     client = connect()
@@ -75,16 +73,21 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
     commit = json.loads((code.folder / MARKER).read_text(encoding="utf-8"))["commit"]
     publish_dataset(client, code, f"commit {commit}", records)
     if not prepare and metadata.weights_from_prepare:
-        check_prepared(client, metadata.prepare_id)
+        status, _ = kernel_status(client, metadata.prepare_id)
+        if status != "COMPLETE":
+            raise UserError(
+                f"{metadata.prepare_id}: its run is {status}, so the notebook would start without weights. "
+                "Run 'python -m kernel publish push --prepare --wait'"
+            )
     elif not prepare:
         wait_ready(client, metadata.weights_id)
     print_gpu_hours(client)
     record = {
-        **save(client, folder, staged["id"]),
+        **save(client, folder, kernel["id"]),
         "code_sha256": code.sha256,
         "content_sha256": content_sha256,
         "commit": commit,
-        "recipe": recipe_named_in(folder / staged["code_file"]),
+        "recipe": recipe_named_in(notebook),
         "status": None,
     }
     write_json(path, record)
@@ -108,16 +111,6 @@ def sha256_of_push(folder: Path, code: Staged) -> str:
     for path in sorted(folder.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def check_prepared(client: Any, kernel: str) -> None:
-    """Refuses unless the prepare notebook has left its output."""
-    status, _ = kernel_status(client, kernel)
-    if status != "COMPLETE":
-        raise UserError(
-            f"{kernel}: its run is {status}, so the notebook would start without weights. "
-            "Run 'python -m kernel publish push --prepare --wait'"
-        )
 
 
 def print_gpu_hours(client: Any) -> None:

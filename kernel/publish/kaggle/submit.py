@@ -14,10 +14,9 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
-from kernel.publish.kaggle.client import asking, connect, left_record, one_line
+from kernel.publish.kaggle.client import asking, connect, left_record, one_line, wait_until
 from kernel.publish.kaggle.metadata import read_metadata
 from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
-from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
 SUBMISSION = "submission.csv"

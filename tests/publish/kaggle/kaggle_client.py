@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.kaggle import datasets, waiting
+from kernel.publish.kaggle import client as client_module
+from kernel.publish.kaggle import datasets
 from kernel.publish.kaggle import push as pushing
 from kernel.publish.kaggle.client import connect
 from kernel.publish.kaggle.metadata import initialise
@@ -24,7 +25,7 @@ from tests.publish.kaggle.kaggle_server import OWNER, WEIGHTS, KaggleServer
 
 def talk_to(server: KaggleServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Leads the client of this process to `server`, without pauses before a retry or between two looks."""
-    monkeypatch.setattr(waiting, "sleep", lambda seconds: None)
+    monkeypatch.setattr(client_module, "sleep", lambda seconds: None)
     for name, value in server.environment(folder).items():
         monkeypatch.setenv(name, value)
     # no proxy needed here, and a cut connection is then the service's
