@@ -127,6 +127,11 @@ class Repository:
     files: dict[str, PinnedFile] = field(default_factory=dict)
     catalogue: Catalogue = MODELS
 
+    def record(self) -> dict[str, Any]:
+        """As it stands in the pins file."""
+        files = {name: file.record() for name, file in self.files.items()}
+        return {"repository": self.name, "revision": self.revision, "files": files}
+
     def __str__(self) -> str:
         return f"{self.name} at {self.revision[:8] or 'no revision yet'}"
 
@@ -191,9 +196,7 @@ def write_pins(path: Path, repositories: Iterable[Repository]) -> None:
     """Replaces revision and files of `repositories`; all else in the file stays."""
     content = json.loads(path.read_text(encoding="utf-8"))
     for repository in repositories:
-        entry = content[repository.catalogue.section][repository.key]
-        entry["revision"] = repository.revision
-        entry["files"] = {name: file.record() for name, file in repository.files.items()}
+        content[repository.catalogue.section][repository.key] |= repository.record()
     write_json(path, content)
 
 

@@ -68,14 +68,7 @@ def identity(
     return {
         "format": FORMAT,
         "sources": [
-            {
-                "name": source.name,
-                "repository": repositories[source.name].name,
-                "revision": repositories[source.name].revision,
-                "licence": source.licence,
-                "files": {name: file.record() for name, file in repositories[source.name].files.items()},
-            }
-            for source in sources
+            {"name": source.name, "licence": source.licence, **repositories[source.name].record()} for source in sources
         ],
         "filters": {name: getattr(settings, name) for name in ("min_words", "max_words", "language", "max_nsfw")},
         "seed": settings.seed,

@@ -116,14 +116,12 @@ def make_folder(
 
 def captioners_of(recipe: Recipe) -> list[str]:
     """In the order of fallback; a recipe that names one gets that one."""
-    if recipe.captioner == "auto":
-        return list(SHIPPED_KINDS)
-    if recipe.captioner not in SHIPPED_KINDS:
+    if recipe.captioner not in ("auto", *SHIPPED_KINDS):
         raise UserError(
             f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
             f"{', '.join(SHIPPED_KINDS)}"
         )
-    return [recipe.captioner]
+    return list(SHIPPED_KINDS) if recipe.captioner == "auto" else [recipe.captioner]
 
 
 def is_current(out: Path, repositories: dict[str, Repository], captioners: list[str]) -> bool:

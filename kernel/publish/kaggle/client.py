@@ -204,8 +204,8 @@ def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
     return UserError(f"{said}; {NOTHING_CHANGED}. Mend what it names, then run the same command again")
 
 
-def one_line(text: str, limit: int = 300) -> str:
-    return shorten(text, limit, placeholder="...")
+def one_line(text: str) -> str:
+    return shorten(text, 300, placeholder="...")
 
 
 def left_record(path: Path, kind: Any) -> Any:

@@ -6,6 +6,7 @@ The competition is closed: what is handed in is a late submission, scored in ful
 
 import json
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,12 @@ def submit(project: Path, message: str, version: int | None = None) -> dict[str,
     answer = wait_for_score(client, record)
     write_json(path, record | {"status": answer.status.name})
     if answer.status.name == "ERROR":
-        raise failed(record, answer.error_description)
+        said = one_line(answer.error_description or "no reason given")
+        causes = next((words for sign, words in USUAL_CAUSES.items() if sign in said.lower()), OTHER_CAUSES)
+        raise UserError(
+            f"submission {record['ref']} of {kernel} version {version} ended in ERROR: {said}. The usual cause: "
+            f"{causes}. Mend it, push, and submit that version"
+        )
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **{key: record[key] for key in ("recipe", "commit", "kernel", "version", "ref")},
@@ -167,20 +173,10 @@ def wait_for_score(client: Any, record: dict[str, Any]) -> Any:
     )
 
 
-def failed(record: dict[str, Any], description: str | None) -> UserError:
-    said = one_line(description or "no reason given")
-    causes = next((words for sign, words in USUAL_CAUSES.items() if sign in said.lower()), OTHER_CAUSES)
-    return UserError(
-        f"submission {record['ref']} of {record['kernel']} version {record['version']} ended in ERROR: {said}. "
-        f"The usual cause: {causes}. Mend it, push, and submit that version"
-    )
-
-
 def score(text: str | None) -> float | None:
-    try:
+    with suppress(ValueError):
         return float(text or "")
-    except ValueError:
-        return None
+    return None
 
 
 def print_left(client: Any) -> None:

@@ -51,11 +51,9 @@ def base_python(image: Image) -> Path:
     """An interpreter of the image's minor version where one is found, else the one that runs this."""
     minor = ".".join(image.python.split(".")[:2])
     kept = sorted(Path.home().glob(f".pyenv/versions/{minor}*/bin/python"))
-    found = shutil.which(f"python{minor}")
-    for candidate in [*([Path(found)] if found else []), *kept, Path(sys.executable)]:
-        answer = subprocess.run([candidate, "-c", "import venv, ssl"], capture_output=True)
-        if answer.returncode == 0:
-            return candidate
+    for candidate in filter(None, [shutil.which(f"python{minor}"), *map(str, kept)]):
+        if subprocess.run([candidate, "-c", "import venv, ssl"], capture_output=True).returncode == 0:
+            return Path(candidate)
     return Path(sys.executable)
 
 

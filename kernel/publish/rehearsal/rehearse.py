@@ -194,17 +194,19 @@ def executed(
         before = snapshot(root)
         sandbox = Sandbox(out / "sandbox", root)
         start = time.perf_counter()
-        said, code, peak = execute(python, working, environment(project, root, variant, sandbox), sandbox, variant)
+        image = read_image(project / "wheels" / "kaggle-image.txt")
+        said, code, peak = execute(python, working, root, image.digest, sandbox, variant)
         seconds = time.perf_counter() - start
         images = [image.id for image in list_images(folders["competition", COMPETITION] / "images")]
-        problem = expected_run(working, variant)
-        if sandbox.attempted():
-            problem = f"the network was tried: {sandbox.attempted()[0]}"
-        if snapshot(root) != before:
-            problem = "something was written into the mounted folders"
         if code:
             last = next(filter(None, map(str.strip, reversed(said.splitlines()))), "it said nothing")
             problem = f"the notebook ended with exit code {code}: {last}"
+        elif snapshot(root) != before:
+            problem = "something was written into the mounted folders"
+        elif sandbox.attempted():
+            problem = f"the network was tried: {sandbox.attempted()[0]}"
+        else:
+            problem = expected_run(working, variant)
         invalid = None
         try:
             check_submission(working / "submission.csv", images)
@@ -231,27 +233,23 @@ def executed(
     }
 
 
-def environment(project: Path, root: Path, variant: Variant, sandbox: Sandbox) -> dict[str, str]:
+def execute(
+    python: Path, working: Path, root: Path, image: str, sandbox: Sandbox, variant: Variant
+) -> tuple[str, int, int]:
+    """Executes the notebook in `working`; what it said, its exit code and the bytes of its largest process."""
     own = {key: value for key, value in os.environ.items() if not key.startswith(("KAGGLE", "HF_", "PYTHON"))}
-    image = read_image(project / "wheels" / "kaggle-image.txt")
-    return {
+    environment = {
         **own,
         **sandbox.environment(),
         **({RERUN: "1"} if variant.rerun else {}),
         RUN_TYPE: variant.run_type,
-        "KAGGLE_DOCKER_IMAGE": image.digest,
+        "KAGGLE_DOCKER_IMAGE": image,
         INPUT: str(root.resolve()),
         "PYTHONNOUSERSITE": "1",
         "IPYTHONDIR": str(sandbox.hook.resolve() / "ipython"),
         "JUPYTER_CONFIG_DIR": str(sandbox.hook.resolve() / "jupyter"),
         "CUDA_VISIBLE_DEVICES": "",
     }
-
-
-def execute(
-    python: Path, working: Path, environment: dict[str, str], sandbox: Sandbox, variant: Variant
-) -> tuple[str, int, int]:
-    """Executes the notebook in `working`; what it said, its exit code and the bytes of its largest process."""
     command = [str(python), "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", NOTEBOOK]
     log = working.parent / "execution.log"
     with log.open("w") as file:
