@@ -4,6 +4,7 @@ Downloads go through huggingface_hub's own `http_get` into a part file that is o
 interrupted download away when its process ends, which costs hours with shards of 9 GB.
 """
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,17 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError, first_line
-from kernel.publish.hub.pins import (
-    HASHES,
-    MODELS,
-    Catalogue,
-    PinnedFile,
-    Repository,
-    file_hash,
-    needed_files,
-    read_pins,
-    write_pins,
-)
+from kernel.publish.hub.pins import HASHES, MODELS, Catalogue, PinnedFile, Repository, needed_files, read_pins
+from kernel.system.files import write_json
 
 LISTING_TIMEOUT_SECONDS = 60.0
 # each attempt goes on where the last one stopped; so many in a row may bring nothing
@@ -38,14 +30,12 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
     asked = catalogue.choices if keys is None else keys
     listed_there = read_pins(pins, catalogue)
     for repository in [listed_there[key] for key in asked]:
-        revision, listed = list_files(repository, pins)
+        revision, listed = list_files(repository)
         pinned_there = replace(repository, revision=revision)
         try:
             needed = needed_files(repository.key, listed, catalogue)
         except ValueError as error:
-            raise UserError(
-                f"{pinned_there}: {error}: nothing can be pinned. {other_revision(repository, pins)}"
-            ) from error
+            raise UserError(f"{pinned_there}: {error}: nothing can be pinned. {repository.other_revision}") from error
         files = {name: listed[name] for name in needed}
         for name, pinned in repository.files.items():
             there = files.get(name)
@@ -58,11 +48,14 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
         size = sum(file.bytes for file in files.values())
         print(f"{pinned_there}: {len(files)} files, {size / 1e9:.2f} GB", file=sys.stderr)
         found.append(replace(pinned_there, files=files))
-    write_pins(pins, found)
+    content = json.loads(pins.read_text(encoding="utf-8"))  # all else in the file stays
+    for repository in found:
+        content[catalogue.section][repository.key] |= repository.record()
+    write_json(pins, content)
     return found
 
 
-def list_files(repository: Repository, pins: Path) -> tuple[str, dict[str, PinnedFile]]:
+def list_files(repository: Repository) -> tuple[str, dict[str, PinnedFile]]:
     """The revision, and its files with size and hash as the hub keeps them: all, or those known by name beforehand."""
     from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
@@ -93,7 +86,7 @@ def list_files(repository: Repository, pins: Path) -> tuple[str, dict[str, Pinne
                     files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
         return revision, files
     except (*transport_errors(), OSError) as error:
-        raise hub_error(repository, error, pins) from error
+        raise hub_error(repository, error) from error
 
 
 def local_path(repository: Repository, name: str, scratch: Path) -> Path:
@@ -111,7 +104,7 @@ def bytes_to_come(repository: Repository, name: str, scratch: Path) -> int:
     return max(repository.files[name].bytes - here, 0)
 
 
-def fetch(repository: Repository, name: str, scratch: Path, pins: Path) -> Path:
+def fetch(repository: Repository, name: str, scratch: Path) -> Path:
     """The pinned file under `scratch`, downloaded as far as it is not there, with its size and hash checked.
 
     Raises UserError when the hub does not give it (what came is kept) or gives another file (that is deleted).
@@ -124,18 +117,18 @@ def fetch(repository: Repository, name: str, scratch: Path, pins: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             download(repository, name, part)
         except (*transport_errors(), OSError) as error:
-            raise hub_error(repository, error, pins, part) from error
+            raise hub_error(repository, error, part) from error
         part.replace(path)
     size = path.stat().st_size
-    found = file_hash(path, pinned.kind) if size == pinned.bytes else None
+    found = pinned.hash_of(path) if size == pinned.bytes else None
     if found != pinned.hash:
         path.unlink()
         says = f"{pinned.kind} {found}" if found else f"{size} bytes"
         expected = f"{pinned.kind} {pinned.hash}" if found else f"{pinned.bytes}"
         raise UserError(
             f"{repository}: {name} came with {says}, pinned is {expected}: it is damaged or another file. It was "
-            f"deleted unread; run again to download it anew. If that differs too, compare "
-            f"{pins} with the repository's page"
+            "deleted unread; run again to download it anew. If that differs too, compare "
+            f"{repository.pins} with the repository's page"
         )
     return path
 
@@ -176,7 +169,7 @@ def transport_errors() -> Any:
     return tuple(base for base in HfHubHTTPError.__mro__ if base.__module__.startswith("httpx"))
 
 
-def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None = None) -> UserError:
+def hub_error(repository: Repository, error: Any, part: Path | None = None) -> UserError:
     """The client's error as one line that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -188,14 +181,14 @@ def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None 
     )
 
     kept = "What was downloaded is kept: run again to go on"
-    other = other_revision(repository, pins)
+    other = repository.other_revision
     if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         words: dict[type[Exception], str] = {
             GatedRepoError: "the hub wants its terms accepted first. Log in on its page in the browser and accept "
             "them, then 'hf auth login' here and run again",
             RepositoryNotFoundError: "the hub knows no such repository, or keeps it from those not logged in: it "
-            f"answers both alike. Check its name in {pins}, or 'hf auth login' and run again",
+            f"answers both alike. Check its name in {repository.pins}, or 'hf auth login' and run again",
             RevisionNotFoundError: f"the hub knows no such revision. {other}",
             RemoteEntryNotFoundError: f"the hub has no such file any more ({error.response.url.path}). {other}",
         }
@@ -213,10 +206,3 @@ def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None 
             f"{part}: cannot be written ({error.strerror}). Free space there or give --scratch another disk. {kept}"
         )
     return UserError(f"{repository}: the connection to the hub failed ({first_line(error)}). {kept}")
-
-
-def other_revision(repository: Repository, pins: Path) -> str:
-    return (
-        f'To take another: set "revision" of {repository.key} in {pins} to a commit of its history on the hub, '
-        f"or to null for the newest, empty its \"files\", run '{repository.catalogue.command}'"
-    )

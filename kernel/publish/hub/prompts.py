@@ -47,7 +47,7 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
     try:
         counts: Counter[str] = Counter()
         texts: set[str] = set()
-        for source, path in downloaded(sources, repositories, scratch, pins):
+        for source, path in downloaded(sources, repositories, scratch):
             read_into(texts, source, path, settings, counts)
         return written(out, sample(texts, settings.count, settings.seed), asked, counts)
     except OSError as error:
@@ -86,7 +86,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
 
 
 def downloaded(
-    sources: list[PromptSource], repositories: dict[str, Repository], scratch: Path, pins: Path
+    sources: list[PromptSource], repositories: dict[str, Repository], scratch: Path
 ) -> list[tuple[PromptSource, Path]]:
     """The files of every source, checked by size and hash. Raises UserError before the first when they cannot fit."""
     scratch.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def downloaded(
     for source in sources:
         repository = repositories[source.name]
         print(f"{source.name}: {repository}, licence {source.licence}", file=sys.stderr)
-        found += [(source, fetch(repository, name, scratch, pins)) for name in source.files]
+        found += [(source, fetch(repository, name, scratch)) for name in source.files]
     return found
 
 

@@ -29,7 +29,7 @@ from kernel.models.weights_folder import (
     write_manifest,
 )
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
-from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
+from kernel.publish.hub.download import bytes_to_come, fetch
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import find_device
@@ -69,7 +69,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
         return out
     try:
-        make_folder(out, repositories, captioners, scratch, pins)
+        make_folder(out, repositories, captioners, scratch)
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or give --out or "
@@ -79,9 +79,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
     return out
 
 
-def make_folder(
-    out: Path, repositories: dict[str, Repository], captioners: list[str], scratch: Path, pins: Path
-) -> None:
+def make_folder(out: Path, repositories: dict[str, Repository], captioners: list[str], scratch: Path) -> None:
     unfinished = unfinished_path(out)
     folder = unfinished / "weights"
     for needed in (folder, scratch):
@@ -94,11 +92,11 @@ def make_folder(
     # configurations and tokenizers first: what is wrong with them shows before gigabytes come
     for item in todo:
         if not item.is_weights:
-            make(item, folder, scratch, pins, record)
-    models = manifest_models(repositories, folder, captioners, pins)
+            make(item, folder, scratch, record)
+    models = manifest_models(repositories, folder, captioners)
     for item in todo:
         if item.is_weights:
-            make(item, folder, scratch, pins, record)
+            make(item, folder, scratch, record)
     shards = [folder / item.target for item in items if SHARD.fullmatch(item.name)]
     for parent in {path.parent for path in shards}:
         index = shard_index([path for path in shards if path.parent == parent])
@@ -190,12 +188,12 @@ def device_of(path: Path) -> int:
     return os.stat(path).st_dev
 
 
-def make(item: Item, folder: Path, scratch: Path, pins: Path, record: dict[str, dict[str, Any]]) -> None:
+def make(item: Item, folder: Path, scratch: Path, record: dict[str, dict[str, Any]]) -> None:
     """Gets one file, puts it into the folder converted, notes that and sends the download away."""
     target = folder / item.target
     if item.is_weights:
         print(f"{item.target}: from {item.repository}, {item.name}", file=sys.stderr)
-    source = fetch(item.repository, item.name, scratch, pins)
+    source = fetch(item.repository, item.name, scratch)
     target.parent.mkdir(parents=True, exist_ok=True)
     sha256 = put(item, source, target)
     record[item.target] = {"origin": item.origin(), "sha256": sha256, "bytes": target.stat().st_size}
@@ -219,28 +217,23 @@ def put(item: Item, source: Path, target: Path) -> str:
     return file_sha256(source)
 
 
-def manifest_models(
-    repositories: dict[str, Repository], folder: Path, captioners: list[str], pins: Path
-) -> dict[str, dict[str, Any]]:
+def manifest_models(repositories: dict[str, Repository], folder: Path, captioners: list[str]) -> dict[str, Any]:
     """The manifest's record of each model, made with its own tokenizer; captioners are checked as a run does."""
     classes = {"clip": "CLIP", "sentences": "SentenceTransformer"}
     classes |= {name: kind.class_name for name, kind in SHIPPED_KINDS.items()}
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[str, Any] = {}
+    weights = Weights(folder, models, captioners)
     for model, repository in repositories.items():
         try:
-            tokenizer = tokenizer_record_of(Weights(folder, models, captioners), model)
-            models[model] = {
-                "class": classes[model],
-                "source": repository.name,
-                "revision": repository.revision,
-                "tokenizer": tokenizer,
-            }
+            tokenizer = tokenizer_record_of(weights, model)
+            models[model] = {"class": classes[model], "source": repository.name, "revision": repository.revision}
+            models[model]["tokenizer"] = tokenizer
             if model in captioners:
-                inspect_captioner(Weights(folder, models, captioners), model)
+                inspect_captioner(weights, model)
         except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{repository}: its configuration is not what a run needs ({first_line(error)}); no weights were "
-                f"downloaded for it. {other_revision(repository, pins)}"
+                f"downloaded for it. {repository.other_revision}"
             ) from error
     return models
 

@@ -198,6 +198,7 @@ def executed(
         said, code, peak = execute(python, working, root, image.digest, sandbox, variant)
         seconds = time.perf_counter() - start
         images = [image.id for image in list_images(folders["competition", COMPETITION] / "images")]
+        problem: str | None
         if code:
             last = next(filter(None, map(str.strip, reversed(said.splitlines()))), "it said nothing")
             problem = f"the notebook ended with exit code {code}: {last}"
