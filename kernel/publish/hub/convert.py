@@ -25,16 +25,14 @@ def convert_safetensors(source: Path, target: Path, full_precision: Sequence[str
     float32 and bfloat16 become float16, or float32 where a dotted part of the name is in `full_precision`;
     all else stays. Raises UserError on a value that float16 cannot hold, a dtype that is none of these, a full disk.
     """
-    tensors = {tensor.name: tensor for tensor in tensors_in(source)}
 
-    def blocks(name: str) -> Iterator[bytes]:
-        tensor = tensors[name]
+    def blocks(tensor: Tensor) -> Iterator[bytes]:
         with source.open("rb") as file:
             file.seek(tensor.start)
             for start in range(0, tensor.bytes, BLOCK_BYTES):
                 yield file.read(min(BLOCK_BYTES, tensor.bytes - start))
 
-    return write_converted(target, tensors.values(), blocks, full_precision)
+    return write_converted(target, tensors_in(source), blocks, full_precision)
 
 
 def convert_pickle(source: Path, target: Path) -> str:
@@ -51,13 +49,13 @@ def convert_pickle(source: Path, target: Path) -> str:
     tensors = [Tensor(name, names.get(own.dtype, str(own.dtype)), tuple(own.shape)) for name, own in state.items()]
     read = 0
 
-    def blocks(name: str) -> Iterator[bytes]:
+    def blocks(tensor: Tensor) -> Iterator[bytes]:
         nonlocal state, read
         if read > REMAP_BYTES:
             # dropped before it is opened again, or both would be mapped
             state, read = {}, 0
             state = open_pickle(source)
-        values = state[name].reshape(-1)
+        values = state[tensor.name].reshape(-1)
         count = BLOCK_BYTES // values.element_size()
         for start in range(0, len(values), count):
             yield values[start : start + count].contiguous().view(torch.uint8).numpy().tobytes()
@@ -94,13 +92,13 @@ def tensors_in(path: Path) -> list[Tensor]:
 
 
 def write_converted(
-    target: Path, tensors: Iterable[Tensor], blocks: Callable[[str], Iterator[bytes]], full_precision: Sequence[str]
+    target: Path, tensors: Iterable[Tensor], blocks: Callable[[Tensor], Iterator[bytes]], full_precision: Sequence[str]
 ) -> str:
     sources = {tensor.name: tensor for tensor in tensors}
     targets = [Tensor(tensor.name, target_dtype(tensor, full_precision), tensor.shape) for tensor in sources.values()]
 
     def converted(tensor: Tensor) -> Iterator[bytes]:
-        for block in blocks(tensor.name):
+        for block in blocks(sources[tensor.name]):
             yield recoded(block, sources[tensor.name].dtype, tensor.dtype, tensor.name)
 
     return write_checkpoint(target, targets, converted)

@@ -173,10 +173,7 @@ def needed_files(key: str, names: Iterable[str], catalogue: Catalogue = MODELS) 
 
 
 def read_pins(path: Path, catalogue: Catalogue = MODELS) -> dict[str, Repository]:
-    """The catalogue's repositories by key, as far as they are pinned.
-
-    Raises UserError when the file is not as expected.
-    """
+    """The catalogue's repositories by key, as far as they are pinned. Raises UserError where the file says else."""
     put_back = "Nothing says what to download. Put the committed file back"
     pins = getattr(read_record(path, Pins, "the pins of the repositories", put_back), catalogue.section)
     lacking = [key for key in catalogue.choices if key not in pins]

@@ -36,7 +36,17 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: expected a name that ends in .parquet, by which the bank knows how to read it")
     repositories = pinned_repositories(pins, [source.name for source in sources], PROMPTS)
-    asked = identity(settings, sources, repositories)
+    taken = [(source, repositories[source.name]) for source in sources]
+    # what decides which prompts come out; the same again is the same file
+    asked = {
+        "format": FORMAT,
+        "sources": [
+            {"name": source.name, "licence": source.licence, **repository.record()} for source, repository in taken
+        ],
+        "filters": {name: getattr(settings, name) for name in ("min_words", "max_words", "language", "max_nsfw")},
+        "seed": settings.seed,
+        "count": settings.count,
+    }
     record = read_record(out)
     if out.exists() and record is None:
         raise UserError(f"{out}: exists, and no {record_path(out).name} says that this made it. Give --out a new file")
@@ -47,7 +57,7 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
     try:
         counts: Counter[str] = Counter()
         texts: set[str] = set()
-        for source, path in downloaded(sources, repositories, scratch):
+        for source, path in downloaded(taken, scratch):
             read_into(texts, source, path, settings, counts)
         return written(out, sample(texts, settings.count, settings.seed), asked, counts)
     except OSError as error:
@@ -61,21 +71,6 @@ def record_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-def identity(
-    settings: PromptSettings, sources: list[PromptSource], repositories: dict[str, Repository]
-) -> dict[str, Any]:
-    """What decides which prompts come out; the same again is the same file."""
-    return {
-        "format": FORMAT,
-        "sources": [
-            {"name": source.name, "licence": source.licence, **repositories[source.name].record()} for source in sources
-        ],
-        "filters": {name: getattr(settings, name) for name in ("min_words", "max_words", "language", "max_nsfw")},
-        "seed": settings.seed,
-        "count": settings.count,
-    }
-
-
 def read_record(out: Path) -> dict[str, Any] | None:
     """What stands beside `out`; None when nothing does, or nothing that this command wrote."""
     try:
@@ -85,16 +80,13 @@ def read_record(out: Path) -> dict[str, Any] | None:
         return None
 
 
-def downloaded(
-    sources: list[PromptSource], repositories: dict[str, Repository], scratch: Path
-) -> list[tuple[PromptSource, Path]]:
+def downloaded(taken: list[tuple[PromptSource, Repository]], scratch: Path) -> list[tuple[PromptSource, Path]]:
     """The files of every source, checked by size and hash. Raises UserError before the first when they cannot fit."""
     scratch.mkdir(parents=True, exist_ok=True)
-    need = sum(bytes_to_come(repositories[source.name], name, scratch) for source in sources for name in source.files)
+    need = sum(bytes_to_come(repository, name, scratch) for source, repository in taken for name in source.files)
     require_space(scratch, need, f"{need / 1e9:.2f} GB are to be downloaded", "give --scratch another disk")
     found = []
-    for source in sources:
-        repository = repositories[source.name]
+    for source, repository in taken:
         print(f"{source.name}: {repository}, licence {source.licence}", file=sys.stderr)
         found += [(source, fetch(repository, name, scratch)) for name in source.files]
     return found

@@ -265,8 +265,7 @@ def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
 
 
 def encode_word_banks(folder: Path) -> None:
-    """Puts `word_banks/features/*.safetensors` of the banks that a recipe names into the weights folder, so that no
-    scoring run spends its minutes on them.
+    """Puts the features of the word banks that a recipe names into the weights folder, so that no run makes them.
 
     Killed, it goes on with the banks that are not encoded yet. Raises UserError when the disk is full.
     """
