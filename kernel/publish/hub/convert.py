@@ -6,6 +6,7 @@ in memory is one block, whatever the size of the checkpoint or of its largest te
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -66,13 +67,11 @@ def convert_pickle(source: Path, target: Path) -> str:
 
 def open_pickle(path: Path) -> dict[str, Any]:
     """{name: tensor}, mapped, not read."""
-    import pickle
-
     import torch
 
     try:
         state = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(
             f"{path}: torch does not read it as plain weights ({first_line(error)}); nothing in it was run"
         ) from error

@@ -172,13 +172,7 @@ def put_prompts(folder: Path, which: str | None) -> None:
 
 
 def executed(
-    project: Path,
-    out: Path,
-    python: Path,
-    name: str,
-    layout: str,
-    pictures: Path,
-    mounts: dict[tuple[str, str], Path],
+    project: Path, out: Path, python: Path, name: str, layout: str, pictures: Path, mounts: dict[tuple[str, str], Path]
 ) -> dict[str, Any]:
     """One execution of the notebook in one layout, checked."""
     variant = VARIANTS[name]
@@ -252,14 +246,11 @@ def execute(
         "CUDA_VISIBLE_DEVICES": "",
     }
     command = [str(python), "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", NOTEBOOK]
+    command += ["--ExecutePreprocessor.timeout=-1"]
     log = working.parent / "execution.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            sandbox.command([*command, "--ExecutePreprocessor.timeout=-1"]),
-            cwd=working,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            sandbox.command(command), cwd=working, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
         if variant.killed:
             kill_the_run(process.pid, working)
