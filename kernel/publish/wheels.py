@@ -28,12 +28,8 @@ IMAGE = "kaggle-image.txt"
 # Today's Python of the image and the one that its base image announces
 PYTHONS = ("3.12", "3.13")
 NEWEST_GLIBC = 35  # 2.35, that of the image's Ubuntu 22.04
-PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(NEWEST_GLIBC, 4, -1)] + [
-    "manylinux2014_x86_64",
-    "manylinux2010_x86_64",
-    "manylinux1_x86_64",
-    "linux_x86_64",
-]
+PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in range(NEWEST_GLIBC, 4, -1)]
+PLATFORMS += ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 NEVER_SHIPPED = "torch"
 PIP_SECONDS = 600
@@ -62,11 +58,11 @@ def fill_wheels(project: Path) -> list[Path]:
     unfinished.mkdir()
     try:
         held = {file_sha256(path): path for path in sorted(folder.glob("*.whl"))}
-        present = [next((held[sha256] for sha256 in pin.sha256s if sha256 in held), None) for pin in pins]
-        if None in present:
+        present = [held[next(iter(pin.sha256s & held.keys()))] for pin in pins if pin.sha256s & held.keys()]
+        if len(present) < len(pins):
             download(folder / REQUIREMENTS, unfinished, image.python)
         else:
-            for path in filter(None, present):
+            for path in present:
                 shutil.copy2(path, unfinished)
         others = [path.name for path in sorted(folder.iterdir()) if path.suffix != ".whl"]
         problems = [*refused_names(others), *check_wheels(unfinished, image)]
