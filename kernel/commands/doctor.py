@@ -168,8 +168,7 @@ def find_disk(folder: Path) -> Iterator[Finding]:
 
 
 def find_credentials() -> Iterator[Finding]:
-    from kernel.publish.kaggle.client import NEW_TOKEN
-    from kernel.publish.kaggle.credentials import credentials_at
+    from kernel.publish.kaggle.client import NEW_TOKEN, credentials_at
 
     place = credentials_at()
     if place:

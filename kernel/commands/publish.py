@@ -115,7 +115,7 @@ def wheels_command(options: argparse.Namespace) -> None:
 
 def weights_command(options: argparse.Namespace) -> None:
     from kernel.publish.hub.download import pin_repositories
-    from kernel.publish.hub.weights import publish_weights
+    from kernel.publish.hub.weights import encode_word_banks, publish_weights
 
     if options.pin:
         for repository in pin_repositories(options.pins):
@@ -124,8 +124,6 @@ def weights_command(options: argparse.Namespace) -> None:
         return
     folder = publish_weights(recipe_named(options.recipe), options.out, options.scratch, options.pins)
     if options.encode:
-        from kernel.publish.hub.features import encode_word_banks
-
         encode_word_banks(folder)
     if options.bank:
         from kernel.banks.into_weights import add_bank

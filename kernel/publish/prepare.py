@@ -40,6 +40,7 @@ class Preparation:
                 f"PROMPTS is {self.count:,}; expected 0 to {most:,}: Kaggle saves {SAVED_BYTES / 1e9:.0f} GB, and the "
                 f"weights take {WEIGHTS_BYTES / 1e9:.0f} of them. Build a larger bank on your own machine"
             )
+        self.sample = scratch / "prompts.parquet"
         scratch.mkdir(parents=True, exist_ok=True)
         paths = [str(CODE), str(scratch / "packages"), os.environ.get("PYTHONPATH", "")]
         self.environment = {
@@ -66,10 +67,6 @@ class Preparation:
         print("\n".join(cost_lines(self.count)), flush=True)
         where = ["--out", str(self.sample), "--scratch", str(self.scratch / "downloads")]
         self.child(["kernel", "publish", "prompts", "--count", str(self.count), *where])
-
-    @property
-    def sample(self) -> Path:
-        return self.scratch / "prompts.parquet"
 
     def weights(self) -> None:
         """Gets, converts and checks the weights, and encodes the word banks on the GPU."""

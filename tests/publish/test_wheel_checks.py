@@ -1,6 +1,6 @@
 import pytest
 
-from kernel.publish.wheel_checks import check_wheels
+from kernel.publish.wheels import check_wheels
 from kernel.system.kaggle_image import Image
 from tests.publish.wheel_files import make_wheel
 

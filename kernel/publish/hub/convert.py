@@ -6,6 +6,7 @@ in memory is one block, whatever the size of the checkpoint or of its largest te
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -25,16 +26,14 @@ def convert_safetensors(source: Path, target: Path, full_precision: Sequence[str
     float32 and bfloat16 become float16, or float32 where a dotted part of the name is in `full_precision`;
     all else stays. Raises UserError on a value that float16 cannot hold, a dtype that is none of these, a full disk.
     """
-    tensors = {tensor.name: tensor for tensor in tensors_in(source)}
 
-    def blocks(name: str) -> Iterator[bytes]:
-        tensor = tensors[name]
+    def blocks(tensor: Tensor) -> Iterator[bytes]:
         with source.open("rb") as file:
             file.seek(tensor.start)
             for start in range(0, tensor.bytes, BLOCK_BYTES):
                 yield file.read(min(BLOCK_BYTES, tensor.bytes - start))
 
-    return write_converted(target, tensors.values(), blocks, full_precision)
+    return write_converted(target, tensors_in(source), blocks, full_precision)
 
 
 def convert_pickle(source: Path, target: Path) -> str:
@@ -42,19 +41,22 @@ def convert_pickle(source: Path, target: Path) -> str:
 
     Raises UserError too when it holds anything but tensors: nothing in it is run.
     """
+    import torch
+
+    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
+             torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
+             torch.bool: "BOOL"}  # fmt: skip
     state = open_pickle(source)
-    tensors = [Tensor(name, dtype_name(tensor), tuple(tensor.shape)) for name, tensor in state.items()]
+    tensors = [Tensor(name, names.get(own.dtype, str(own.dtype)), tuple(own.shape)) for name, own in state.items()]
     read = 0
 
-    def blocks(name: str) -> Iterator[bytes]:
-        import torch
-
+    def blocks(tensor: Tensor) -> Iterator[bytes]:
         nonlocal state, read
         if read > REMAP_BYTES:
             # dropped before it is opened again, or both would be mapped
             state, read = {}, 0
             state = open_pickle(source)
-        values = state[name].reshape(-1)
+        values = state[tensor.name].reshape(-1)
         count = BLOCK_BYTES // values.element_size()
         for start in range(0, len(values), count):
             yield values[start : start + count].contiguous().view(torch.uint8).numpy().tobytes()
@@ -65,13 +67,11 @@ def convert_pickle(source: Path, target: Path) -> str:
 
 def open_pickle(path: Path) -> dict[str, Any]:
     """{name: tensor}, mapped, not read."""
-    import pickle
-
     import torch
 
     try:
         state = torch.load(path, weights_only=True, mmap=True, map_location="cpu")
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, ValueError, EOFError) as error:
         raise UserError(
             f"{path}: torch does not read it as plain weights ({first_line(error)}); nothing in it was run"
         ) from error
@@ -80,15 +80,6 @@ def open_pickle(path: Path) -> dict[str, Any]:
             f"{path}: not a flat dictionary of tensors, so its names cannot be the model's. Nothing was run"
         )
     return state
-
-
-def dtype_name(tensor: Any) -> str:
-    import torch
-
-    names = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-             torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8",
-             torch.bool: "BOOL"}  # fmt: skip
-    return names.get(tensor.dtype, str(tensor.dtype))
 
 
 def tensors_in(path: Path) -> list[Tensor]:
@@ -100,13 +91,13 @@ def tensors_in(path: Path) -> list[Tensor]:
 
 
 def write_converted(
-    target: Path, tensors: Iterable[Tensor], blocks: Callable[[str], Iterator[bytes]], full_precision: Sequence[str]
+    target: Path, tensors: Iterable[Tensor], blocks: Callable[[Tensor], Iterator[bytes]], full_precision: Sequence[str]
 ) -> str:
     sources = {tensor.name: tensor for tensor in tensors}
     targets = [Tensor(tensor.name, target_dtype(tensor, full_precision), tensor.shape) for tensor in sources.values()]
 
     def converted(tensor: Tensor) -> Iterator[bytes]:
-        for block in blocks(tensor.name):
+        for block in blocks(sources[tensor.name]):
             yield recoded(block, sources[tensor.name].dtype, tensor.dtype, tensor.name)
 
     return write_checkpoint(target, targets, converted)

@@ -4,6 +4,7 @@ Downloads go through huggingface_hub's own `http_get` into a part file that is o
 interrupted download away when its process ends, which costs hours with shards of 9 GB.
 """
 
+import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
@@ -11,17 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError, first_line
-from kernel.publish.hub.pins import (
-    HASHES,
-    MODELS,
-    Catalogue,
-    PinnedFile,
-    Repository,
-    file_hash,
-    needed_files,
-    read_pins,
-    write_pins,
-)
+from kernel.publish.hub.pins import HASHES, MODELS, Catalogue, PinnedFile, Repository, needed_files, read_pins
+from kernel.system.files import write_json
 
 LISTING_TIMEOUT_SECONDS = 60.0
 # each attempt goes on where the last one stopped; so many in a row may bring nothing
@@ -38,77 +30,63 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
     asked = catalogue.choices if keys is None else keys
     listed_there = read_pins(pins, catalogue)
     for repository in [listed_there[key] for key in asked]:
-        revision, listed = list_files(repository, pins)
+        revision, listed = list_files(repository)
         pinned_there = replace(repository, revision=revision)
         try:
             needed = needed_files(repository.key, listed, catalogue)
         except ValueError as error:
-            raise UserError(
-                f"{pinned_there}: {error}: nothing can be pinned. {other_revision(repository, pins)}"
-            ) from error
+            raise UserError(f"{pinned_there}: {error}: nothing can be pinned. {repository.other_revision}") from error
         files = {name: listed[name] for name in needed}
         for name, pinned in repository.files.items():
-            check_unchanged(repository, name, pinned, files.get(name), pins)
+            there = files.get(name)
+            if there != pinned:
+                raise UserError(
+                    f"{repository}: of {name} the hub says {there or 'no such file among the needed ones'}; pinned are "
+                    f"{pinned}: a revision cannot change, so one of the two is wrong. {pins} stays as it was; "
+                    "remove the entry there only if you know why it differs"
+                )
         size = sum(file.bytes for file in files.values())
         print(f"{pinned_there}: {len(files)} files, {size / 1e9:.2f} GB", file=sys.stderr)
         found.append(replace(pinned_there, files=files))
-    write_pins(pins, found)
+    content = json.loads(pins.read_text(encoding="utf-8"))  # all else in the file stays
+    for repository in found:
+        content[catalogue.section][repository.key] |= repository.record()
+    write_json(pins, content)
     return found
 
 
-def list_files(repository: Repository, pins: Path) -> tuple[str, dict[str, PinnedFile]]:
+def list_files(repository: Repository) -> tuple[str, dict[str, PinnedFile]]:
     """The revision, and its files with size and hash as the hub keeps them: all, or those known by name beforehand."""
-    choice = repository.catalogue.choices[repository.key]
-    try:
-        return list_all(repository) if choice.weights else list_named(repository, choice.required)
-    except (*transport_errors(), OSError) as error:
-        raise hub_error(repository, error, pins) from error
+    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
 
-
-def list_all(repository: Repository) -> tuple[str, dict[str, PinnedFile]]:
-    from huggingface_hub import HfApi
-
-    info: Any = HfApi().repo_info(
-        repository.name,
-        repo_type=repository.catalogue.kind,
-        revision=repository.revision or None,
-        files_metadata=True,
-        timeout=LISTING_TIMEOUT_SECONDS,
-    )
+    catalogue, revision = repository.catalogue, repository.revision
+    choice = catalogue.choices[repository.key]
     files = {}
-    for sibling in info.siblings or []:
-        if sibling.lfs is not None:
-            files[sibling.rfilename] = PinnedFile(sibling.lfs.size, sha256=sibling.lfs.sha256)
-        elif sibling.blob_id is not None and sibling.size is not None:
-            files[sibling.rfilename] = PinnedFile(sibling.size, blob=sibling.blob_id)
-    return str(info.sha), files
-
-
-def list_named(repository: Repository, names: Iterable[str]) -> tuple[str, dict[str, PinnedFile]]:
-    """Asks for each file alone: a repository of data can list 16,000 others (DiffusionDB's archives of images)."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url
-
-    kind, revision, files = repository.catalogue.kind, repository.revision, {}
-    for name in names:
-        url = hf_hub_url(repository.name, name, repo_type=kind, revision=revision or None)
-        found = get_hf_file_metadata(url, timeout=LISTING_TIMEOUT_SECONDS)
-        revision = revision or str(found.commit_hash)
-        for hash_kind, shape in HASHES.items():
-            if found.size is not None and shape.fullmatch(found.etag or ""):
-                files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
-    return revision, files
-
-
-def check_unchanged(
-    repository: Repository, name: str, pinned: PinnedFile, listed: PinnedFile | None, pins: Path
-) -> None:
-    if listed != pinned:
-        says = f"{listed.bytes} bytes, {listed.kind} {listed.hash}" if listed else "no such file among the needed ones"
-        raise UserError(
-            f"{repository}: of {name} the hub says {says}; pinned are {pinned.bytes} bytes, {pinned.kind} "
-            f"{pinned.hash}: a revision cannot change, so one of the two is wrong. {pins} stays as it was; remove the "
-            "entry there only if you know why it differs"
-        )
+    try:
+        if choice.weights:
+            info: Any = HfApi().repo_info(
+                repository.name,
+                repo_type=catalogue.kind,
+                revision=revision or None,
+                files_metadata=True,
+                timeout=LISTING_TIMEOUT_SECONDS,
+            )
+            for sibling in info.siblings or []:
+                lfs = sibling.lfs
+                pinned = PinnedFile(lfs.size, lfs.sha256) if lfs else PinnedFile(sibling.size, blob=sibling.blob_id)
+                files[sibling.rfilename] = pinned
+            return str(info.sha), files
+        # each file alone: a repository of data can list 16,000 others (DiffusionDB's archives of images)
+        for name in choice.required:
+            url = hf_hub_url(repository.name, name, repo_type=catalogue.kind, revision=revision or None)
+            found = get_hf_file_metadata(url, timeout=LISTING_TIMEOUT_SECONDS)
+            revision = revision or str(found.commit_hash)
+            for hash_kind, shape in HASHES.items():
+                if found.size is not None and shape.fullmatch(found.etag or ""):
+                    files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
+        return revision, files
+    except (*transport_errors(), OSError) as error:
+        raise hub_error(repository, error) from error
 
 
 def local_path(repository: Repository, name: str, scratch: Path) -> Path:
@@ -126,7 +104,7 @@ def bytes_to_come(repository: Repository, name: str, scratch: Path) -> int:
     return max(repository.files[name].bytes - here, 0)
 
 
-def fetch(repository: Repository, name: str, scratch: Path, pins: Path) -> Path:
+def fetch(repository: Repository, name: str, scratch: Path) -> Path:
     """The pinned file under `scratch`, downloaded as far as it is not there, with its size and hash checked.
 
     Raises UserError when the hub does not give it (what came is kept) or gives another file (that is deleted).
@@ -139,18 +117,18 @@ def fetch(repository: Repository, name: str, scratch: Path, pins: Path) -> Path:
             path.parent.mkdir(parents=True, exist_ok=True)
             download(repository, name, part)
         except (*transport_errors(), OSError) as error:
-            raise hub_error(repository, error, pins, part) from error
+            raise hub_error(repository, error, part) from error
         part.replace(path)
     size = path.stat().st_size
-    found = file_hash(path, pinned.kind) if size == pinned.bytes else None
+    found = pinned.hash_of(path) if size == pinned.bytes else None
     if found != pinned.hash:
         path.unlink()
         says = f"{pinned.kind} {found}" if found else f"{size} bytes"
         expected = f"{pinned.kind} {pinned.hash}" if found else f"{pinned.bytes}"
         raise UserError(
             f"{repository}: {name} came with {says}, pinned is {expected}: it is damaged or another file. It was "
-            f"deleted unread; run again to download it anew. If that differs too, compare "
-            f"{pins} with the repository's page"
+            "deleted unread; run again to download it anew. If that differs too, compare "
+            f"{repository.pins} with the repository's page"
         )
     return path
 
@@ -191,7 +169,7 @@ def transport_errors() -> Any:
     return tuple(base for base in HfHubHTTPError.__mro__ if base.__module__.startswith("httpx"))
 
 
-def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None = None) -> UserError:
+def hub_error(repository: Repository, error: Any, part: Path | None = None) -> UserError:
     """The client's error as one line that says what to do."""
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -203,41 +181,28 @@ def hub_error(repository: Repository, error: Any, pins: Path, part: Path | None 
     )
 
     kept = "What was downloaded is kept: run again to go on"
+    other = repository.other_revision
+    if isinstance(error, HfHubHTTPError):
+        status = error.response.status_code
+        words: dict[type[Exception], str] = {
+            GatedRepoError: "the hub wants its terms accepted first. Log in on its page in the browser and accept "
+            "them, then 'hf auth login' here and run again",
+            RepositoryNotFoundError: "the hub knows no such repository, or keeps it from those not logged in: it "
+            f"answers both alike. Check its name in {repository.pins}, or 'hf auth login' and run again",
+            RevisionNotFoundError: f"the hub knows no such revision. {other}",
+            RemoteEntryNotFoundError: f"the hub has no such file any more ({error.response.url.path}). {other}",
+        }
+        login = (
+            "it does not accept this login. Make a token that may read on your page of the hub, 'hf auth login' with "
+            "it and run again"
+        )
+        answered = f"the hub answered {status}" + (f": {login}" if status in (401, 403) else f". {kept} a little later")
+        said = next((text for kind, text in words.items() if isinstance(error, kind)), answered)
+        return UserError(f"{repository}: {said}")
     if isinstance(error, OfflineModeIsEnabled):
         return UserError(f"{repository}: HF_HUB_OFFLINE is set, so the hub is not asked. Unset it and run again")
-    if isinstance(error, GatedRepoError):
-        return UserError(
-            f"{repository}: the hub wants its terms accepted first. Log in on its page in the browser and accept them, "
-            "then 'hf auth login' here and run again"
-        )
-    if isinstance(error, RepositoryNotFoundError):
-        return UserError(
-            f"{repository}: the hub knows no such repository, or keeps it from those not logged in: it answers both "
-            f"alike. Check its name in {pins}, or 'hf auth login' and run again"
-        )
-    if isinstance(error, RevisionNotFoundError):
-        return UserError(f"{repository}: the hub knows no such revision. {other_revision(repository, pins)}")
-    if isinstance(error, RemoteEntryNotFoundError):
-        return UserError(
-            f"{repository}: the hub has no such file any more ({error.response.url.path}). "
-            f"{other_revision(repository, pins)}"
-        )
-    if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-        return UserError(
-            f"{repository}: the hub answered {error.response.status_code}: it does not accept this login. Make a token "
-            "that may read on your page of the hub, 'hf auth login' with it and run again"
-        )
-    if isinstance(error, HfHubHTTPError):
-        return UserError(f"{repository}: the hub answered {error.response.status_code}. {kept} a little later")
     if isinstance(error, OSError) and error.errno is not None and part is not None:
         return UserError(
             f"{part}: cannot be written ({error.strerror}). Free space there or give --scratch another disk. {kept}"
         )
     return UserError(f"{repository}: the connection to the hub failed ({first_line(error)}). {kept}")
-
-
-def other_revision(repository: Repository, pins: Path) -> str:
-    return (
-        f'To take another: set "revision" of {repository.key} in {pins} to a commit of its history on the hub, '
-        f"or to null for the newest, empty its \"files\", run '{repository.catalogue.command}'"
-    )

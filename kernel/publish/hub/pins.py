@@ -4,7 +4,6 @@ Each file is pinned by the hash that the hub itself keeps: the sha256 of a large
 """
 
 import hashlib
-import json
 import re
 import reprlib
 from collections.abc import Iterable
@@ -14,7 +13,7 @@ from typing import Any
 
 from kernel.errors import UserError
 from kernel.models.captioners.loading import SHIPPED_KINDS
-from kernel.system.files import file_sha256, write_json
+from kernel.system.files import file_sha256
 from kernel.system.records import read_record
 
 PINS = Path(__file__).with_name("pins.json")
@@ -86,8 +85,18 @@ class PinnedFile:
     def hash(self) -> str:
         return self.sha256 or self.blob or ""
 
+    def hash_of(self, path: Path) -> str:
+        """The same kind of hash of a file here."""
+        if self.kind == "sha256":
+            return file_sha256(path)
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
     def record(self) -> dict[str, Any]:
         return {"bytes": self.bytes, self.kind: self.hash}
+
+    def __str__(self) -> str:
+        return f"{self.bytes} bytes, {self.kind} {self.hash}"
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Pins:
 class Repository:
     """A repository at one revision, with the files pinned so far; `key` is its name in the pins file.
 
-    An empty revision stands for one that the hub still has to be asked for.
+    An empty revision stands for one that the hub still has to be asked for; `pins` is the pins file.
     """
 
     key: str
@@ -123,6 +132,20 @@ class Repository:
     revision: str
     files: dict[str, PinnedFile] = field(default_factory=dict)
     catalogue: Catalogue = MODELS
+    pins: Path = PINS
+
+    @property
+    def other_revision(self) -> str:
+        """What to do where this one cannot be taken."""
+        return (
+            f'To take another: set "revision" of {self.key} in {self.pins} to a commit of its history on the hub, '
+            f"or to null for the newest, empty its \"files\", run '{self.catalogue.command}'"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """As it stands in the pins file."""
+        files = {name: file.record() for name, file in self.files.items()}
+        return {"repository": self.name, "revision": self.revision, "files": files}
 
     def __str__(self) -> str:
         return f"{self.name} at {self.revision[:8] or 'no revision yet'}"
@@ -150,17 +173,14 @@ def needed_files(key: str, names: Iterable[str], catalogue: Catalogue = MODELS) 
 
 
 def read_pins(path: Path, catalogue: Catalogue = MODELS) -> dict[str, Repository]:
-    """The catalogue's repositories by key, as far as they are pinned.
-
-    Raises UserError when the file is not as expected.
-    """
+    """The catalogue's repositories by key, as far as they are pinned. Raises UserError where the file says else."""
     put_back = "Nothing says what to download. Put the committed file back"
     pins = getattr(read_record(path, Pins, "the pins of the repositories", put_back), catalogue.section)
     lacking = [key for key in catalogue.choices if key not in pins]
     if lacking:
         raise UserError(f"{path}: {catalogue.section} lacks {', '.join(lacking)}. {put_back}")
     return {
-        key: Repository(key, pins[key].repository, pins[key].revision or "", pins[key].files, catalogue)
+        key: Repository(key, pins[key].repository, pins[key].revision or "", pins[key].files, catalogue, path)
         for key in catalogue.choices
     }
 
@@ -182,21 +202,3 @@ def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = 
             odd = sorted(set(repository.files) - set(needed))
             raise UserError(f"{path}: lists {odd[0]} of {repository.name}, which is not needed. Remove the entry")
     return {key: repositories[key] for key in keys}
-
-
-def write_pins(path: Path, repositories: Iterable[Repository]) -> None:
-    """Replaces revision and files of `repositories`; all else in the file stays."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    for repository in repositories:
-        entry = content[repository.catalogue.section][repository.key]
-        entry["revision"] = repository.revision
-        entry["files"] = {name: file.record() for name, file in repository.files.items()}
-    write_json(path, content)
-
-
-def file_hash(path: Path, kind: str) -> str:
-    """sha256 of the contents, or git's sha1 of the file as a blob."""
-    if kind == "sha256":
-        return file_sha256(path)
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

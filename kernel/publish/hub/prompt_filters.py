@@ -55,10 +55,7 @@ class Why(Enum):
     NO_SCORE = "no NSFW score"
 
 
-REASONS = [
-    *(reason.value for reason in Reason if reason is not Reason.DUPLICATE),
-    *(why.value for why in Why),
-]
+REASONS = [reason.value for reason in (*Reason, *Why) if reason is not Reason.DUPLICATE]
 
 
 def passed(text: str, score: float | None, scored: bool, settings: PromptSettings) -> str | Reason | Why:

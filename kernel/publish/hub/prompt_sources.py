@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kernel.errors import UserError, did_you_mean
-from kernel.publish.hub.pins import Catalogue, FileChoice, Repository, read_pins
+from kernel.publish.hub.pins import Catalogue, FileChoice, read_pins
 
 NOT_STATED = "none stated"
 
@@ -108,12 +108,8 @@ def listing(pins: Path) -> list[str]:
     lines = []
     for name, repository in read_pins(pins, PROMPTS).items():
         source = SOURCES[name]
-        lines.append(f"{name}: licence {source.licence}, {size_of(repository)}, {repository}")
+        size = sum(file.bytes for file in repository.files.values())
+        said = f"{size / 1e9:.2f} GB" if repository.files else "size not pinned yet"
+        lines.append(f"{name}: licence {source.licence}, {said}, {repository}")
         lines.append(f"  {source.about}")
     return lines
-
-
-def size_of(repository: Repository) -> str:
-    if not repository.files:
-        return "size not pinned yet"
-    return f"{sum(file.bytes for file in repository.files.values()) / 1e9:.2f} GB"

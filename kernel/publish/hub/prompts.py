@@ -4,10 +4,11 @@ Beside OUT lies OUT.json, which says where every prompt can come from and what w
 scratch folder, so that other filters and seeds need no second one.
 """
 
+import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from kernel.publish.hub.download import bytes_to_come, fetch
 from kernel.publish.hub.pins import Repository, pinned_repositories
 from kernel.publish.hub.prompt_filters import REASONS, PromptSettings, passed
 from kernel.publish.hub.prompt_sources import PROMPTS, PromptSource, chosen_sources
-from kernel.publish.hub.sampling import Sample
 from kernel.system.files import file_sha256, require_space, whole_file, write_json
 from kernel.system.terminal.progress import progress_bar
 
@@ -36,21 +36,30 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: expected a name that ends in .parquet, by which the bank knows how to read it")
     repositories = pinned_repositories(pins, [source.name for source in sources], PROMPTS)
-    asked = identity(settings, sources, repositories)
+    taken = [(source, repositories[source.name]) for source in sources]
+    # what decides which prompts come out; the same again is the same file
+    asked = {
+        "format": FORMAT,
+        "sources": [
+            {"name": source.name, "licence": source.licence, **repository.record()} for source, repository in taken
+        ],
+        "filters": {name: getattr(settings, name) for name in ("min_words", "max_words", "language", "max_nsfw")},
+        "seed": settings.seed,
+        "count": settings.count,
+    }
     record = read_record(out)
     if out.exists() and record is None:
         raise UserError(f"{out}: exists, and no {record_path(out).name} says that this made it. Give --out a new file")
-    if record is not None and is_current(out, record, asked):
+    made = record is not None and out.is_file() and all(record.get(key) == asked[key] for key in asked)
+    if record is not None and made and file_sha256(out) == record["sha256"]:
         print(f"{out}: this very sample, whole; nothing to do", file=sys.stderr)
         return record
     try:
-        paths = downloaded(sources, repositories, scratch, pins)
         counts: Counter[str] = Counter()
-        sample = Sample(settings.count, settings.seed)
-        for source in sources:
-            for path in paths[source.name]:
-                read_into(sample, source, path, settings, counts)
-        return written(out, sample.texts(), asked, counts)
+        texts: set[str] = set()
+        for source, path in downloaded(taken, scratch):
+            read_into(texts, source, path, settings, counts)
+        return written(out, sample(texts, settings.count, settings.seed), asked, counts)
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: cannot be written ({error.strerror or error}). Free space there, or give --out "
@@ -62,33 +71,6 @@ def record_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-def identity(
-    settings: PromptSettings, sources: list[PromptSource], repositories: dict[str, Repository]
-) -> dict[str, Any]:
-    """What decides which prompts come out; the same again is the same file."""
-    return {
-        "format": FORMAT,
-        "sources": [
-            {
-                "name": source.name,
-                "repository": repositories[source.name].name,
-                "revision": repositories[source.name].revision,
-                "licence": source.licence,
-                "files": {name: file.record() for name, file in repositories[source.name].files.items()},
-            }
-            for source in sources
-        ],
-        "filters": {
-            "min_words": settings.min_words,
-            "max_words": settings.max_words,
-            "language": settings.language,
-            "max_nsfw": settings.max_nsfw,
-        },
-        "seed": settings.seed,
-        "count": settings.count,
-    }
-
-
 def read_record(out: Path) -> dict[str, Any] | None:
     """What stands beside `out`; None when nothing does, or nothing that this command wrote."""
     try:
@@ -98,48 +80,34 @@ def read_record(out: Path) -> dict[str, Any] | None:
         return None
 
 
-def is_current(out: Path, record: dict[str, Any], asked: dict[str, Any]) -> bool:
-    return (
-        out.is_file() and all(record.get(key) == asked[key] for key in asked) and file_sha256(out) == record["sha256"]
-    )
-
-
-def downloaded(
-    sources: list[PromptSource], repositories: dict[str, Repository], scratch: Path, pins: Path
-) -> dict[str, list[Path]]:
+def downloaded(taken: list[tuple[PromptSource, Repository]], scratch: Path) -> list[tuple[PromptSource, Path]]:
     """The files of every source, checked by size and hash. Raises UserError before the first when they cannot fit."""
     scratch.mkdir(parents=True, exist_ok=True)
-    need = sum(bytes_to_come(repositories[source.name], name, scratch) for source in sources for name in source.files)
+    need = sum(bytes_to_come(repository, name, scratch) for source, repository in taken for name in source.files)
     require_space(scratch, need, f"{need / 1e9:.2f} GB are to be downloaded", "give --scratch another disk")
-    paths = {}
-    for source in sources:
-        repository = repositories[source.name]
+    found = []
+    for source, repository in taken:
         print(f"{source.name}: {repository}, licence {source.licence}", file=sys.stderr)
-        paths[source.name] = [fetch(repository, name, scratch, pins) for name in source.files]
-    return paths
+        found += [(source, fetch(repository, name, scratch)) for name in source.files]
+    return found
 
 
-def read_into(sample: Sample, source: PromptSource, path: Path, settings: PromptSettings, counts: Counter[str]) -> None:
+def read_into(
+    texts: set[str], source: PromptSource, path: Path, settings: PromptSettings, counts: Counter[str]
+) -> None:
     """Adds the prompts of one file that pass; `counts` takes what was read, and what was dropped by its reason."""
-    scored = source.nsfw is not None
-    for text, score in source_rows(source, path):
-        counts["read"] += 1
-        verdict = passed(text, score, scored, settings)
-        if isinstance(verdict, str):
-            counts["passed"] += 1
-            sample.add(verdict)
-        else:
-            counts[verdict.value] += 1
-
-
-def source_rows(source: PromptSource, path: Path) -> Iterator[tuple[str, float | None]]:
-    """(prompt as it stands there, NSFW score or None) row by row; memory is that of one row group's columns."""
     with readable(path):
         total = check_columns(source, path)
-        rows = parquet_rows(path, source.columns)
+        rows = parquet_rows(path, source.columns)  # memory is that of one row group's columns
         for text, *scores in progress_bar(rows, total=total, desc=source.name, unit="row", unit_scale=True):
-            text = text or ""
-            yield source.noise.sub(" ", text) if source.noise else text, scores[0] if scores else None
+            text = source.noise.sub(" ", text or "") if source.noise else text or ""
+            verdict = passed(text, scores[0] if scores else None, source.nsfw is not None, settings)
+            counts["read"] += 1
+            if isinstance(verdict, str):
+                counts["passed"] += 1
+                texts.add(verdict)
+            else:
+                counts[verdict.value] += 1
 
 
 def check_columns(source: PromptSource, path: Path) -> int:
@@ -161,6 +129,15 @@ def check_columns(source: PromptSource, path: Path) -> int:
                 "source"
             )
     return total
+
+
+def sample(texts: Iterable[str], count: int, seed: int) -> list[str]:
+    """The `count` of the different `texts` with the smallest hashes, in their order, which is random to a reader.
+
+    It depends on texts and seed alone, not on their order. All have the same odds, and a smaller sample of the same
+    seed is the beginning of a larger one. Of 10 million texts two share a hash with odds below 1e-24.
+    """
+    return sorted(texts, key=lambda text: hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=16).digest())[:count]
 
 
 def written(out: Path, prompts: list[str], asked: dict[str, Any], counts: Counter[str]) -> dict[str, Any]:

@@ -8,24 +8,32 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kernel.config import Recipe
+from kernel.banks.word_banks import encode_missing, features_key, read_phrases
+from kernel.config import RECIPES, Recipe
 from kernel.errors import UserError, first_line
 from kernel.estimates.constant import keep_constant_row
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
-from kernel.models.clip import clip_tokenizer_record
+from kernel.models.clip import ClipEncoder, clip_tokenizer_record
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
-from kernel.models.weights_addition import finish_additions
-from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.models.weights_addition import add_files, cannot_add, drop_files_to_add, files_to_add, finish_additions
+from kernel.models.weights_folder import (
+    FEATURES_FOLDER,
+    MANIFEST,
+    FileEntry,
+    Weights,
+    open_weights,
+    read_manifest,
+    write_manifest,
+)
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
-from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
+from kernel.publish.hub.download import bytes_to_come, fetch
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
-from kernel.system.devices import Device
+from kernel.system.devices import Device, find_device
 from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
@@ -62,7 +70,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
         return out
     try:
-        make_folder(out, repositories, captioners, scratch, pins)
+        make_folder(out, repositories, captioners, scratch)
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: cannot be written ({error.strerror}). Free space there, or give --out or "
@@ -72,9 +80,7 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Pat
     return out
 
 
-def make_folder(
-    out: Path, repositories: dict[str, Repository], captioners: list[str], scratch: Path, pins: Path
-) -> None:
+def make_folder(out: Path, repositories: dict[str, Repository], captioners: list[str], scratch: Path) -> None:
     unfinished = unfinished_path(out)
     folder = unfinished / "weights"
     for needed in (folder, scratch):
@@ -87,12 +93,15 @@ def make_folder(
     # configurations and tokenizers first: what is wrong with them shows before gigabytes come
     for item in todo:
         if not item.is_weights:
-            make(item, folder, scratch, pins, record)
-    models = manifest_models(repositories, folder, captioners, pins)
+            make(item, folder, scratch, record)
+    models = manifest_models(repositories, folder, captioners)
     for item in todo:
         if item.is_weights:
-            make(item, folder, scratch, pins, record)
-    write_shard_indexes(folder, items)
+            make(item, folder, scratch, record)
+    shards = [folder / item.target for item in items if SHARD.fullmatch(item.name)]
+    for parent in {path.parent for path in shards}:
+        index = shard_index([path for path in shards if path.parent == parent])
+        write_json(parent / "model.safetensors.index.json", index)
     keep_constant_row(folder, lambda: SentenceEncoder.load(Weights(folder, models, captioners), Device("cpu")))
     write_manifest(folder, models, captioners)
     check_written(folder, record)
@@ -107,14 +116,12 @@ def make_folder(
 
 def captioners_of(recipe: Recipe) -> list[str]:
     """In the order of fallback; a recipe that names one gets that one."""
-    if recipe.captioner == "auto":
-        return list(SHIPPED_KINDS)
-    if recipe.captioner not in SHIPPED_KINDS:
+    if recipe.captioner not in ("auto", *SHIPPED_KINDS):
         raise UserError(
             f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
             f"{', '.join(SHIPPED_KINDS)}"
         )
-    return [recipe.captioner]
+    return list(SHIPPED_KINDS) if recipe.captioner == "auto" else [recipe.captioner]
 
 
 def is_current(out: Path, repositories: dict[str, Repository], captioners: list[str]) -> bool:
@@ -142,8 +149,8 @@ def items_of(repositories: dict[str, Repository], captioners: list[str]) -> list
     for model, repository in repositories.items():
         parent = f"captioners/{model}" if model in captioners else model
         for name in repository.files:
-            target = "open_clip_model.safetensors" if model == "clip" and name.endswith(WEIGHTS_SUFFIXES) else name
-            items.append(Item(repository, name, f"{parent}/{target}"))
+            clip = model == "clip" and name.endswith(WEIGHTS_SUFFIXES)
+            items.append(Item(repository, name, f"{parent}/{'open_clip_model.safetensors' if clip else name}"))
     return items
 
 
@@ -183,12 +190,12 @@ def device_of(path: Path) -> int:
     return os.stat(path).st_dev
 
 
-def make(item: Item, folder: Path, scratch: Path, pins: Path, record: dict[str, dict[str, Any]]) -> None:
+def make(item: Item, folder: Path, scratch: Path, record: dict[str, dict[str, Any]]) -> None:
     """Gets one file, puts it into the folder converted, notes that and sends the download away."""
     target = folder / item.target
     if item.is_weights:
         print(f"{item.target}: from {item.repository}, {item.name}", file=sys.stderr)
-    source = fetch(item.repository, item.name, scratch, pins)
+    source = fetch(item.repository, item.name, scratch)
     target.parent.mkdir(parents=True, exist_ok=True)
     sha256 = put(item, source, target)
     record[item.target] = {"origin": item.origin(), "sha256": sha256, "bytes": target.stat().st_size}
@@ -212,28 +219,23 @@ def put(item: Item, source: Path, target: Path) -> str:
     return file_sha256(source)
 
 
-def manifest_models(
-    repositories: dict[str, Repository], folder: Path, captioners: list[str], pins: Path
-) -> dict[str, dict[str, Any]]:
+def manifest_models(repositories: dict[str, Repository], folder: Path, captioners: list[str]) -> dict[str, Any]:
     """The manifest's record of each model, made with its own tokenizer; captioners are checked as a run does."""
     classes = {"clip": "CLIP", "sentences": "SentenceTransformer"}
     classes |= {name: kind.class_name for name, kind in SHIPPED_KINDS.items()}
-    models: dict[str, dict[str, Any]] = {}
+    models: dict[str, Any] = {}
+    weights = Weights(folder, models, captioners)
     for model, repository in repositories.items():
         try:
-            tokenizer = tokenizer_record_of(Weights(folder, models, captioners), model)
-            models[model] = {
-                "class": classes[model],
-                "source": repository.name,
-                "revision": repository.revision,
-                "tokenizer": tokenizer,
-            }
+            tokenizer = tokenizer_record_of(weights, model)
+            models[model] = {"class": classes[model], "source": repository.name, "revision": repository.revision}
+            models[model]["tokenizer"] = tokenizer
             if model in captioners:
-                inspect_captioner(Weights(folder, models, captioners), model)
+                inspect_captioner(weights, model)
         except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
                 f"{repository}: its configuration is not what a run needs ({first_line(error)}); no weights were "
-                f"downloaded for it. {other_revision(repository, pins)}"
+                f"downloaded for it. {repository.other_revision}"
             ) from error
     return models
 
@@ -252,16 +254,6 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
     return kind.tokenizer_record(kind.read_processor(folder))
 
 
-def write_shard_indexes(folder: Path, items: Iterable[Item]) -> None:
-    shards: dict[Path, list[Path]] = {}
-    for item in items:
-        if SHARD.fullmatch(item.name):
-            path = folder / item.target
-            shards.setdefault(path.parent, []).append(path)
-    for parent, paths in shards.items():
-        write_json(parent / "model.safetensors.index.json", shard_index(paths))
-
-
 def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
     """The disk must give back what was written to it."""
     for entry in read_manifest(folder / MANIFEST).files:
@@ -272,3 +264,29 @@ def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
                 f"{folder / entry.path}: reads back otherwise than it was written: the disk may be failing, or the "
                 "file was changed. It was removed; run again to make it anew"
             )
+
+
+def encode_word_banks(folder: Path) -> None:
+    """Puts the features of the word banks that a recipe names into the weights folder, so that no run makes them.
+
+    Killed, it goes on with the banks that are not encoded yet. Raises UserError when the disk is full.
+    """
+    finish_additions(folder)
+    weights = open_weights(folder)
+    sha256 = weights.sha256("clip")
+    batches = {name: recipe.text_batch for recipe in RECIPES.values() for name, n in recipe.modifiers.items() if n}
+    words = {name: read_phrases(folder / "word_banks" / f"{name}.txt") for name in batches}
+    wanted = {f"{features_key(sha256, each.phrases)}.safetensors" for each in words.values()}
+    there = {path.name for path in (folder / FEATURES_FOLDER).glob("*")}
+    if wanted <= there:
+        return drop_files_to_add(folder, FEATURES_FOLDER)
+    try:
+        unfinished = files_to_add(folder, FEATURES_FOLDER)
+        clip = ClipEncoder.load(weights, find_device("auto"))
+        for name, phrases in words.items():
+            encode_missing(phrases, clip, sha256, [folder / FEATURES_FOLDER, unfinished], batches[name])
+        new = sorted(wanted - there)
+        added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in new]
+        add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)
+    except OSError as error:
+        raise cannot_add(folder, FEATURES_FOLDER, error) from error

@@ -1,23 +1,29 @@
 """The service's own client, with what it lacks: bounded waits, uploads that are whole or fail, words for each error.
 
-Imported at use, for importing it already reads the credentials.
+It is imported at use, for that alone makes a folder and reads the credentials.
 """
 
 import io
+import os
+import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
+from textwrap import shorten
+from time import monotonic, sleep
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 from kernel.errors import UserError
 from kernel.system.records import read_record
 
-ACCOUNT_PAGE = "https://www.kaggle.com/settings"
+Found = TypeVar("Found")
+
 NEW_TOKEN = (
-    f"Make a new API token on {ACCOUNT_PAGE} and put it into the variable KAGGLE_API_TOKEN, or kaggle.json into "
-    "the folder ~/.kaggle"
+    "Make a new API token on https://www.kaggle.com/settings and put it into the variable KAGGLE_API_TOKEN, or "
+    "kaggle.json into the folder ~/.kaggle"
 )
 OWNER = (
     "is it yours? The owner in kernel-metadata.json and dataset-metadata.json must be the account of the "
@@ -25,11 +31,49 @@ OWNER = (
 )
 NOTHING_CHANGED = "nothing was changed there"
 SECONDS = (60.0, 300.0)  # to connect, and between two parts of an answer; the client itself would wait for ever
+FAILURES_IN_A_ROW = 5
 LONGEST_RETRY_AFTER = 120.0  # seconds; a longer one ends the command instead of holding it
 
 
 class ServiceTrouble(UserError):
     """The service or the way to it failed for now; the same question may be answered a little later."""
+
+
+class Unknown(UserError):
+    """The service denies what it does not know, as it does what is somebody else's."""
+
+
+def credentials_at() -> str | None:
+    """The place that `connect` would take them from, in the client's own order; None where there are none.
+
+    Their content is neither kept nor shown. Nothing is asked of the service, so they may have expired.
+    """
+    home = Path("~/.kaggle").expanduser()
+    if os.environ.get("KAGGLE_API_TOKEN"):
+        return "the variable KAGGLE_API_TOKEN"
+    for path in (home / "access_token", home / "access_token.txt"):
+        if is_filled(path):
+            return str(path)
+    # kaggle.json lies in the folder that the client is given, in ~/.kaggle where that exists, else in XDG's
+    configuration = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    folder = os.environ.get("KAGGLE_CONFIG_DIR") or (home if home.exists() else configuration / "kaggle")
+    file = Path(folder) / "kaggle.json"
+    in_file: dict[str, Any] = {}
+    with suppress(UserError):  # what cannot be read counts as empty, for the client passes over it too
+        in_file = read_record(file, dict[str, Any], "the client's credentials", "Make a new token")
+    places = {"username": "KAGGLE_USERNAME", "key": "KAGGLE_KEY"}
+    if all(name in in_file or variable in os.environ for name, variable in places.items()):
+        # the variables count before the file
+        used = [variable for variable in places.values() if variable in os.environ]
+        return " and ".join(used if len(used) == 2 else [*used, str(file)])
+    signed_in = home / "credentials.json"
+    return str(signed_in) if is_filled(signed_in) else None
+
+
+def is_filled(path: Path) -> bool:
+    with suppress(OSError):
+        return path.stat().st_size > 0
+    return False
 
 
 def connect() -> Any:
@@ -138,14 +182,17 @@ def bound_requests() -> None:
 
 
 def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
-    status, words = status_of(error), one_line(str(error))
-    said = f"{action}: the service answered {status} ({words})"
+    try:  # it can stand in the answer of a request that HTTP calls fine
+        status = int(error.response.json()["code"])
+    except (ValueError, KeyError, TypeError):
+        status = error.response.status_code
+    said = f"{action}: the service answered {status} ({one_line(str(error))})"
     if status == 401:
         return UserError(f"{said}: your token is wrong or has expired. {NEW_TOKEN}")
     if status == 403:
-        return UserError(f"{said}: {forbidden}")
+        return Unknown(f"{said}: {forbidden}")
     if status == 404:
-        return UserError(f"{said}: it does not know that name. Compare the names in both metadata files with the site")
+        return Unknown(f"{said}: it does not know that name. Compare the names in both metadata files with the site")
     if status == 429:
         wait = error.response.headers.get("Retry-After")
         when = f"wait {wait} seconds" if wait and wait.isdigit() else f"wait until {wait}" if wait else "wait an hour"
@@ -157,25 +204,78 @@ def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
     return UserError(f"{said}; {NOTHING_CHANGED}. Mend what it names, then run the same command again")
 
 
-def status_of(error: Any) -> int:
-    """The status of a refused request. It can stand in the answer of a request that HTTP calls fine."""
-    try:
-        return int(error.response.json()["code"])
-    except (ValueError, KeyError, TypeError):
-        return error.response.status_code
-
-
-def unknown(error: Any) -> bool:
-    """The service denies what it does not know, as it does what is somebody else's."""
-    return status_of(error) in (403, 404)
-
-
-def one_line(text: str, limit: int = 300) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= limit else line[:limit] + "..."
+def one_line(text: str) -> str:
+    return shorten(text, 300, placeholder="...")
 
 
 def left_record(path: Path, kind: Any) -> Any:
     """What an earlier command left at `path`, as a `kind`; None where none did. Raises UserError for anything else."""
     advice = "Look on the site for what it told of, as a run may go on there, then remove the file"
     return read_record(path, kind, "what an earlier command left", advice) if path.exists() else None
+
+
+def wait_until(
+    look: Callable[[], Found | None], *, interval: float, limit: float, overdue: str, interrupted: str
+) -> Found:
+    """Calls `look` every `interval` seconds until it returns something; after `limit` seconds raises `overdue`.
+
+    Some failures in a row are borne, as a wait can last a night. Ctrl-C raises UserError(interrupted).
+    """
+    deadline = monotonic() + limit
+    failures = 0
+    try:
+        with ctrl_c_between_looks() as pause:
+            while True:
+                try:
+                    found = look()
+                    failures = 0
+                    if found is not None:
+                        return found
+                except ServiceTrouble as trouble:
+                    failures += 1
+                    if failures == FAILURES_IN_A_ROW:
+                        raise
+                    print(f"{trouble}; looking again", file=sys.stderr)
+                if monotonic() >= deadline:
+                    raise UserError(overdue)
+                pause(interval)
+    except KeyboardInterrupt:
+        raise UserError(interrupted) from None
+
+
+@contextmanager
+def ctrl_c_between_looks() -> Iterator[Callable[[float], None]]:
+    """Gives a pause (seconds) that raises KeyboardInterrupt at a Ctrl-C, be it before or during the pause.
+
+    Python raises KeyboardInterrupt wherever it happens to be, and the client's clean-up runs in finalizers, which
+    swallow it: the wait would then go on as if nobody had asked. So the first Ctrl-C is kept for the pause, and a
+    second one ends a look that hangs.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    # ignored in a background shell, or somebody else's to handle; and Ctrl-C interrupts the main thread only
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield sleep
+        return
+    asked = pausing = False
+
+    def handle(number: int, frame: Any) -> None:
+        nonlocal asked
+        again, asked = asked, True
+        if pausing or again:
+            raise KeyboardInterrupt
+
+    def pause(seconds: float) -> None:
+        nonlocal pausing
+        pausing = True
+        if asked:
+            raise KeyboardInterrupt
+        sleep(seconds)
+        pausing = False
+
+    signal.signal(signal.SIGINT, handle)
+    try:
+        yield pause
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:  # the look that it fell into was the last one
+        raise KeyboardInterrupt

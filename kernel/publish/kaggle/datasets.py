@@ -5,16 +5,18 @@ A notebook that starts before its dataset is ready runs without it, silently, so
 
 import json
 import sys
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import asking, left_record, unknown
+from kernel.publish.kaggle.client import Unknown, asking, left_record, wait_until
 from kernel.publish.kaggle.staging import DATASET_METADATA, Staged
-from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
+LIMIT = 3600.0  # seconds until it must be ready
 NOT_PUBLISHED = (
     "nothing was published; files at the top level that were sent whole or in part are not sent again, folders are"
 )
@@ -27,13 +29,11 @@ class State(NamedTuple):
     version: int | None
 
 
-def publish_dataset(
-    client: Any, staged: Staged, notes: str, records: Path, *, interval: float = 10.0, limit: float = 3600.0
-) -> str:
+def publish_dataset(client: Any, staged: Staged, notes: str, records: Path) -> str:
     """Creates the staged dataset or makes a new version of it, private, waits until it is ready, returns its id.
 
     Sends nothing when the service holds, or still works on, what is staged; `records` is the folder where that is
-    remembered. interval, limit: seconds between two looks at its status, and in all.
+    remembered.
     """
     dataset = json.loads((staged.folder / DATASET_METADATA).read_text(encoding="utf-8"))["id"]
     records.mkdir(parents=True, exist_ok=True)
@@ -51,45 +51,33 @@ def publish_dataset(
         after = (state.version or 0) if state else 0
         send(client, staged, dataset, new=state is None, notes=notes)
         write_json(path, {**content, "after": after})
-    ready = wait_ready(client, dataset, after=after, interval=interval, limit=limit)
+    ready = wait_ready(client, dataset, after=after)
     write_json(path, {**content, "after": after, "version": ready.version})
     return dataset
 
 
 def dataset_state(client: Any, dataset: str) -> State | None:
     """The dataset's status and version; None when the service knows none of that name, or not to this account."""
-    from requests.exceptions import HTTPError
-
-    with asking(f"looking at dataset {dataset}"):
-        try:
-            answer = json.loads(client.dataset_status(dataset, format="json"))
-        except HTTPError as error:
-            if unknown(error):
-                return None
-            raise
-    # the client says 0 where the service says nothing
-    return State(answer["status"], answer["current_version_number"] or None)
+    with suppress(Unknown), asking(f"looking at dataset {dataset}"):
+        answer = json.loads(client.dataset_status(dataset, format="json"))
+        # the client says 0 where the service says nothing
+        return State(answer["status"], answer["current_version_number"] or None)
+    return None
 
 
 def held_code(client: Any, dataset: str) -> str | None:
     """The sha256 in the marker that the dataset holds; None when there is no dataset or no marker to be read."""
     from kagglesdk.datasets.types.dataset_api_service import ApiDownloadDatasetRequest
-    from requests.exceptions import HTTPError
 
     request = ApiDownloadDatasetRequest()
     request.owner_slug, request.dataset_slug = dataset.split("/")
     request.file_name = MARKER
-    with asking(f"reading {MARKER} of dataset {dataset}"), client.build_kaggle_client() as service:
-        try:
+    with suppress(Unknown):
+        with asking(f"reading {MARKER} of dataset {dataset}"), client.build_kaggle_client() as service:
             content = service.datasets.dataset_api_client.download_dataset(request).content
-        except HTTPError as error:
-            if unknown(error):
-                return None
-            raise
-    try:
-        return json.loads(content)["sha256"]
-    except (ValueError, KeyError, TypeError):
-        return None
+        with suppress(ValueError, KeyError, TypeError):
+            return json.loads(content)["sha256"]
+    return None
 
 
 def send(client: Any, staged: Staged, dataset: str, *, new: bool, notes: str) -> None:
@@ -112,17 +100,14 @@ def send(client: Any, staged: Staged, dataset: str, *, new: bool, notes: str) ->
         )
 
 
-def wait_ready(
-    client: Any, dataset: str, *, after: int | None = None, interval: float = 10.0, limit: float = 3600.0
-) -> State:
+def wait_ready(client: Any, dataset: str, *, after: int | None = None) -> State:
     """Waits until the dataset is ready in a version later than `after`, or in any version when that is None.
 
     Right after an upload the service may still name the version before, which is ready.
     """
-    said = ""
+    tell = cache(partial(print, file=sys.stderr))  # each status once
 
     def look() -> State | None:
-        nonlocal said
         state = dataset_state(client, dataset)
         if state is None and after is None:
             raise UserError(
@@ -136,18 +121,15 @@ def wait_ready(
                 f"{dataset}: the service failed to process what was sent, so a notebook would start without it. The "
                 f"reason stands on https://www.kaggle.com/datasets/{dataset}; the same command sends it again"
             )
-        if state.status != said:
-            said = state.status
-            print(f"{dataset}: {said}", file=sys.stderr)
+        tell(f"{dataset}: {state.status}")
         newer = after is None or state.version is None or state.version > after
         return state if state.status == "ready" and newer else None
 
+    kept = "What was sent is kept: the same command sends nothing and looks again"
     return wait_until(
         look,
-        interval=interval,
-        limit=limit,
-        overdue=f"{dataset}: not ready after {limit / 60:.0f} minutes, so a notebook would start without it. What was "
-        "sent is kept: the same command sends nothing and looks again",
-        interrupted=f"{dataset}: interrupted while waiting until it is ready. What was sent is kept: the same command "
-        "sends nothing and looks again",
+        interval=10.0,
+        limit=LIMIT,
+        overdue=f"{dataset}: not ready after {LIMIT / 60:.0f} minutes, so a notebook would start without it. {kept}",
+        interrupted=f"{dataset}: interrupted while waiting until it is ready. {kept}",
     )

@@ -23,7 +23,8 @@ PREPARE_SLUG = "image-to-prompts-prepare"
 PREPARE_NOTEBOOK = "notebooks/prepare.ipynb"
 KERNEL_FILE = "kernel-metadata.json"
 INIT = "Run 'python -m kernel publish init --user NAME'"
-SOURCES = ("dataset_sources", "competition_sources", "kernel_sources", "model_sources")
+# and how many parts with '/' between them each of their names has
+SOURCES = {"dataset_sources": 2, "competition_sources": 1, "kernel_sources": 2, "model_sources": 5}
 DATASET_KEYS = {"id", "title", "subtitle", "description", "licenses", "keywords", "resources"}
 KERNEL_KEYS = {"id", "title", "code_file", "language", "kernel_type", "keywords", "machine_shape", *SOURCES,
                "is_private", "enable_gpu", "enable_tpu", "enable_internet",
@@ -38,60 +39,50 @@ REQUIRED = {
     "machine_shape": "NvidiaTeslaT4",
 }
 ID = re.compile(r"[A-Za-z0-9_-]+/[a-z0-9-]+")
-MODEL_ID_PARTS = 5
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Both files, checked. Names are `owner/slug`, as the service spells them."""
+    """What both files say, checked. Names are `owner/slug`, as the service spells them.
 
-    dataset: dict[str, Any]
+    weights_from_prepare: the weights come from the prepare notebook's output instead of the weights dataset.
+    """
+
     kernel: dict[str, Any]
-
-    @property
-    def owner(self) -> str:
-        return self.kernel["id"].partition("/")[0]
-
-    @property
-    def kernel_id(self) -> str:
-        return self.kernel["id"]
-
-    @property
-    def weights_id(self) -> str:
-        return self.dataset["id"]
-
-    @property
-    def code_id(self) -> str:
-        return f"{self.owner}/{CODE_SLUG}"
-
-    @property
-    def prepare_id(self) -> str:
-        return f"{self.owner}/{PREPARE_SLUG}"
-
-    @property
-    def weights_from_prepare(self) -> bool:
-        """The weights come from the prepare notebook's output instead of the weights dataset."""
-        return self.prepare_id in self.kernel["kernel_sources"]
+    owner: str
+    kernel_id: str
+    weights_id: str
+    code_id: str
+    prepare_id: str
+    weights_from_prepare: bool
 
 
 def read_metadata(project: Path) -> Metadata:
     """Reads both files and checks every rule of the service. Raises UserError for the first one that is broken."""
-    metadata = Metadata(read_object(project / DATASET_FILE), read_object(project / KERNEL_FILE))
-    for name, content, keys in (
-        (DATASET_FILE, metadata.dataset, DATASET_KEYS),
-        (KERNEL_FILE, metadata.kernel, KERNEL_KEYS),
-    ):
-        unknown = sorted(set(content) - keys)
-        if unknown:
+    dataset, kernel = (read_object(project / name) for name in (DATASET_FILE, KERNEL_FILE))
+    check_names(DATASET_FILE, dataset, DATASET_KEYS, 6)
+    check_names(KERNEL_FILE, kernel, KERNEL_KEYS, 5)
+    if "subtitle" in dataset:
+        check_length(DATASET_FILE, "subtitle", dataset["subtitle"], 20, 80)
+    match dataset.get("licenses"):
+        case [{"name": str(name)}] if name:
+            pass
+        case licenses:
             raise UserError(
-                f"{name}: unknown key {unknown[0]!r}, which the client would ignore without a word. "
-                f"Valid keys: {', '.join(sorted(keys))}"
+                f"{DATASET_FILE}: licenses is {licenses!r}; the service takes exactly one, such as "
+                '[{"name": "other"}]'
             )
-        check_id(name, content.get("id"))
-    check_dataset(metadata.dataset)
-    check_kernel(project, metadata.kernel)
-    check_sources(metadata)
-    return metadata
+    check_kernel(project, kernel)
+    owner = kernel["id"].partition("/")[0]
+    code, prepare = f"{owner}/{CODE_SLUG}", f"{owner}/{PREPARE_SLUG}"
+    from_prepare = prepare in kernel["kernel_sources"]
+    ours = [("competition_sources", COMPETITION), ("dataset_sources", code)]
+    for key, name in ours if from_prepare else [*ours, ("dataset_sources", dataset["id"])]:
+        if name not in kernel[key]:
+            raise UserError(
+                f"{KERNEL_FILE}: {key} lacks {name!r}, so the notebook would not find what it needs there. {INIT}"
+            )
+    return Metadata(kernel, owner, kernel["id"], dataset["id"], code, prepare, from_prepare)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -100,27 +91,23 @@ def read_object(path: Path) -> dict[str, Any]:
     return read_record(path, dict[str, Any], "a JSON object", "Mend that line, or take the file from the repository")
 
 
-def check_id(name: str, identifier: Any) -> None:
+def check_names(name: str, content: dict[str, Any], keys: set[str], shortest: int) -> None:
+    """Refuses unknown keys, and an id or a title that the service would not take."""
+    unknown = sorted(set(content) - keys)
+    if unknown:
+        raise UserError(
+            f"{name}: unknown key {unknown[0]!r}, which the client would ignore without a word. "
+            f"Valid keys: {', '.join(sorted(keys))}"
+        )
+    identifier = content.get("id")
     if not isinstance(identifier, str) or not ID.fullmatch(identifier):
         raise UserError(
             f"{name}: id is {identifier!r}; expected owner/slug with a slug of small letters, digits and '-'. {INIT}"
         )
     if identifier.startswith(f"{PLACEHOLDER}/"):
         raise UserError(f"{name}: id {identifier!r} still has the placeholder for your account. {INIT}")
-
-
-def check_dataset(dataset: dict[str, Any]) -> None:
-    slug = dataset["id"].partition("/")[2]
-    check_length(DATASET_FILE, "the id's slug", slug, 6, 50)
-    check_length(DATASET_FILE, "title", dataset.get("title"), 6, 50)
-    if "subtitle" in dataset:
-        check_length(DATASET_FILE, "subtitle", dataset["subtitle"], 20, 80)
-    licenses = dataset.get("licenses")
-    named = isinstance(licenses, list) and all(isinstance(each, dict) and each.get("name") for each in licenses)
-    if not named or len(licenses or []) != 1:
-        raise UserError(
-            f'{DATASET_FILE}: licenses is {licenses!r}; the service takes exactly one, such as [{{"name": "other"}}]'
-        )
+    check_length(name, "the id's slug", identifier.partition("/")[2], shortest, 50)
+    check_length(name, "title", content.get("title"), shortest, 50)
 
 
 def check_length(name: str, what: str, text: Any, low: int, high: int) -> None:
@@ -132,12 +119,10 @@ def check_length(name: str, what: str, text: Any, low: int, high: int) -> None:
 def check_kernel(project: Path, kernel: dict[str, Any]) -> None:
     from slugify import slugify
 
-    slug, title = kernel["id"].partition("/")[2], kernel.get("title")
-    check_length(KERNEL_FILE, "the id's slug", slug, 5, 50)
-    check_length(KERNEL_FILE, "title", title, 5, 50)
-    if slugify(str(title)) != slug:
+    slug, title = kernel["id"].partition("/")[2], kernel["title"]
+    if slugify(title) != slug:
         raise UserError(
-            f"{KERNEL_FILE}: title {title!r} makes the slug {slugify(str(title))!r}, but the id has {slug!r}, so the "
+            f"{KERNEL_FILE}: title {title!r} makes the slug {slugify(title)!r}, but the id has {slug!r}, so the "
             "service may save it under another name. Make them equal"
         )
     for key, expected in REQUIRED.items():
@@ -157,19 +142,12 @@ def check_kernel(project: Path, kernel: dict[str, Any]) -> None:
             f"{KERNEL_FILE}: code_file {code_file!r} is not there; expected a notebook. Run 'make notebooks'"
         )
     try:
-        kernelspec = json.loads((project / code_file).read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"]
+        json.loads((project / code_file).read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{code_file}: has no metadata.kernelspec.name, so the service cannot run it. Run 'make notebooks'"
         ) from error
-    if not isinstance(kernelspec, str):
-        raise UserError(f"{code_file}: metadata.kernelspec.name is {kernelspec!r}, no name. Run 'make notebooks'")
-
-
-def check_sources(metadata: Metadata) -> None:
-    kernel = metadata.kernel
-    for key in SOURCES:
-        parts = {"competition_sources": 1, "model_sources": MODEL_ID_PARTS}.get(key, 2)
+    for key, parts in SOURCES.items():
         if not isinstance(kernel.get(key), list):
             raise UserError(f"{KERNEL_FILE}: {key} is {kernel.get(key)!r}; expected a list. Change it")
         for source in kernel[key]:
@@ -177,15 +155,6 @@ def check_sources(metadata: Metadata) -> None:
                 raise UserError(f"{KERNEL_FILE}: {key} names {source!r}; expected {parts} parts with '/' between them")
             if parts == 2 and source.startswith(("datasets/", "c/", "competitions/", "code/")):
                 raise UserError(f"{KERNEL_FILE}: {key} names {source!r}; expected owner/slug without a prefix")
-    expected = {"competition_sources": [COMPETITION], "dataset_sources": [metadata.code_id]}
-    if not metadata.weights_from_prepare:
-        expected["dataset_sources"].append(metadata.weights_id)
-    for key, names in expected.items():
-        for name in names:
-            if name not in kernel[key]:
-                raise UserError(
-                    f"{KERNEL_FILE}: {key} lacks {name!r}, so the notebook would not find what it needs there. {INIT}"
-                )
 
 
 def initialise(project: Path, user: str | None, weights_from: str = "dataset") -> str:
@@ -200,9 +169,13 @@ def initialise(project: Path, user: str | None, weights_from: str = "dataset") -
     if not re.fullmatch(r"[A-Za-z0-9_-]+", user) or user == PLACEHOLDER:
         raise UserError(f"--user {user!r}: expected your account's name as it stands in your profile's address")
     dataset, kernel = read_object(project / DATASET_FILE), read_object(project / KERNEL_FILE)
-    dataset["id"] = f"{user}/{slug_of(DATASET_FILE, dataset)}"
     old = str(kernel.get("id")).partition("/")[0]
-    kernel["id"] = f"{user}/{slug_of(KERNEL_FILE, kernel)}"
+    for name, content in ((DATASET_FILE, dataset), (KERNEL_FILE, kernel)):
+        slug = str(content.get("id")).partition("/")[2]
+        if not slug:
+            found = f"{name}: id is {content.get('id')!r}; expected owner/slug"
+            raise UserError(f"{found}. Take the file from the repository")
+        content["id"] = f"{user}/{slug}"
     prepare, code = f"{user}/{PREPARE_SLUG}", f"{user}/{CODE_SLUG}"
     # sources of other people stay, ours are written anew
     for key in ("dataset_sources", "kernel_sources"):
@@ -218,21 +191,14 @@ def initialise(project: Path, user: str | None, weights_from: str = "dataset") -
     return f"{DATASET_FILE} and {KERNEL_FILE}: account {user}, weights from the {weights_from}"
 
 
-def slug_of(name: str, content: dict[str, Any]) -> str:
-    slug = str(content.get("id")).partition("/")[2]
-    if not slug:
-        raise UserError(f"{name}: id is {content.get('id')!r}; expected owner/slug. Take the file from the repository")
-    return slug
-
-
 def write_object(path: Path, content: dict[str, Any]) -> None:
     """One key a line, as people edit it."""
     lines = [f"  {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in content.items()]
     write_whole(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
 
 
-def stage_prepare(project: Path, metadata: Metadata, out: Path) -> None:
-    """Fills `out` with the prepare notebook and its metadata: the internet on, the code dataset as its only input."""
+def stage_prepare(project: Path, metadata: Metadata, out: Path) -> dict[str, Any]:
+    """As stage_kernel, for the prepare notebook: the internet on, the code dataset as its only input."""
     notebook = project / PREPARE_NOTEBOOK
     if not notebook.is_file():
         raise UserError(f"{notebook}: not found; expected the built notebook. Run 'make notebooks'")
@@ -240,17 +206,18 @@ def stage_prepare(project: Path, metadata: Metadata, out: Path) -> None:
         **{key: value for key, value in metadata.kernel.items() if key in REQUIRED},
         "id": metadata.prepare_id,
         "title": "Image to prompts prepare",
-        "code_file": notebook.name,
         "enable_internet": True,
         **dict.fromkeys(SOURCES, []),
         "dataset_sources": [metadata.code_id],
     }
-    stage_kernel(kernel, notebook, out)
+    return stage_kernel(kernel, notebook, out)
 
 
-def stage_kernel(kernel: dict[str, Any], notebook: Path, out: Path) -> None:
-    """Fills `out` with one notebook and its metadata, ready for a push."""
+def stage_kernel(kernel: dict[str, Any], notebook: Path, out: Path) -> dict[str, Any]:
+    """Fills `out` with one notebook and its metadata, ready for a push, and returns the metadata."""
+    kernel = kernel | {"code_file": notebook.name}
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    shutil.copy(notebook, out / kernel["code_file"])
+    shutil.copy(notebook, out)
     write_object(out / KERNEL_FILE, kernel)
+    return kernel

@@ -29,12 +29,10 @@ def built(source: str) -> str:
 
 def build_notebooks(project: Path) -> list[Path]:
     """Writes the .ipynb beside every source of `project/notebooks` and returns them."""
-    results = []
-    for source in sorted((project / FOLDER).glob("*.py")):
-        target = source.with_suffix(".ipynb")
-        target.write_text(built(source.read_text(encoding="utf-8")), encoding="utf-8")
-        results.append(target)
-    return results
+    sources = sorted((project / FOLDER).glob("*.py"))
+    for source in sources:
+        source.with_suffix(".ipynb").write_text(built(source.read_text(encoding="utf-8")), encoding="utf-8")
+    return [source.with_suffix(".ipynb") for source in sources]
 
 
 def check_built(project: Path) -> None:
@@ -52,11 +50,8 @@ def check_built(project: Path) -> None:
 def recipe_named_in(notebook: Path) -> str | None:
     """The recipe of the notebook's `session.run("NAME")`; None where it has no such line, or several."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    names = set()
-    for cell in cells:
-        source = "".join(cell["source"])
-        if cell["cell_type"] == "code":
-            names |= set(re.findall(r"""^session\.run\(\s*["']([\w-]+)["']""", source, re.MULTILINE))
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    names = set(re.findall(r"""^session\.run\(\s*["']([\w-]+)["']""", code, re.MULTILINE))
     return names.pop() if len(names) == 1 else None
 
 

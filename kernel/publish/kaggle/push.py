@@ -6,6 +6,7 @@
 import hashlib
 import json
 import sys
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import asking, connect, left_record, one_line
+from kernel.publish.kaggle.client import asking, connect, left_record, one_line, wait_until
 from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
 from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.kaggle.staging import Staged, stage_code
-from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
 RECORDS = Path("build/kaggle")
+LIMIT = 36_000.0  # seconds in which a run must end
 LOG_LINES = 30
 RUN_RECORD = "run/run.json"
 AFTER_PUSH = (
@@ -42,21 +43,11 @@ class Pushed(TypedDict):
     status: str | None
 
 
-def push(
-    project: Path,
-    *,
-    wait: bool = False,
-    pin: bool = False,
-    prepare: bool = False,
-    interval: float = 30.0,
-    limit: float = 36_000.0,
-    dataset_interval: float = 10.0,
-    dataset_limit: float = 3600.0,
-) -> dict[str, Any]:
+def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool = False) -> dict[str, Any]:
     """Pushes the notebook (or, with `prepare`, the one that makes the weights there) and returns its record.
 
     The code dataset gets a new version first when it holds other code. wait: follows the run to its end. pin: on
-    the image of the last run that worked. Intervals and limits in seconds. Raises UserError with the next step.
+    the image of the last run that worked. Raises UserError with the next step.
     """
     from kernel.publish.kaggle.notebooks import check_built, check_inputs_named, recipe_named_in
 
@@ -66,38 +57,42 @@ def push(
     code = stage_code(project, project / "build/code", metadata.owner)
     folder = project / "build" / ("prepare" if prepare else "push")
     if prepare:
-        stage_prepare(project, metadata, folder)
+        kernel = stage_prepare(project, metadata, folder)
     else:
         kernel = metadata.kernel | (pinned(records) if pin else {})
-        notebook = project / kernel["code_file"]
-        stage_kernel(kernel | {"code_file": notebook.name}, notebook, folder)
-    staged = json.loads((folder / KERNEL_FILE).read_text(encoding="utf-8"))
-    check_inputs_named(folder / staged["code_file"], [source for key in SOURCES for source in staged.get(key, [])])
+        kernel = stage_kernel(kernel, project / kernel["code_file"], folder)
+    notebook = folder / kernel["code_file"]
+    check_inputs_named(notebook, [source for key in SOURCES for source in kernel.get(key, [])])
     path = records / ("prepare.json" if prepare else "push.json")
     content_sha256 = sha256_of_push(folder, code)
     client = connect()
     record = left_record(path, Pushed)
     if wait and record and record["content_sha256"] == content_sha256 and record["status"] is None:
         print(f"{record['kernel']}: version {record['version']} is this very content, so it is followed, not pushed")
-        return follow(client, record, path, interval=interval, limit=limit)
+        return follow(client, record, path)
     commit = json.loads((code.folder / MARKER).read_text(encoding="utf-8"))["commit"]
-    publish_dataset(client, code, f"commit {commit}", records, interval=dataset_interval, limit=dataset_limit)
+    publish_dataset(client, code, f"commit {commit}", records)
     if not prepare and metadata.weights_from_prepare:
-        check_prepared(client, metadata.prepare_id)
+        status, _ = kernel_status(client, metadata.prepare_id)
+        if status != "COMPLETE":
+            raise UserError(
+                f"{metadata.prepare_id}: its run is {status}, so the notebook would start without weights. "
+                "Run 'python -m kernel publish push --prepare --wait'"
+            )
     elif not prepare:
-        wait_ready(client, metadata.weights_id, interval=dataset_interval, limit=dataset_limit)
+        wait_ready(client, metadata.weights_id)
     print_gpu_hours(client)
     record = {
-        **save(client, folder, staged["id"]),
+        **save(client, folder, kernel["id"]),
         "code_sha256": code.sha256,
         "content_sha256": content_sha256,
         "commit": commit,
-        "recipe": recipe_named_in(folder / staged["code_file"]),
+        "recipe": recipe_named_in(notebook),
         "status": None,
     }
     write_json(path, record)
     print(f"{record['kernel']}: version {record['version']} pushed: {record['url']}")
-    return follow(client, record, path, interval=interval, limit=limit) if wait else record
+    return follow(client, record, path) if wait else record
 
 
 def pinned(records: Path) -> dict[str, Any]:
@@ -116,16 +111,6 @@ def sha256_of_push(folder: Path, code: Staged) -> str:
     for path in sorted(folder.iterdir()):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
-
-
-def check_prepared(client: Any, kernel: str) -> None:
-    """Refuses unless the prepare notebook has left its output."""
-    status, _ = kernel_status(client, kernel)
-    if status != "COMPLETE":
-        raise UserError(
-            f"{kernel}: its run is {status}, so the notebook would start without weights. "
-            "Run 'python -m kernel publish push --prepare --wait'"
-        )
 
 
 def print_gpu_hours(client: Any) -> None:
@@ -186,19 +171,16 @@ def latest_version(client: Any, kernel: str) -> int | None:
         return service.kernels.kernels_api_client.get_kernel(request).metadata.current_version_number or None
 
 
-def follow(client: Any, record: dict[str, Any], path: Path, *, interval: float, limit: float) -> dict[str, Any]:
+def follow(client: Any, record: dict[str, Any], path: Path) -> dict[str, Any]:
     """Waits until the pushed version has run. Returns its record; raises UserError when it did not COMPLETE."""
     kernel, version = record["kernel"], record["version"]
     option = " --prepare" if path.name == "prepare.json" else ""
     go_on = f"It goes on there; 'python -m kernel publish push{option} --wait' follows it again without another push"
-    said = ""
+    tell = cache(partial(print, file=sys.stderr))  # each status once
 
     def look() -> tuple[str, str | None] | None:
-        nonlocal said
         status, failure = kernel_status(client, kernel)
-        if status != said:
-            said = status
-            print(f"{kernel}: version {version} is {said}", file=sys.stderr)
+        tell(f"{kernel}: version {version} is {status}")
         if status not in ("COMPLETE", "ERROR", "CANCEL_ACKNOWLEDGED"):
             return None
         latest = latest_version(client, kernel)
@@ -212,9 +194,9 @@ def follow(client: Any, record: dict[str, Any], path: Path, *, interval: float, 
 
     status, failure = wait_until(
         look,
-        interval=interval,
-        limit=limit,
-        overdue=f"{kernel}: version {version} has not ended after {limit / 3600:.1f} hours. {go_on}",
+        interval=30.0,
+        limit=LIMIT,
+        overdue=f"{kernel}: version {version} has not ended after {LIMIT / 3600:.1f} hours. {go_on}",
         interrupted=f"{kernel}: interrupted while version {version} runs. {go_on}",
     )
     record = record | {"status": status}

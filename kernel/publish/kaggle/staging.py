@@ -124,8 +124,7 @@ def staged(folder: Path, sha256: str) -> Staged:
         files = [path for path in sorted(top.rglob("*")) if path.is_file()] if top.is_dir() else [top]
         entries.append((top.name, sum(path.stat().st_size for path in files)))
         for path in files:
-            check_name(folder, path)
-            check_for_secrets(folder, path)
+            check_file(folder, path)
     if len(entries) > TOP_LEVEL_LIMIT:
         raise UserError(
             f"{folder}: {len(entries)} top-level files and folders; Kaggle takes {TOP_LEVEL_LIMIT}. Use larger shards"
@@ -133,7 +132,7 @@ def staged(folder: Path, sha256: str) -> Staged:
     return Staged(folder, sha256, entries)
 
 
-def check_name(folder: Path, path: Path) -> None:
+def check_file(folder: Path, path: Path) -> None:
     name = path.relative_to(folder).as_posix()
     found = STRIPPED.search(name)
     if found:
@@ -146,10 +145,6 @@ def check_name(folder: Path, path: Path) -> None:
             f"{folder}: {name!r} is an archive, which Kaggle unpacks even inside zips, so the file would not arrive. "
             "Put its contents there instead"
         )
-
-
-def check_for_secrets(folder: Path, path: Path) -> None:
-    name = path.relative_to(folder).as_posix()
     what = "a file of that name" if path.name in SECRET_NAMES or path.suffix in SECRET_SUFFIXES else None
     if what is None and path.suffix not in NOT_SEARCHED:
         data = path.read_bytes()

@@ -6,6 +6,7 @@ The competition is closed: what is handed in is a late submission, scored in ful
 
 import json
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,13 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
-from kernel.publish.kaggle.client import asking, connect, left_record, one_line
+from kernel.publish.kaggle.client import asking, connect, left_record, one_line, wait_until
 from kernel.publish.kaggle.metadata import read_metadata
 from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
-from kernel.publish.kaggle.waiting import wait_until
 from kernel.system.files import write_json
 
 SUBMISSION = "submission.csv"
-MOST_PAGES = 1000
+LIMIT = 43_200.0  # seconds in which a score must come
 FORBIDDEN = (
     f"most often the competition was not joined: open https://www.kaggle.com/competitions/{COMPETITION}, join it "
     "(Late Submission) and accept its rules in the browser, and verify your phone on the account page. Then run the "
@@ -53,13 +53,11 @@ class Submission(TypedDict):
     commit: str | None
 
 
-def submit(
-    project: Path, message: str, version: int | None = None, *, interval: float = 30.0, limit: float = 43_200.0
-) -> dict[str, Any]:
+def submit(project: Path, message: str, version: int | None = None) -> dict[str, Any]:
     """Hands `version` in (default: the one pushed last), waits for its score and returns its line.
 
     The line goes to project/submissions.jsonl. A submission that still waits for its score is picked up by its
-    reference. interval, limit: seconds between two looks, and in all. Raises UserError with the next step.
+    reference. Raises UserError with the next step.
     """
     kernel = read_metadata(project).kernel_id
     records = project / RECORDS
@@ -83,10 +81,15 @@ def submit(
         records.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
         print(f"{kernel}: version {version} handed in as {ref}, a late submission: the competition is closed")
-    answer = wait_for_score(client, record, interval=interval, limit=limit)
+    answer = wait_for_score(client, record)
     write_json(path, record | {"status": answer.status.name})
     if answer.status.name == "ERROR":
-        raise failed(record, answer.error_description)
+        said = one_line(answer.error_description or "no reason given")
+        causes = next((words for sign, words in USUAL_CAUSES.items() if sign in said.lower()), OTHER_CAUSES)
+        raise UserError(
+            f"submission {record['ref']} of {kernel} version {version} ended in ERROR: {said}. The usual cause: "
+            f"{causes}. Mend it, push, and submit that version"
+        )
     line = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **{key: record[key] for key in ("recipe", "commit", "kernel", "version", "ref")},
@@ -126,14 +129,13 @@ def output_names(client: Any, kernel: str) -> set[str]:
     """The names of all files that the latest run left, from every page."""
     names: set[str] = set()
     token = None
-    for _ in range(MOST_PAGES):
+    while True:
         with asking(f"listing the output of {kernel}"):
             page = client.kernels_list_files(kernel, page_token=token, page_size=200)
         names |= {file.name for file in page.files}
         token = page.next_page_token
         if not token:
-            break
-    return names
+            return names
 
 
 def create(client: Any, kernel: str, version: int, message: str) -> int:
@@ -150,7 +152,7 @@ def create(client: Any, kernel: str, version: int, message: str) -> int:
     return response.ref
 
 
-def wait_for_score(client: Any, record: dict[str, Any], *, interval: float, limit: float) -> Any:
+def wait_for_score(client: Any, record: dict[str, Any]) -> Any:
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
 
     request = ApiGetSubmissionRequest()
@@ -164,27 +166,17 @@ def wait_for_score(client: Any, record: dict[str, Any], *, interval: float, limi
     go_on = "It goes on there; the same command waits for its score and hands nothing in again"
     return wait_until(
         look,
-        interval=interval,
-        limit=limit,
-        overdue=f"submission {record['ref']}: no score after {limit / 3600:.1f} hours. {go_on}",
+        interval=30.0,
+        limit=LIMIT,
+        overdue=f"submission {record['ref']}: no score after {LIMIT / 3600:.1f} hours. {go_on}",
         interrupted=f"submission {record['ref']}: interrupted before its score came. {go_on}",
     )
 
 
-def failed(record: dict[str, Any], description: str | None) -> UserError:
-    said = one_line(description or "no reason given")
-    causes = next((words for sign, words in USUAL_CAUSES.items() if sign in said.lower()), OTHER_CAUSES)
-    return UserError(
-        f"submission {record['ref']} of {record['kernel']} version {record['version']} ended in ERROR: {said}. "
-        f"The usual cause: {causes}. Mend it, push, and submit that version"
-    )
-
-
 def score(text: str | None) -> float | None:
-    try:
+    with suppress(ValueError):
         return float(text or "")
-    except ValueError:
-        return None
+    return None
 
 
 def print_left(client: Any) -> None:

@@ -18,7 +18,8 @@ USED = (
 # Kaggle's image executes notebooks too; its versions of these are not on record.
 NOTEBOOK_PACKAGES = ["nbconvert", "ipykernel"]
 LIST_VERSIONS = (
-    "import importlib.metadata as m, json; print(json.dumps({d.name: d.version for d in m.distributions()}))"
+    "import importlib.metadata as m, json, platform; found = {d.name: d.version for d in m.distributions()}; "
+    "print(json.dumps(found | {'python': platform.python_version()}))"
 )
 
 
@@ -50,19 +51,12 @@ def base_python(image: Image) -> Path:
     """An interpreter of the image's minor version where one is found, else the one that runs this."""
     minor = ".".join(image.python.split(".")[:2])
     kept = sorted(Path.home().glob(f".pyenv/versions/{minor}*/bin/python"))
-    found = shutil.which(f"python{minor}")
-    for candidate in [*([Path(found)] if found else []), *kept, Path(sys.executable)]:
-        answer = subprocess.run([candidate, "-c", "import venv, ssl"], capture_output=True)
-        if answer.returncode == 0:
-            return candidate
+    for candidate in filter(None, [shutil.which(f"python{minor}"), *map(str, kept)]):
+        if subprocess.run([candidate, "-c", "import venv, ssl"], capture_output=True).returncode == 0:
+            return Path(candidate)
     return Path(sys.executable)
 
 
 def installed_versions(python: Path) -> dict[str, str]:
-    answer = subprocess.run([python, "-c", LIST_VERSIONS], capture_output=True, text=True, check=True)
-    return json.loads(answer.stdout)
-
-
-def python_version(python: Path) -> str:
-    code = "import platform; print(platform.python_version())"
-    return subprocess.run([python, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    """The version of every package of an interpreter, and its own as "python"."""
+    return json.loads(subprocess.run([python, "-c", LIST_VERSIONS], capture_output=True, text=True, check=True).stdout)

@@ -14,12 +14,8 @@ from kernel.system.files import unfinished_path
 
 # where the mounts of one owner lie under /kaggle/input
 LAYOUTS = {
-    "old": {"competition": "{slug}", "dataset": "{slug}", "kernel": "{slug}"},
-    "new": {
-        "competition": "competitions/{slug}",
-        "dataset": "datasets/{owner}/{slug}",
-        "kernel": "notebooks/{owner}/{slug}",
-    },
+    "old": {"competition": "{slug}", "dataset": "{slug}"},
+    "new": {"competition": "competitions/{slug}", "dataset": "datasets/{owner}/{slug}"},
 }
 
 

@@ -12,14 +12,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kernel.errors import UserError
-from kernel.models.captioners.blip2 import BLIP2
-from kernel.models.weights_folder import MANIFEST, read_manifest, write_manifest
+from kernel.evaluation.truth import read_prompts
+from kernel.miniature.world.folders import REHEARSAL_SEED, draw_folder, write_prompts
 from kernel.notebook.inputs import COMPETITION
 from kernel.notebook.session import RERUN, RUN_TYPE
 from kernel.pipeline.folder.run_folder import read_run
@@ -27,9 +29,8 @@ from kernel.pipeline.images import list_images
 from kernel.pipeline.submission import check_submission
 from kernel.publish.kaggle.notebooks import check_built
 from kernel.publish.kaggle.staging import CODE_SLUG, DATASET_METADATA, stage_code, stage_dataset
-from kernel.publish.rehearsal.image_python import image_python, installed_versions, python_version
+from kernel.publish.rehearsal.image_python import image_python, installed_versions
 from kernel.publish.rehearsal.mounts import LAYOUTS, mount, snapshot, upload_and_unpack
-from kernel.publish.rehearsal.pictures import draw_images, write_prompts
 from kernel.publish.rehearsal.sandbox import Sandbox
 from kernel.system.files import write_json
 from kernel.system.kaggle_image import read_image
@@ -38,6 +39,7 @@ OWNER = "rehearsal"
 NOTEBOOK = "__notebook__.ipynb"
 VISIBLE_IMAGES = 7
 FEW_IMAGES = 64
+BLOCK = 250  # pictures drawn from one seed, so that blocks can be drawn side by side
 INPUT = "IMAGE_TO_PROMPTS_INPUT"
 SHOWN_VERSIONS = (
     "torch torchvision transformers sentence-transformers open_clip_torch huggingface_hub safetensors pandas numpy "
@@ -70,17 +72,6 @@ VARIANTS = {
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    name: str
-    layout: str
-    images: int
-    submission_ok: bool
-    seconds: float
-    peak_bytes: int
-    problem: str | None
-
-
 def rehearse(
     project: Path,
     weights: Path,
@@ -105,7 +96,7 @@ def rehearse(
         python = Path(sys.executable) if this_python else image_python(project, out / "python").absolute()
         found = installed_versions(python)
     versions = {name: found[name] for name in SHOWN_VERSIONS if name in found}
-    print(f"  Python {python_version(python)}, " + ", ".join(f"{name} {own}" for name, own in versions.items()))
+    print(f"  Python {found['python']}, " + ", ".join(f"{name} {own}" for name, own in versions.items()))
     results = []
     for layout in layouts:
         for name in names:
@@ -113,15 +104,10 @@ def rehearse(
             pictures = draw_images(out / "pictures" / str(count), count)
             results.append(executed(project, out, python, name, layout, pictures, mounts))
     network = Sandbox(out / "sandbox", out).network
-    passed = all(result.submission_ok and result.problem is None for result in results)
-    content = {
-        "variants": [asdict(result) for result in results],
-        "versions": versions,
-        "python": python_version(python),
-        "network": network,
-    }
+    passed = all(result["submission_ok"] and result["problem"] is None for result in results)
+    content = {"variants": results, "versions": versions, "python": found["python"], "network": network}
     write_json(out / "rehearsal.json", content)
-    peak = max(result.peak_bytes for result in results)
+    peak = max(result["peak_bytes"] for result in results)
     print(
         f"{'rehearsed' if passed else 'FAILED'}: {len(results)} executions in {time.time() - started:.0f} s, "
         f"largest process {peak / 2**20:.0f} MiB, network: {network}; {out / 'rehearsal.json'}"
@@ -149,8 +135,7 @@ def step(what: str) -> Iterator[None]:
 
 def published(project: Path, weights: Path, out: Path) -> dict[tuple[str, str], Path]:
     """Both datasets as they arrive: {(kind, slug): unpacked folder}."""
-    ready = hub_like_weights(weights, out / "weights")
-    dataset = stage_dataset(project, ready, project / "wheels", out / "dataset")
+    dataset = stage_dataset(project, weights, project / "wheels", out / "dataset")
     code = stage_code(project, out / "code", OWNER)
     slug = json.loads((project / DATASET_METADATA).read_text(encoding="utf-8"))["id"].partition("/")[2]
     result = {}
@@ -160,38 +145,42 @@ def published(project: Path, weights: Path, out: Path) -> dict[tuple[str, str], 
     return result
 
 
-def hub_like_weights(weights: Path, out: Path) -> Path:
-    """The miniature weights with BLIP-2's configuration taken back to the hub's, then through the weights step's.
+def draw_images(folder: Path, count: int) -> Path:
+    """`folder/images` with `count` miniature pictures, ids as the competition's; prompts beside it, in `folder`.csv."""
+    blocks = [(folder / "images", start, min(BLOCK, count - start)) for start in range(0, count, BLOCK)]
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        drawn = [prompt for prompts in pool.map(draw_block, blocks) for prompt in prompts.items()]
+    write_prompts(folder.with_suffix(".csv"), dict(drawn))
+    return folder
 
-    A captioner saved by a current transformers carries the output-scaling key, and would hide that it must be put in.
-    """
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(weights, out)
-    path = out / "captioners" / "blip2" / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["text_config"].pop("scale_decoder_outputs")
-    write_json(path, BLIP2.stated(config))
-    manifest = read_manifest(out / MANIFEST)
-    write_manifest(out, manifest.models, manifest.captioners)
-    return out
+
+def draw_block(block: tuple[Path, int, int]) -> dict[str, str]:
+    folder, start, count = block
+    names = [f"{index * 7919:09x}" for index in range(start, start + count)]
+    return draw_folder(folder, REHEARSAL_SEED + start, count, names.__getitem__)
+
+
+def put_prompts(folder: Path, which: str | None) -> None:
+    """prompts.csv: the "true" ones, those of "other" images, or none."""
+    path = folder / "prompts.csv"
+    path.unlink(missing_ok=True)
+    prompts = read_prompts(folder.with_suffix(".csv"))
+    if which == "other":
+        prompts = {f"f{image_id[1:]}": prompt for image_id, prompt in list(prompts.items())[:7]}
+    if which:
+        write_prompts(path, prompts)
 
 
 def executed(
-    project: Path,
-    out: Path,
-    python: Path,
-    name: str,
-    layout: str,
-    pictures: Path,
-    mounts: dict[tuple[str, str], Path],
-) -> Result:
+    project: Path, out: Path, python: Path, name: str, layout: str, pictures: Path, mounts: dict[tuple[str, str], Path]
+) -> dict[str, Any]:
     """One execution of the notebook in one layout, checked."""
     variant = VARIANTS[name]
     root, working = out / "input", out / "working"
     for folder in (root, working):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
-    write_prompts(pictures, variant.prompts)
+    put_prompts(pictures, variant.prompts)
     folders = {**mounts, ("competition", COMPETITION): pictures}
     mount(layout, root, OWNER, folders)
     shutil.copy(project / "notebooks" / "image_to_prompts.ipynb", working / NOTEBOOK)
@@ -199,62 +188,69 @@ def executed(
         before = snapshot(root)
         sandbox = Sandbox(out / "sandbox", root)
         start = time.perf_counter()
-        said, code, peak = execute(python, working, environment(project, root, variant, sandbox), sandbox, variant)
+        image = read_image(project / "wheels" / "kaggle-image.txt")
+        said, code, peak = execute(python, working, root, image.digest, sandbox, variant)
         seconds = time.perf_counter() - start
         images = [image.id for image in list_images(folders["competition", COMPETITION] / "images")]
-        checks: list[Callable[[], str | None]] = [
-            lambda: f"the notebook ended with exit code {code}: {last_line(said)}" if code else None,
-            lambda: "something was written into the mounted folders" if snapshot(root) != before else None,
-            lambda: f"the network was tried: {sandbox.attempted()[0]}" if sandbox.attempted() else None,
-            lambda: expected_run(working, variant),
-        ]
-        problem = next(filter(None, (check() for check in checks)), None)
-        valid = submission_problem(working, images)
+        problem: str | None
+        if code:
+            last = next(filter(None, map(str.strip, reversed(said.splitlines()))), "it said nothing")
+            problem = f"the notebook ended with exit code {code}: {last}"
+        elif snapshot(root) != before:
+            problem = "something was written into the mounted folders"
+        elif sandbox.attempted():
+            problem = f"the network was tried: {sandbox.attempted()[0]}"
+        else:
+            problem = expected_run(working, variant)
+        invalid = None
+        try:
+            check_submission(working / "submission.csv", images)
+        except UserError as error:
+            invalid = str(error)
     finally:
         for key, folder in folders.items():
             folder.rename(mounts.get(key, pictures))
-    result = Result(name, layout, len(images), valid is None, round(seconds, 1), peak, problem or valid)
-    verdict = "ok" if result.problem is None else "FAILED"
-    print(f"  {name} of {len(images):,} images, {layout} layout".ljust(60), f"{verdict:>6} {seconds:7.1f} s", end="")
-    print(f"  {peak / 2**20:6.0f} MiB", flush=True)
-    if result.problem:
+    problem = problem or invalid
+    print(f"  {name} of {len(images):,} images, {layout} layout".ljust(60), end="")
+    print(f" {'FAILED' if problem else 'ok':>6} {seconds:7.1f} s  {peak / 2**20:6.0f} MiB", flush=True)
+    if problem:
         log = out / f"{name}-{layout}.log"
         log.write_text(said, encoding="utf-8")
-        print(f"    {result.problem}; everything it said: {log}", flush=True)
-    return result
-
-
-def environment(project: Path, root: Path, variant: Variant, sandbox: Sandbox) -> dict[str, str]:
-    own = {key: value for key, value in os.environ.items() if not key.startswith(("KAGGLE", "HF_", "PYTHON"))}
-    image = read_image(project / "wheels" / "kaggle-image.txt")
-    rerun = {RERUN: "1"} if variant.rerun else {}
+        print(f"    {problem}; everything it said: {log}", flush=True)
     return {
+        "name": name,
+        "layout": layout,
+        "images": len(images),
+        "submission_ok": invalid is None,
+        "seconds": round(seconds, 1),
+        "peak_bytes": peak,
+        "problem": problem,
+    }
+
+
+def execute(
+    python: Path, working: Path, root: Path, image: str, sandbox: Sandbox, variant: Variant
+) -> tuple[str, int, int]:
+    """Executes the notebook in `working`; what it said, its exit code and the bytes of its largest process."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("KAGGLE", "HF_", "PYTHON"))}
+    environment = {
         **own,
         **sandbox.environment(),
-        **rerun,
+        **({RERUN: "1"} if variant.rerun else {}),
         RUN_TYPE: variant.run_type,
-        "KAGGLE_DOCKER_IMAGE": image.digest,
+        "KAGGLE_DOCKER_IMAGE": image,
         INPUT: str(root.resolve()),
         "PYTHONNOUSERSITE": "1",
         "IPYTHONDIR": str(sandbox.hook.resolve() / "ipython"),
         "JUPYTER_CONFIG_DIR": str(sandbox.hook.resolve() / "jupyter"),
         "CUDA_VISIBLE_DEVICES": "",
     }
-
-
-def execute(
-    python: Path, working: Path, environment: dict[str, str], sandbox: Sandbox, variant: Variant
-) -> tuple[str, int, int]:
-    """Executes the notebook in `working`; what it said, its exit code and the bytes of its largest process."""
     command = [str(python), "-m", "nbconvert", "--to", "notebook", "--execute", "--inplace", NOTEBOOK]
+    command += ["--ExecutePreprocessor.timeout=-1"]
     log = working.parent / "execution.log"
     with log.open("w") as file:
         process = subprocess.Popen(
-            sandbox.command([*command, "--ExecutePreprocessor.timeout=-1"]),
-            cwd=working,
-            env=environment,
-            stdout=file,
-            stderr=subprocess.STDOUT,
+            sandbox.command(command), cwd=working, env=environment, stdout=file, stderr=subprocess.STDOUT
         )
         if variant.killed:
             kill_the_run(process.pid, working)
@@ -273,11 +269,8 @@ def kill_the_run(notebook: int, working: Path) -> None:
     listed = subprocess.run(["ps", "-axww", "-o", "pid=,command="], capture_output=True, text=True, check=True).stdout
     for line in listed.splitlines():
         pid, _, command = line.strip().partition(" ")
-        if (
-            "-m kernel run " in command
-            and str(working.parent.resolve() / "input") in command
-            and "unshare" not in command
-        ):
+        ours = "-m kernel run " in command and str(working.parent.resolve() / "input") in command
+        if ours and "unshare" not in command:
             os.kill(int(pid), signal.SIGKILL)
 
 
@@ -293,16 +286,3 @@ def expected_run(working: Path, variant: Variant) -> str | None:
     if shown == variant.rerun:
         return "a scoring rerun made a report" if shown else "no report was made"
     return None
-
-
-def submission_problem(working: Path, images: list[str]) -> str | None:
-    try:
-        check_submission(working / "submission.csv", images)
-    except UserError as error:
-        return str(error)
-    return None
-
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import kernel.system.offline
 
-NAMESPACES = ["unshare", "--net", "--mount"]
 ATTEMPTS = "REHEARSAL_NETWORK_ATTEMPTS"
 # In a fresh network namespace even the loopback is down, and Jupyter talks to its kernel through it.
 PREPARATION = (
@@ -39,17 +38,17 @@ class Sandbox:
         shutil.copy(kernel.system.offline.__file__, self.hook / "refused_network.py")
         (self.hook / "sitecustomize.py").write_text(HOOK, encoding="utf-8")
         self.attempts.unlink(missing_ok=True)
-        self.namespaces = next((prefix for prefix in prefixes() if self.works(prefix)), None)
+        as_user = [] if os.geteuid() == 0 else ["--map-root-user"]  # who is root inside only
+        prefix = ["unshare", *as_user, "--net", "--mount"]
+        try:
+            works = subprocess.run(self.wrapped(prefix, ["true"]), capture_output=True).returncode == 0
+        except FileNotFoundError:
+            works = False
+        self.namespaces = prefix if works else None
 
     @property
     def network(self) -> str:
         return "network namespace and refused sockets" if self.namespaces else "refused sockets"
-
-    def works(self, prefix: list[str]) -> bool:
-        try:
-            return subprocess.run(self.wrapped(prefix, ["true"]), capture_output=True).returncode == 0
-        except FileNotFoundError:
-            return False
 
     def wrapped(self, prefix: list[str], command: list[str]) -> list[str]:
         folder = shlex.quote(str(self.read_only.resolve()))
@@ -63,9 +62,3 @@ class Sandbox:
 
     def attempted(self) -> list[str]:
         return self.attempts.read_text().splitlines() if self.attempts.is_file() else []
-
-
-def prefixes() -> list[list[str]]:
-    """Ways to make the namespaces: as root, or as a user who is root inside only."""
-    as_user = ["unshare", "--map-root-user", *NAMESPACES[1:]]
-    return [NAMESPACES] if os.geteuid() == 0 else [as_user]

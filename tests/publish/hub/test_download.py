@@ -24,7 +24,7 @@ FETCH = """
 from kernel.publish.hub.download import fetch
 from kernel.publish.hub.pins import read_pins
 pins, scratch, model, name = sys.argv[1:]
-print(fetch(read_pins(Path(pins))[model], name, Path(scratch), Path(pins)))
+print(fetch(read_pins(Path(pins))[model], name, Path(scratch)))
 """
 # a hub that is gone is asked 18 times; the client's pauses between do not matter here
 WITHOUT_PAUSES = "import time\ntime.sleep = lambda seconds: None\n"
@@ -285,5 +285,5 @@ from kernel.publish.hub.weights import items_of, make
 pins, scratch, out = map(Path, sys.argv[1:])
 repositories = {"clip": read_pins(pins)["clip"]}
 for item in items_of(repositories, []):
-    make(item, out, scratch, pins, {})
+    make(item, out, scratch, {})
 """

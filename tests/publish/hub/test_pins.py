@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.hub.pins import PINS, Catalogue, FileChoice, file_hash, needed_files, pinned_repositories, read_pins
+from kernel.publish.hub.pins import PINS, Catalogue, FileChoice, needed_files, pinned_repositories, read_pins
 
 BLOB = {"bytes": 1, "blob": "0" * 40}
 
@@ -31,15 +31,16 @@ def test_the_committed_pins_are_read_and_name_four_repositories():
 
 
 def test_the_committed_sha256_is_the_scorers(weights_folder):
-    assert read_pins(PINS)["sentences"].files["model.safetensors"].hash == file_hash(
-        weights_folder / "sentences" / "model.safetensors", "sha256"
-    )
+    pinned = read_pins(PINS)["sentences"].files["model.safetensors"]
+    assert pinned.hash == pinned.hash_of(weights_folder / "sentences" / "model.safetensors")
 
 
 def test_gits_hash_of_a_known_file_is_gits(tmp_path):
+    from kernel.publish.hub.pins import PinnedFile
+
     # what `git hash-object` says of a file that holds "hello" and a line feed
     (tmp_path / "hello").write_bytes(b"hello\n")
-    assert file_hash(tmp_path / "hello", "blob") == "ce013625030ba8dba906f756967f9e9ca394464a"
+    assert PinnedFile(6, blob="0" * 40).hash_of(tmp_path / "hello") == "ce013625030ba8dba906f756967f9e9ca394464a"
 
 
 def test_a_safetensors_file_is_preferred_to_a_pickle():

@@ -1,25 +1,23 @@
 """The sample depends on texts and seed alone."""
 
+import hashlib
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kernel.publish.hub.sampling import Sample
+from kernel.publish.hub.prompts import sample
 
 TEXTS = [f"a {colour} {thing}" for colour in ("red", "blue", "green") for thing in ("fish", "cat", "hill", "tree")]
 
 
 def drawn(texts: list[str], count: int, seed: int = 0) -> list[str]:
-    sample = Sample(count, seed)
-    for text in texts:
-        sample.add(text)
-    return sample.texts()
+    return sample(set(texts), count, seed)
 
 
 @given(st.lists(st.text(), max_size=60), st.integers(1, 20), st.integers(0, 3))
 def test_it_is_the_texts_of_the_smallest_hashes_in_their_order(texts, count, seed):
-    by_hash = sorted(set(texts), key=Sample(count, seed).hash)
+    by_hash = sorted(set(texts), key=lambda text: hashlib.blake2b(f"{seed}\0{text}".encode(), digest_size=16).digest())
     assert drawn(texts, count, seed) == by_hash[:count]
 
 
@@ -35,13 +33,6 @@ def test_another_seed_draws_others():
 
 def test_a_smaller_sample_is_the_beginning_of_a_larger_one():
     assert drawn(TEXTS, 9)[:4] == drawn(TEXTS, 4)
-
-
-def test_no_more_than_the_sample_is_held():
-    sample = Sample(7, 0)
-    for number in range(2000):
-        sample.add(str(number))
-    assert len(sample.heap) == len(sample.held) == 7
 
 
 def test_every_text_has_the_same_odds():

@@ -12,18 +12,20 @@ from pathlib import Path
 import pytest
 
 from kernel.errors import UserError
+from kernel.publish.kaggle import client as client_module
+from kernel.publish.kaggle import datasets
+from kernel.publish.kaggle import push as pushing
 from kernel.publish.kaggle.client import connect
-from kernel.publish.kaggle.datasets import publish_dataset
 from kernel.publish.kaggle.metadata import initialise
 from kernel.publish.kaggle.notebooks import build_notebooks
-from kernel.publish.kaggle.push import push
 from kernel.publish.kaggle.staging import Staged, staged
 from tests.conftest import ROOT
 from tests.publish.kaggle.kaggle_server import OWNER, WEIGHTS, KaggleServer
 
 
 def talk_to(server: KaggleServer, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leads the client of this process to `server`, without its pauses before a retry."""
+    """Leads the client of this process to `server`, without pauses before a retry or between two looks."""
+    monkeypatch.setattr(client_module, "sleep", lambda seconds: None)
     for name, value in server.environment(folder).items():
         monkeypatch.setenv(name, value)
     # no proxy needed here, and a cut connection is then the service's
@@ -120,8 +122,10 @@ def change_kernel(project: Path, **changes: object) -> None:
 
 
 def quick_push(project: Path, limit: float = 60.0, **options: bool) -> dict:
-    """A push that looks again without a pause."""
-    return push(project, interval=0, limit=limit, dataset_interval=0, dataset_limit=limit, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "LIMIT", limit)
+        patch.setattr(pushing, "LIMIT", limit)
+        return pushing.push(project, **options)
 
 
 def refused_push(project: Path, limit: float = 60.0, **options: bool) -> str:
@@ -131,9 +135,9 @@ def refused_push(project: Path, limit: float = 60.0, **options: bool) -> str:
 
 
 def publish(staged: Staged, limit: float = 60.0) -> str:
-    """Publishes a staged dataset without pauses between two looks."""
-    records = staged.folder.parent / "kaggle"
-    return publish_dataset(connect(), staged, "a note", records, interval=0, limit=limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets, "LIMIT", limit)
+        return datasets.publish_dataset(connect(), staged, "a note", staged.folder.parent / "kaggle")
 
 
 def refusal(staged: Staged, limit: float = 60.0) -> str:

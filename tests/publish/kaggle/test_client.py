@@ -137,19 +137,19 @@ def test_neither_token_nor_key_is_ever_printed(kaggle, folder, monkeypatch, caps
 def test_some_failures_in_a_row_do_not_end_a_wait(kaggle):
     kaggle.datasets[WEIGHTS] = Dataset(1, {})
     kaggle.script("GetDatasetStatus", refused(500), CUT, refused(503), refused(429))
-    assert wait_ready(connect(), WEIGHTS, interval=0).status == "ready"
+    assert wait_ready(connect(), WEIGHTS).status == "ready"
 
 
 def test_failures_with_an_answer_between_them_do_not_end_a_wait(kaggle):
     kaggle.datasets[WEIGHTS] = Dataset(1, {})
     still = answered(status="BLOBS_RECEIVED")
     kaggle.script("GetDatasetStatus", *[refused(500)] * 4, still, *[refused(500)] * 4)
-    assert wait_ready(connect(), WEIGHTS, interval=0).status == "ready"
+    assert wait_ready(connect(), WEIGHTS).status == "ready"
 
 
 def test_many_failures_in_a_row_end_a_wait(kaggle):
     kaggle.datasets[WEIGHTS] = Dataset(1, {})
     kaggle.script("GetDatasetStatus", *[refused(500)] * 99)
     with pytest.raises(UserError, match="answered 500"):
-        wait_ready(connect(), WEIGHTS, interval=0)
+        wait_ready(connect(), WEIGHTS)
     assert len(kaggle.calls("GetDatasetStatus")) == 5

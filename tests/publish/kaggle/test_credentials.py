@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.publish.kaggle.credentials import credentials_at
+from kernel.publish.kaggle.client import credentials_at
 
 CLIENT = """
 import json

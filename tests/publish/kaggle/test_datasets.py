@@ -251,7 +251,7 @@ def test_the_same_command_after_that_sends_nothing_and_looks_again(kaggle, folde
 
 def test_a_wait_for_a_dataset_that_nobody_made_says_what_makes_it(kaggle):
     with pytest.raises(UserError, match="no such dataset.*Run 'python -m kernel publish dataset' first"):
-        wait_ready(connect(), WEIGHTS, interval=0)
+        wait_ready(connect(), WEIGHTS)
 
 
 def test_the_record_of_what_was_sent_names_the_version(kaggle, folder, tmp_path: Path):

@@ -129,7 +129,7 @@ def test_denied_statuses_are_told_as_the_service_words_them(kaggle, project):
 
 def test_ctrl_c_while_waiting_ends_with_how_to_go_on(kaggle, project):
     kaggle.kernel_statuses = ["RUNNING"]
-    code, errors = ctrl_c_at("GetKernelSessionStatus", kaggle, project, "push", "wait=True, interval=3600")
+    code, errors = ctrl_c_at("GetKernelSessionStatus", kaggle, project, "push", "wait=True")
     assert code == 1
     assert (
         "interrupted while version 1 runs. It goes on there; 'python -m kernel publish push --wait' follows" in errors
@@ -139,7 +139,7 @@ def test_ctrl_c_while_waiting_ends_with_how_to_go_on(kaggle, project):
 
 def test_the_same_command_after_ctrl_c_follows_instead_of_pushing_again(kaggle, project):
     kaggle.kernel_statuses = ["RUNNING"]
-    ctrl_c_at("GetKernelSessionStatus", kaggle, project, "push", "wait=True, interval=3600")
+    ctrl_c_at("GetKernelSessionStatus", kaggle, project, "push", "wait=True")
     kaggle.kernel_statuses = ["COMPLETE"]
     assert quick_push(project, wait=True)["version"] == 1
     assert len(kaggle.calls("SaveKernel")) == 1

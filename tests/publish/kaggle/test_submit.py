@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.kaggle.submit import submit
+from kernel.publish.kaggle import submit as submitting
 from tests.publish.kaggle.kaggle_client import ctrl_c_at, make_project
 from tests.publish.kaggle.kaggle_server import CUT, KERNEL, answered, refused
 
@@ -29,7 +29,9 @@ def project(tmp_path) -> Path:
 
 
 def quick_submit(project: Path, version: int | None = None, limit: float = 60.0) -> dict:
-    return submit(project, "a message", version, interval=0, limit=limit)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submitting, "LIMIT", limit)
+        return submitting.submit(project, "a message", version)
 
 
 def refusal(project: Path, version: int | None = None, limit: float = 60.0) -> str:
@@ -232,7 +234,7 @@ def test_a_score_that_never_comes_is_told_with_how_to_go_on(kaggle, project):
 
 def test_ctrl_c_while_waiting_ends_with_how_to_go_on(kaggle, project):
     kaggle.submission_statuses = [{"status": "PENDING"}]
-    code, errors = ctrl_c_at("GetSubmission", kaggle, project, "submit", "'', interval=3600")
+    code, errors = ctrl_c_at("GetSubmission", kaggle, project, "submit", "''")
     assert code == 1
     assert "interrupted before its score came. It goes on there; the same command waits" in errors
     assert "Traceback" not in errors
@@ -240,7 +242,7 @@ def test_ctrl_c_while_waiting_ends_with_how_to_go_on(kaggle, project):
 
 def test_the_same_command_after_ctrl_c_picks_up_by_reference(kaggle, project):
     kaggle.submission_statuses = [{"status": "PENDING"}]
-    ctrl_c_at("GetSubmission", kaggle, project, "submit", "'', interval=3600")
+    ctrl_c_at("GetSubmission", kaggle, project, "submit", "''")
     kaggle.submission_statuses = [{"status": "COMPLETE", "publicScore": "0.5", "privateScore": "0.4"}]
     quick_submit(project)
     assert len(kaggle.calls("CreateCodeSubmission")) == 1

@@ -2,7 +2,7 @@ import pytest
 
 from kernel.errors import UserError
 from kernel.publish.rehearsal import image_python as rehearsal_python
-from kernel.publish.rehearsal.image_python import base_python, image_python, installed_versions, python_version
+from kernel.publish.rehearsal.image_python import base_python, image_python, installed_versions
 from kernel.system.kaggle_image import Image
 
 IMAGE = "# image: gcr.io/kaggle-gpu-images/python@sha256:0\n# python: {python}.0\n{packages}"
@@ -13,7 +13,7 @@ def image(tmp_path, monkeypatch):
     """Writes the record of an image of one small package; the notebook's own packages are left out."""
     monkeypatch.setattr(rehearsal_python, "NOTEBOOK_PACKAGES", [])
     (tmp_path / "wheels").mkdir()
-    python = ".".join(python_version(rehearsal_python.Path(rehearsal_python.sys.executable)).split(".")[:2])
+    python = "{}.{}".format(*rehearsal_python.sys.version_info)
 
     def write(packages):
         (tmp_path / "wheels" / "kaggle-image.txt").write_text(IMAGE.format(python=python, packages=packages))
@@ -46,4 +46,4 @@ def test_a_version_that_cannot_be_had_is_told(tmp_path, image):
 
 def test_without_the_images_python_this_one_serves():
     assert base_python(Image("2.99.0", "", {})).name.startswith("python")
-    assert python_version(base_python(Image("2.99.0", "", {}))) != "2.99.0"
+    assert installed_versions(base_python(Image("2.99.0", "", {})))["python"] != "2.99.0"

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.kaggle.waiting import wait_until
+from kernel.publish.kaggle.client import wait_until
 
 
 @pytest.fixture(autouse=True)
