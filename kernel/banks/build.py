@@ -19,7 +19,7 @@ import numpy as np
 from kernel.banks.cleaning import Reason, clean, clean_prompts
 from kernel.banks.cost import text_tower_cost
 from kernel.banks.encoding import BATCH, Encoding, encode_shards
-from kernel.banks.near_duplicates import NearDuplicates, drop_scored, require_faiss
+from kernel.banks.near_duplicates import NearDuplicates, drop_scored
 from kernel.banks.prompt_bank import RECORD, BankRecord, PromptBank, read_bank_record, write_bank
 from kernel.banks.prompt_files import count_prompts, read_prompts_from
 from kernel.banks.shards import (
@@ -61,7 +61,6 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
         PromptBank.open(out, weights.sha256("clip"), weights.sha256("sentences"))
         print(f"{out}: this very bank, whole; nothing to do", file=sys.stderr)
         return read_bank_record(out)
-    require_faiss()
     try:
         building = open_building(out, build)
         shards, dropped = clean_stage(settings, building)
@@ -154,7 +153,7 @@ def select_stage(settings: BankSettings, building: Path, shards: range, weights:
     """
     from tqdm.auto import tqdm
 
-    near = NearDuplicates(EMBEDDING_DIMENSIONS, settings.near)
+    near = NearDuplicates(settings.near)
     guard: Guard | None = None
     seal = file_sha256(building / IDENTITY)
     for shard in tqdm(shards, desc="duplicates", unit="shard", file=sys.stderr):

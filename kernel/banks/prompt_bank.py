@@ -24,6 +24,7 @@ from typing_extensions import TypedDict
 from kernel.config import BANK, EMBEDDING_DIMENSIONS, ESTIMATES, FIT, NEAREST, RECIPES, Recipe
 from kernel.errors import UserError, others_beside
 from kernel.models.linear_head import ADVICE, Head, load_head
+from kernel.models.vectors import check_unit_rows
 from kernel.models.weights_folder import FileEntry, Weights
 from kernel.system.files import file_sha256, whole_file, write_json
 from kernel.system.records import read_record
@@ -247,23 +248,13 @@ def write_prompts(path: Path, count: int, batches: Iterable[list[str]]) -> None:
 def write_matrix(path: Path, shape: tuple[int, int], batches: Iterable[np.ndarray]) -> None:
     """The safetensors file of one float16 matrix, written row by row: a memory map dies on a full disk, a file says so.
 
-    Raises UserError when a row's length is not 1 within 1 %, as that of NaN, ValueError for another shape.
+    Raises UserError for rows that are no unit rows, ValueError for another shape.
     """
 
     def blocks(tensor: Tensor) -> Iterator[bytes]:
-        written = 0
         for rows in batches:
-            lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
-            off = np.flatnonzero(~(np.abs(lengths - 1) < 0.01))
-            if len(off):
-                raise UserError(
-                    f"{path}: row {written + off[0]} has length {lengths[off[0]]:.3g}; expected 1: the model that "
-                    "made it is damaged, or its half precision overflowed. Nothing was written; try --device cpu"
-                )
-            if rows.shape[1] != shape[1]:
-                raise ValueError(f"{path}: rows of {rows.shape[1]} numbers; expected {shape[1]}")
+            check_unit_rows(str(path), rows)
             yield rows.astype("<f2").tobytes()
-            written += len(rows)
 
     write_tensors(path, [Tensor(MATRICES[path.name], "F16", shape)], blocks, metadata={})
 

@@ -242,13 +242,6 @@ def test_a_full_disk_is_told_as_such_by_a_worker(tmp_path, source, weights, faul
         build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
 
 
-def test_without_faiss_nothing_is_encoded(tmp_path, source, weights, monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match="needs faiss.*pip install faiss-cpu"):
-        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu")
-    assert not (tmp_path / "bank").exists()
-
-
 def test_the_scored_prompts_stay_out_and_are_counted(tmp_path, source, prompts, weights):
     scored = tmp_path / "scored.csv"
     with scored.open("w", newline="") as file:

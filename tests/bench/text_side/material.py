@@ -149,7 +149,7 @@ def read_material(path: Path, encoder: EachTextOnce, sizes: Sizes) -> Material:
 
 def deduped(material: Material, threshold: float) -> np.ndarray:
     """The bank's rows (N, 384) float16, as a bank stores them, of prompts near to none before them."""
-    rows = material.bank_rows[NearDuplicates(EMBEDDING_DIMENSIONS, threshold).keep(material.bank_rows)]
+    rows = material.bank_rows[NearDuplicates(threshold).keep(material.bank_rows)]
     return rows.astype(np.float16)
 
 
