@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from kernel.config import Recipe
-from kernel.models.captioners.checkpoint import LOADING_ERRORS, cannot_load, in_full_precision
+from kernel.models.captioners.checkpoint import LOADING_ERRORS, cannot_load, in_full_precision, load_complete
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.system.devices import Device
 
@@ -50,17 +50,25 @@ class CaptionerKind(ABC):
 
     # loading
 
-    @abstractmethod
-    def read_config(self, folder: Path) -> Any:
-        """The configuration, with the checks of what its file must state. Raises UserError and LOADING_ERRORS."""
+    def of_transformers(self, part: str) -> Any:
+        """The class "Config", "Processor" or "ForConditionalGeneration" of this kind."""
+        import transformers
 
-    @abstractmethod
+        return getattr(transformers, self.class_name.replace("ForConditionalGeneration", part))
+
     def read_processor(self, folder: Path) -> Any:
         """What prepares images and tells tokens as text."""
+        return self.of_transformers("Processor").from_pretrained(folder, local_files_only=True)
 
-    @abstractmethod
     def load(self, folder: Path, device: Device) -> Any:
         """The model in the host's memory, in the device's dtype, complete and checked; else UserError."""
+        plain = self.of_transformers("ForConditionalGeneration")
+        kept = type(plain.__name__, (plain,), {"_keep_in_fp32_modules": list(self.full_precision) or None})
+        return self.adapted(load_complete(kept, folder, device, self.full_precision))
+
+    def adapted(self, model: Any) -> Any:
+        """The model with what a kind computes otherwise than transformers."""
+        return model
 
     def check(self, folder: Path, config: Any, processor: Any) -> None:  # noqa: B027 - nothing to check is a kind's right
         """Raises UserError where configuration and processor do not go together."""
@@ -72,7 +80,8 @@ class CaptionerKind(ABC):
         """Checks what needs no weights in memory against itself and the manifest's tokenizer record; returns the
         processor. Raises UserError."""
         try:
-            config, processor = self.read_config(folder), self.read_processor(folder)
+            config = self.of_transformers("Config").from_pretrained(folder, local_files_only=True)
+            processor = self.read_processor(folder)
         except LOADING_ERRORS as error:
             raise cannot_load(folder, error) from error
         self.check(folder, config, processor)
@@ -115,9 +124,10 @@ class CaptionerKind(ABC):
 
     # costs
 
-    @abstractmethod
     def new_model(self, config: dict[str, Any]) -> Any:
         """The model as `load` leaves it but for its dtypes, by the numbers of a config.json, on torch's own device."""
+        model_class, config_class = (self.of_transformers(part) for part in ("ForConditionalGeneration", "Config"))
+        return self.adapted(model_class(config_class(**config)))
 
     def meta_model(self, config: dict[str, Any], half: bool) -> Any:
         """The model without memory for its weights, its dtypes those that `load` leaves on a GPU, or on a CPU."""

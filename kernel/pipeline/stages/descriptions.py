@@ -46,7 +46,7 @@ class DescriptionsStage:
             found = describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
             for image, text, own in zip(rows, texts, found, strict=True):
                 caption = {"caption": text} if self.request.needs_captions else {}
-                content[image] = {**caption, **own.as_json()}
+                content[image] = {**caption, **own}
         results.write_descriptions(self.job.folder, item, content)
         yield len(files)
 
