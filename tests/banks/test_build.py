@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import pytest
@@ -178,10 +179,8 @@ def test_two_devices_build_the_bank_of_one(tmp_path, source, weights, monkeypatc
     """Two real processes on this CPU, each with a shard in hand from the start; the bank has the same bytes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started = []
-    really = subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda *command, **how: started.append(really(*command, **how)) or started[-1]
-    )
+    really = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", lambda self: started.append(self) or really(self))
     build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "two", "cpu,cpu")
     assert len(started) == 4  # two a model, and none was begun anew
     build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "one", "cpu")
@@ -198,7 +197,7 @@ def fault(tmp_path, monkeypatch):
         site = SITE.format(code=code, function=function, marker=str(tmp_path / "marker"))
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(site)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
 
     return put
 
@@ -211,8 +210,7 @@ def first():
         return True
     except FileExistsError:
         return False
-if "kernel.banks.encoding" in " ".join(sys.orig_argv):
-    from kernel.banks import shards
+if "spawn_main" in " ".join(sys.orig_argv):
     from kernel.models.sentences import SentenceEncoder
     really = {function}
     def disturbed(*arguments):
@@ -223,7 +221,7 @@ if "kernel.banks.encoding" in " ".join(sys.orig_argv):
 
 
 def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, weights, fault, capfd):
-    fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "shards.write_rows")
+    fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "SentenceEncoder.encode")
     record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu,cpu")
     assert record["count"] == len(opened(tmp_path / "bank", weights).features)
     assert "killed by SIGKILL" in capfd.readouterr().err
@@ -236,8 +234,11 @@ def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, sou
     assert not (tmp_path / "bank" / "bank.json").exists()
 
 
-def test_a_full_disk_is_told_as_such_by_a_worker(tmp_path, source, weights, fault):
-    fault("raise OSError(28, 'No space left on device')", "shards.write_rows")
+def test_a_full_disk_is_told_as_such(tmp_path, source, weights, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kernel.banks.encoding.write_rows", full)
     with pytest.raises(UserError, match="cannot be written \\(No space left on device\\)"):
         build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
 
