@@ -10,8 +10,7 @@ from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
-from kernel.banks.word_banks import Phrases, features_file
-from kernel.banks.word_parts import join_parts, parts_of
+from kernel.banks.word_banks import Phrases, features_file, join_parts, parts_of
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.interrogator.request import Request

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from kernel.banks.word_banks import best_phrases, features_file
-from kernel.banks.word_parts import join_parts, parts_of
+from kernel.banks.word_banks import best_phrases, features_file, join_parts, parts_of
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
 from kernel.pipeline.folder import results

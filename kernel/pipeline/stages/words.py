@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kernel.banks.word_parts import parts_of, write_part
+from kernel.banks.word_banks import parts_of, write_features
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
@@ -31,7 +31,7 @@ class WordsStage:
             rows.append(self.clip.encode_texts(phrases, self.batch))
             effort.took(len(phrases), 1, time.perf_counter() - begun)
             yield len(phrases)
-        write_part(part, np.concatenate(rows))
+        write_features(part.path, np.concatenate(rows))
 
 
 # a features file is named by model and phrases, so it depends on no run
