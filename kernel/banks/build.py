@@ -42,7 +42,7 @@ from kernel.models.linear_head import IMAGE_NOISE, fit_head, stream_grams
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.system.devices import Device, find_devices
-from kernel.system.files import file_sha256, write_json
+from kernel.system.files import file_sha256, write_json, writing
 
 SHARD = 8192  # prompts; the most that a killed build encodes again
 BUILDING, IDENTITY = "building", "identity.json"
@@ -61,7 +61,7 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
         PromptBank.open(out, weights.sha256("clip"), weights.sha256("sentences"))
         print(f"{out}: this very bank, whole; nothing to do", file=sys.stderr)
         return read_bank_record(out)
-    try:
+    with writing(out, "free space or give --out another folder, then run again: finished shards are kept"):
         building = open_building(out, build)
         shards, dropped = clean_stage(settings, building)
         encode_shards(Encoding(building, SENTENCES, weights), shards, devices)
@@ -87,11 +87,6 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
             },
         )
         shutil.rmtree(building)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror or error}). Free space or give --out another folder, then run "
-            "again: finished shards are kept"
-        ) from error
     return read_bank_record(out)
 
 

@@ -11,9 +11,10 @@ from collections.abc import Collection
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from kernel.errors import UserError
 from kernel.models.weights_folder import ADDED_PARTS, MANIFEST, FileEntry, addition_path, is_decided, read_manifest
 from kernel.system.files import write_json
+
+NOT_ADDED = "free space there, then run the same command again: nothing that stands there is lost"
 
 
 def files_to_add(weights: Path, part: str) -> Path:
@@ -85,10 +86,3 @@ def is_of(part: str, entry: FileEntry) -> bool:
 
 def name_of(part: str, entry: FileEntry) -> str:
     return entry.path.removeprefix(f"{part}/")
-
-
-def cannot_add(weights: Path, part: str, error: OSError) -> UserError:
-    return UserError(
-        f"{weights / part}: cannot be written ({error.strerror or error}). Free space there, then run the same "
-        "command again: nothing that stands there is lost"
-    )

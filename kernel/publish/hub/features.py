@@ -5,9 +5,10 @@ from pathlib import Path
 from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES
 from kernel.models.clip import ClipEncoder
-from kernel.models.weights_addition import add_files, cannot_add, drop_files_to_add, files_to_add, finish_additions
+from kernel.models.weights_addition import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
 from kernel.models.weights_folder import FEATURES_FOLDER, FileEntry, open_weights
 from kernel.system.devices import find_device
+from kernel.system.files import writing
 
 
 def encode_word_banks(folder: Path) -> None:
@@ -24,7 +25,7 @@ def encode_word_banks(folder: Path) -> None:
     there = {path.name for path in (folder / FEATURES_FOLDER).glob("*")}
     if wanted <= there:
         return drop_files_to_add(folder, FEATURES_FOLDER)
-    try:
+    with writing(folder / FEATURES_FOLDER, NOT_ADDED):
         unfinished = files_to_add(folder, FEATURES_FOLDER)
         clip = ClipEncoder.load(weights, find_device("auto"))
         for name, phrases in words.items():
@@ -32,5 +33,3 @@ def encode_word_banks(folder: Path) -> None:
         new = sorted(wanted - there)
         added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in new]
         add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)
-    except OSError as error:
-        raise cannot_add(folder, FEATURES_FOLDER, error) from error
