@@ -18,16 +18,15 @@ import numpy as np
 
 from kernel.banks.cleaning import Reason, clean, clean_prompts
 from kernel.banks.cost import text_tower_cost
-from kernel.banks.encoding import BATCH, Encoding, encode_shards
-from kernel.banks.near_duplicates import NearDuplicates, drop_scored
-from kernel.banks.prompt_bank import RECORD, BankRecord, PromptBank, read_bank_record, write_bank
-from kernel.banks.prompt_files import count_prompts, read_prompts_from
-from kernel.banks.shards import (
+from kernel.banks.encoding import (
+    BATCH,
     CLIP,
     SENTENCES,
     Choice,
+    Encoding,
     choice_path,
     chosen_prompts,
+    encode_shards,
     read_choice,
     read_prompts,
     read_rows,
@@ -35,6 +34,9 @@ from kernel.banks.shards import (
     write_choice,
     write_prompts,
 )
+from kernel.banks.near_duplicates import NearDuplicates, drop_scored
+from kernel.banks.prompt_bank import RECORD, BankRecord, PromptBank, read_bank_record, write_bank
+from kernel.banks.prompt_files import count_prompts, read_prompts_from
 from kernel.config import EMBEDDING_DIMENSIONS, BankSettings
 from kernel.errors import UserError
 from kernel.models.clip import model_without_weights

@@ -1,9 +1,12 @@
-"""A bank's shards through one model: here where a CPU is all there is, else in one fresh process a device.
+"""A bank under way, OUT/building: shards of prompts, which of them are chosen, and their rows of either model.
 
-Each worker takes the next shard when it is done with one, so faster devices do more. It answers with the shard's rows,
-or with why it has none, and ends when its parent does.
+Every file is whole or not there, so a killed build goes on with those that are missing. Shards go through one model:
+here where a CPU is all there is, else in one fresh process a device. Each worker takes the next shard when it is done
+with one, so faster devices do more. It answers with the shard's rows, or with why it has none, and ends when its parent
+does.
 """
 
+import json
 import os
 import signal
 import sys
@@ -12,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
@@ -21,14 +24,73 @@ from typing import Any
 
 import numpy as np
 
-from kernel.banks.shards import SENTENCES, chosen_prompts, read_prompts, rows_path, write_rows
 from kernel.errors import UserError, kind_and_line
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights
 from kernel.system.devices import Device, worker_environment
+from kernel.system.files import write_json, write_whole
 from kernel.system.offline import refuse_network
 from kernel.system.processes import ending
+
+SENTENCES, CLIP = "sentences", "clip"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The places of a shard's prompts that stay, and how many went as `equal` or `near` to a scored prompt.
+
+    `seal` is a sha256 of all that the choice was made of: another one means that it must be made again.
+    """
+
+    seal: str
+    stays: list[int]
+    equal: int
+    near: int
+
+
+def write_prompts(building: Path, shard: int, prompts: list[str]) -> None:
+    write_json(building / f"{shard:05d}.json", prompts)
+
+
+def read_prompts(building: Path, shard: int) -> list[str]:
+    return json.loads((building / f"{shard:05d}.json").read_text(encoding="utf-8"))
+
+
+def chosen_prompts(building: Path, shard: int) -> list[str]:
+    prompts = read_prompts(building, shard)
+    return [prompts[place] for place in read_choice(building, shard).stays]
+
+
+def choice_path(building: Path, shard: int) -> Path:
+    return building / f"choice-{shard:05d}.json"
+
+
+def write_choice(building: Path, shard: int, choice: Choice) -> None:
+    """The shard's CLIP rows go first: they are of the prompts that were chosen before."""
+    rows_path(building, CLIP, shard).unlink(missing_ok=True)
+    write_json(choice_path(building, shard), asdict(choice))
+
+
+def read_choice(building: Path, shard: int) -> Choice:
+    return Choice(**json.loads(choice_path(building, shard).read_text(encoding="utf-8")))
+
+
+def rows_path(building: Path, model: str, shard: int) -> Path:
+    return building / f"{model}-{shard:05d}.safetensors"
+
+
+def write_rows(path: Path, rows: np.ndarray) -> None:
+    from safetensors.numpy import save
+
+    write_whole(path, save({"rows": rows.astype(np.float16)}))
+
+
+def read_rows(path: Path) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    return load_file(path)["rows"].astype(np.float32)
+
 
 BATCH = 256
 Encode = Callable[[list[str]], np.ndarray]

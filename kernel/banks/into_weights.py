@@ -4,16 +4,20 @@ import shutil
 from pathlib import Path
 
 from kernel.banks.prompt_bank import RECORD, REGRESSION, SHARES, PromptBank
-from kernel.models.weights_addition import (
+from kernel.models.weights_folder import (
+    ADVICE,
+    BANK_FOLDER,
+    MANIFEST,
     NOT_ADDED,
+    FileEntry,
     add_files,
     drop_files_to_add,
     files_to_add,
     finish_additions,
     is_of,
     name_of,
+    read_manifest,
 )
-from kernel.models.weights_folder import ADVICE, BANK_FOLDER, MANIFEST, FileEntry, read_manifest
 from kernel.system.files import writing
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from kernel.config import Paths, Recipe
 from kernel.errors import UserError
+from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.evaluation.finished import Finished, finished_run
-from kernel.evaluation.metrics import pairwise_cosine
 from kernel.pipeline.run import run
 
 

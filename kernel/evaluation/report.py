@@ -13,10 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kernel.evaluation.finished import finished_run
+from kernel.evaluation.finished import finished_run, images_of, weights_of
 from kernel.evaluation.report_content import ablation, best_of, cards, histogram, parts, stages, summary, truth_of
 from kernel.evaluation.thumbnails import thumbnails
-from kernel.evaluation.whereabouts import images_of, weights_of
 from kernel.system.files import write_whole, writing
 
 PART = 256  # pictures that a page takes apart at a time

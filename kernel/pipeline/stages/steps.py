@@ -8,7 +8,7 @@ from kernel.errors import UserError, kind_and_line
 from kernel.pipeline.stages import Stage
 from kernel.pipeline.stages.batches import CannotBeUsed, Share
 from kernel.system.deadline import OutOfTime
-from kernel.system.terminal.stderr import STDERR
+from kernel.system.terminal.progress import STDERR
 
 
 def steps(stage: Stage, item: int, share: Share) -> Iterator[dict[str, Any]]:

@@ -5,8 +5,16 @@ from pathlib import Path
 from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES
 from kernel.models.clip import ClipEncoder
-from kernel.models.weights_addition import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
-from kernel.models.weights_folder import FEATURES_FOLDER, FileEntry, open_weights
+from kernel.models.weights_folder import (
+    FEATURES_FOLDER,
+    NOT_ADDED,
+    FileEntry,
+    add_files,
+    drop_files_to_add,
+    files_to_add,
+    finish_additions,
+    open_weights,
+)
 from kernel.system.devices import find_device
 from kernel.system.files import writing
 

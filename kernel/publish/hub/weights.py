@@ -18,8 +18,14 @@ from kernel.errors import UserError, first_line
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import clip_tokenizer_record
 from kernel.models.sentences import sentence_tokenizer_record
-from kernel.models.weights_addition import finish_additions
-from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.models.weights_folder import (
+    MANIFEST,
+    Weights,
+    finish_additions,
+    open_weights,
+    read_manifest,
+    write_manifest,
+)
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch, other_revision
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories

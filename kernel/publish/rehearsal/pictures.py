@@ -28,7 +28,7 @@ def draw_block(block: tuple[Path, int, int]) -> dict[str, str]:
 
 def write_prompts(folder: Path, which: str | None) -> None:
     """prompts.csv: the "true" ones, those of "other" images, or none."""
-    from kernel.evaluation.truth import read_prompts
+    from kernel.evaluation.evaluate import read_prompts
     from kernel.miniature.world import folders
 
     path = folder / "prompts.csv"

@@ -17,7 +17,7 @@ from kernel.banks.nearest import nearest, neighbour_estimate
 from kernel.banks.prompt_files import read_prompts_from
 from kernel.config import EMBEDDING_DIMENSIONS, BankSettings, Recipe
 from kernel.errors import UserError
-from kernel.evaluation.metrics import pairwise_cosine
+from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.evaluation.seed_deck import DECK_CAPTIONS
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows

@@ -9,7 +9,7 @@ import torch
 from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.captioners.blip2 import BLIP2
-from kernel.models.captioners.checkpoint import check_dtypes
+from kernel.models.captioners.captioner import check_dtypes
 from kernel.models.captioners.loading import load_captioner
 from tests.models.captioners.conftest import edit_json
 

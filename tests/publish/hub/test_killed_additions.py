@@ -12,8 +12,7 @@ import pytest
 from kernel.banks.build import build_bank
 from kernel.config import BankSettings
 from kernel.errors import UserError
-from kernel.models.weights_addition import finish_additions
-from kernel.models.weights_folder import open_weights
+from kernel.models.weights_folder import finish_additions, open_weights
 from tests.conftest import ROOT
 
 # Every point is a real process, forked from one that has imported everything, that kills itself at its n-th step:
