@@ -70,7 +70,8 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
         select_stage(settings, building, shards, weights)
         count, excluded = told(settings, building, shards, dropped)
         clip_stage(building, shards, weights, devices)
-        head = fit_head(*stream_grams(pairs(building, shards), *dimensions(building, shards)), IMAGE_NOISE)
+        width = read_rows(rows_path(building, CLIP, shards[0])).shape[1]
+        head = fit_head(*stream_grams(pairs(building, shards), width, EMBEDDING_DIMENSIONS), IMAGE_NOISE)
         write_bank(
             out,
             count=count,
@@ -232,7 +233,3 @@ def pairs(building: Path, shards: range) -> Iterator[tuple[np.ndarray, np.ndarra
     for shard in shards:
         stays = read_choice(building, shard).stays
         yield read_rows(rows_path(building, CLIP, shard)), read_rows(rows_path(building, SENTENCES, shard))[stays]
-
-
-def dimensions(building: Path, shards: range) -> tuple[int, int]:
-    return read_rows(rows_path(building, CLIP, shards[0])).shape[1], EMBEDDING_DIMENSIONS

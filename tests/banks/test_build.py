@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kernel.banks import build as module
-from kernel.banks import shards as bank_shards
+from kernel.banks import encoding
 from kernel.banks.build import build_bank
 from kernel.banks.near_duplicates import NearDuplicates
 from kernel.banks.nearest import nearest, neighbour_estimate
@@ -169,8 +169,8 @@ def test_a_build_that_goes_on_after_selection_compares_nothing_again(tmp_path, w
 
 def test_a_choice_of_other_rows_is_made_again_with_all_after_it(tmp_path, weights, interrupted):
     settings, compared = interrupted
-    path = bank_shards.rows_path(tmp_path / "bank" / "building", "sentences", 1)
-    bank_shards.write_rows(path, bank_shards.read_rows(path)[::-1])
+    path = encoding.rows_path(tmp_path / "bank" / "building", "sentences", 1)
+    encoding.write_rows(path, encoding.read_rows(path)[::-1])
     build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
     assert len(compared) == 2
 
