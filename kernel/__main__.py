@@ -10,12 +10,11 @@ import signal
 import sys
 
 from kernel.commands.banks import add_bank, add_fit
-from kernel.commands.demo import add_demo
 from kernel.commands.describe import add_describe
 from kernel.commands.doctor import add_doctor
 from kernel.commands.evaluation import add_check, add_evaluate, add_explain, add_report, add_verify
 from kernel.commands.options import Parser
-from kernel.commands.run import add_constant, add_plan, add_run
+from kernel.commands.run import add_constant, add_demo, add_plan, add_run
 from kernel.errors import UserError
 from kernel.system.offline import refuse_network
 from kernel.system.terminal.output import printing

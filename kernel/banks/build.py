@@ -18,16 +18,15 @@ import numpy as np
 
 from kernel.banks.cleaning import Reason, clean, clean_prompts
 from kernel.banks.cost import text_tower_cost
-from kernel.banks.encoding import BATCH, Encoding, encode_shards
-from kernel.banks.near_duplicates import NearDuplicates, drop_scored, require_faiss
-from kernel.banks.prompt_bank import RECORD, BankRecord, PromptBank, read_bank_record, write_bank
-from kernel.banks.prompt_files import count_prompts, read_prompts_from
-from kernel.banks.shards import (
+from kernel.banks.encoding import (
+    BATCH,
     CLIP,
     SENTENCES,
     Choice,
+    Encoding,
     choice_path,
     chosen_prompts,
+    encode_shards,
     read_choice,
     read_prompts,
     read_rows,
@@ -35,6 +34,9 @@ from kernel.banks.shards import (
     write_choice,
     write_prompts,
 )
+from kernel.banks.near_duplicates import NearDuplicates, drop_scored
+from kernel.banks.prompt_bank import RECORD, BankRecord, PromptBank, read_bank_record, write_bank
+from kernel.banks.prompt_files import count_prompts, read_prompts_from
 from kernel.config import EMBEDDING_DIMENSIONS, BankSettings
 from kernel.errors import UserError
 from kernel.models.clip import model_without_weights
@@ -42,7 +44,7 @@ from kernel.models.linear_head import IMAGE_NOISE, fit_head, stream_grams
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.system.devices import Device, find_devices
-from kernel.system.files import file_sha256, write_json
+from kernel.system.files import file_sha256, write_json, writing
 
 SHARD = 8192  # prompts; the most that a killed build encodes again
 BUILDING, IDENTITY = "building", "identity.json"
@@ -61,15 +63,15 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
         PromptBank.open(out, weights.sha256("clip"), weights.sha256("sentences"))
         print(f"{out}: this very bank, whole; nothing to do", file=sys.stderr)
         return read_bank_record(out)
-    require_faiss()
-    try:
+    with writing(out, "free space or give --out another folder, then run again: finished shards are kept"):
         building = open_building(out, build)
         shards, dropped = clean_stage(settings, building)
         encode_shards(Encoding(building, SENTENCES, weights), shards, devices)
         select_stage(settings, building, shards, weights)
         count, excluded = told(settings, building, shards, dropped)
         clip_stage(building, shards, weights, devices)
-        head = fit_head(*stream_grams(pairs(building, shards), *dimensions(building, shards)), IMAGE_NOISE)
+        width = read_rows(rows_path(building, CLIP, shards[0])).shape[1]
+        head = fit_head(*stream_grams(pairs(building, shards), width, EMBEDDING_DIMENSIONS), IMAGE_NOISE)
         write_bank(
             out,
             count=count,
@@ -88,11 +90,6 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
             },
         )
         shutil.rmtree(building)
-    except OSError as error:
-        raise UserError(
-            f"{out}: cannot be written ({error.strerror or error}). Free space or give --out another folder, then run "
-            "again: finished shards are kept"
-        ) from error
     return read_bank_record(out)
 
 
@@ -154,7 +151,7 @@ def select_stage(settings: BankSettings, building: Path, shards: range, weights:
     """
     from tqdm.auto import tqdm
 
-    near = NearDuplicates(EMBEDDING_DIMENSIONS, settings.near)
+    near = NearDuplicates(settings.near)
     guard: Guard | None = None
     seal = file_sha256(building / IDENTITY)
     for shard in tqdm(shards, desc="duplicates", unit="shard", file=sys.stderr):
@@ -236,7 +233,3 @@ def pairs(building: Path, shards: range) -> Iterator[tuple[np.ndarray, np.ndarra
     for shard in shards:
         stays = read_choice(building, shard).stays
         yield read_rows(rows_path(building, CLIP, shard)), read_rows(rows_path(building, SENTENCES, shard))[stays]
-
-
-def dimensions(building: Path, shards: range) -> tuple[int, int]:
-    return read_rows(rows_path(building, CLIP, shards[0])).shape[1], EMBEDDING_DIMENSIONS

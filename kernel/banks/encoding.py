@@ -1,32 +1,96 @@
-"""A bank's shards through one model: here where a CPU is all there is, else in one fresh process a device.
+"""A bank under way, OUT/building: shards of prompts, which of them are chosen, and their rows of either model.
 
-Each worker takes the next shard when it is done with one, so faster devices do more. It is this very module, started
-anew, that reads one JSON line a shard and answers with one. It ends when its parent does.
+Every file is whole or not there, so a killed build goes on with those that are missing. Shards go through one model:
+here where a CPU is all there is, else in one fresh process a device. Each worker takes the next shard when it is done
+with one, so faster devices do more. It answers with the shard's rows, or with why it has none, and ends when its parent
+does.
 """
 
 import json
 import os
-import queue
 import signal
-import subprocess
 import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context, parent_process
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kernel.banks.shards import SENTENCES, chosen_prompts, read_prompts, rows_path, write_rows
 from kernel.errors import UserError, kind_and_line
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights
 from kernel.system.devices import Device, worker_environment
+from kernel.system.files import write_json, write_whole
 from kernel.system.offline import refuse_network
 from kernel.system.processes import ending
+
+SENTENCES, CLIP = "sentences", "clip"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The places of a shard's prompts that stay, and how many went as `equal` or `near` to a scored prompt.
+
+    `seal` is a sha256 of all that the choice was made of: another one means that it must be made again.
+    """
+
+    seal: str
+    stays: list[int]
+    equal: int
+    near: int
+
+
+def write_prompts(building: Path, shard: int, prompts: list[str]) -> None:
+    write_json(building / f"{shard:05d}.json", prompts)
+
+
+def read_prompts(building: Path, shard: int) -> list[str]:
+    return json.loads((building / f"{shard:05d}.json").read_text(encoding="utf-8"))
+
+
+def chosen_prompts(building: Path, shard: int) -> list[str]:
+    prompts = read_prompts(building, shard)
+    return [prompts[place] for place in read_choice(building, shard).stays]
+
+
+def choice_path(building: Path, shard: int) -> Path:
+    return building / f"choice-{shard:05d}.json"
+
+
+def write_choice(building: Path, shard: int, choice: Choice) -> None:
+    """The shard's CLIP rows go first: they are of the prompts that were chosen before."""
+    rows_path(building, CLIP, shard).unlink(missing_ok=True)
+    write_json(choice_path(building, shard), asdict(choice))
+
+
+def read_choice(building: Path, shard: int) -> Choice:
+    return Choice(**json.loads(choice_path(building, shard).read_text(encoding="utf-8")))
+
+
+def rows_path(building: Path, model: str, shard: int) -> Path:
+    return building / f"{model}-{shard:05d}.safetensors"
+
+
+def write_rows(path: Path, rows: np.ndarray) -> None:
+    from safetensors.numpy import save
+
+    write_whole(path, save({"rows": rows.astype(np.float16)}))
+
+
+def read_rows(path: Path) -> np.ndarray:
+    from safetensors.numpy import load_file
+
+    return load_file(path)["rows"].astype(np.float32)
+
 
 BATCH = 256
 Encode = Callable[[list[str]], np.ndarray]
@@ -58,16 +122,6 @@ class Encoding:
     def missing(self, shards: range) -> list[int]:
         return [shard for shard in shards if not rows_path(self.building, self.model, shard).is_file()]
 
-    def as_json(self) -> str:
-        weights = [str(self.weights.folder), self.weights.models, self.weights.captioners]
-        return json.dumps({"building": str(self.building), "model": self.model, "weights": weights})
-
-    @classmethod
-    def from_json(cls, text: str) -> "Encoding":
-        content = json.loads(text)
-        folder, models, captioners = content["weights"]
-        return cls(Path(content["building"]), content["model"], Weights(Path(folder), models, captioners))
-
 
 def encode_shards(encoding: Encoding, shards: range, devices: list[Device]) -> None:
     """Makes the shards that are missing. Raises OSError when the disk refuses one, UserError when no worker can."""
@@ -83,106 +137,82 @@ def encode_shards(encoding: Encoding, shards: range, devices: list[Device]) -> N
                 bar.update()
             return
         while missing:
-            given = Round(encoding, deque(missing), bar.update)
-            given.run(devices)
+            reasons = "; ".join(Round(encoding, deque(missing), bar.update).run(devices[: len(missing)]))
             left = encoding.missing(shards)
-            if given.disk:
-                raise given.disk
             if len(left) == len(missing):
                 raise UserError(
                     f"{encoding.building.parent}: {len(left)} shards of {encoding.model} rows could not be made "
-                    f"({'; '.join(given.reasons)}). Finished shards are kept: run again to go on there, or with "
-                    "--device cpu"
+                    f"({reasons}). Finished shards are kept: run again to go on there, or with --device cpu"
                 )
             if left:
-                print(f"{'; '.join(given.reasons)}; {len(left)} shards are begun again", file=sys.stderr)
+                print(f"{reasons}; {len(left)} shards are begun again", file=sys.stderr)
             missing = left
 
 
 @dataclass
 class Round:
-    """One process a device, until every shard was given out once. What a worker that ended had in hand stays missing;
-    `reasons` says how it ended."""
+    """One process a device, until every shard was given out once; what one that ended had in hand stays missing."""
 
     encoding: Encoding
     waiting: deque[int]
     progress: Callable[[], Any]
-    reasons: list[str] = field(default_factory=list)
-    disk: OSError | None = None
+    processes: list[SpawnProcess] = field(default_factory=list)
 
-    def run(self, devices: list[Device]) -> None:
-        devices = devices[: len(self.waiting)]
-        workers = [(device, start(device, len(devices))) for device in devices]
-        threads = [threading.Thread(target=self.drive, args=worker, daemon=True) for worker in workers]
-        try:
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        finally:
-            for _, process in workers:
-                process.kill()
-                process.communicate()
+    def run(self, devices: list[Device]) -> list[str]:
+        """How those workers ended that did so before they should. Raises OSError when the disk refuses a shard."""
+        with ThreadPoolExecutor(len(devices)) as pool:
+            try:
+                ends = [pool.submit(self.drive, device, len(devices)) for device in devices]
+                return [said for end in ends if (said := end.result())]
+            finally:
+                self.waiting.clear()
+                for process in self.processes:
+                    process.kill()
 
-    def drive(self, device: Device, process: subprocess.Popen[str]) -> None:
-        """Gives shard after shard to one worker until there are none, or it ends."""
-        assert process.stdin is not None and process.stdout is not None
-        try:
-            print(self.encoding.as_json(), file=process.stdin, flush=True)
-            while self.waiting and not self.disk:
-                print(self.waiting.popleft(), file=process.stdin, flush=True)
-                answer = json.loads(process.stdout.readline())
-                if "disk" in answer:
-                    self.disk = OSError(*answer["disk"])
-                if "failed" in answer:
-                    self.reasons.append(answer["failed"])
-                    break
+    def drive(self, device: Device, workers: int) -> str | None:
+        """Gives shard after shard to a worker until there are none, or it ends: then says how."""
+        environment, seen = worker_environment(device, workers)
+        fresh = get_context("spawn")  # as CUDA demands it
+        ours, its = fresh.Pipe()
+        process = fresh.Process(target=work, args=(its, self.encoding, seen, environment), daemon=True)
+        process.start()
+        its.close()  # so that its end shows in ours
+        self.processes.append(process)
+        with ours, suppress(IndexError):  # no shard is waiting
+            while True:
+                shard = self.waiting.popleft()
+                try:
+                    ours.send(shard)
+                    made = ours.recv()
+                except (OSError, EOFError):
+                    process.join()
+                    return f"the worker on {device.name} ended ({ending(process.exitcode or 0)})"
+                if isinstance(made, str):
+                    return made
+                self.encoding.write(shard, made)
                 self.progress()
-        except IndexError:
-            pass  # another worker took the last shard in between
-        except (OSError, ValueError):  # nobody reads, or the answer is empty
-            self.reasons.append(f"the worker on {device.name} ended ({ending(process.wait())})")
+        return None
 
 
-def start(device: Device, workers: int) -> subprocess.Popen[str]:
-    environment, seen = worker_environment(device, workers)
-    return subprocess.Popen(
-        [sys.executable, "-m", "kernel.banks.encoding", seen.name],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
-    )  # fmt: skip
-
-
-def main(device_name: str) -> int:
+def work(parent: Connection, encoding: Encoding, device: Device, environment: dict[str, str]) -> None:
+    """In a process of its own: rows of the shards whose numbers come, or why there are none."""
+    os.environ.update(environment)  # before anything imports torch
     refuse_network()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides
-    # whatever a library prints must not stand among the answers
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=read_lines, args=(lines,), daemon=True).start()
-    encoding = Encoding.from_json(lines.get())
+    threading.Thread(target=end_with_parent, daemon=True).start()
     encode: Encode | None = None
     while True:
-        shard = int(lines.get())
-        answer: dict[str, Any] = {"made": shard}
+        shard = parent.recv()
         try:
-            encode = encode or encoding.load(Device(device_name))
-            rows = encode(encoding.prompts(shard))
+            encode = encode or encoding.load(device)
+            made: np.ndarray | str = encode(encoding.prompts(shard))
         except Exception as error:
-            answer = {"failed": kind_and_line(error)}
-        else:
-            try:
-                encoding.write(shard, rows)
-            except OSError as error:
-                answer = {"disk": [error.errno, error.strerror or str(error)]}
-        print(json.dumps(answer), file=answers, flush=True)
+            made = kind_and_line(error)
+        parent.send(made)
 
 
-def read_lines(lines: "queue.SimpleQueue[str]") -> None:
-    for line in sys.stdin:
-        lines.put(line)
-    os._exit(0)  # there is no more to do, or the parent is gone: whatever this process is at, nobody waits for it
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+def end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)  # whatever this process is at, nobody waits for it

@@ -4,16 +4,21 @@ import shutil
 from pathlib import Path
 
 from kernel.banks.prompt_bank import RECORD, REGRESSION, SHARES, PromptBank
-from kernel.models.weights_addition import (
+from kernel.models.weights_folder import (
+    ADVICE,
+    BANK_FOLDER,
+    MANIFEST,
+    NOT_ADDED,
+    FileEntry,
     add_files,
-    cannot_add,
     drop_files_to_add,
     files_to_add,
     finish_additions,
     is_of,
     name_of,
+    read_manifest,
 )
-from kernel.models.weights_folder import ADVICE, BANK_FOLDER, MANIFEST, FileEntry, read_manifest
+from kernel.system.files import writing
 
 
 def add_bank(weights: Path, bank: Path) -> Path:
@@ -35,13 +40,12 @@ def add_bank(weights: Path, bank: Path) -> Path:
     if is_there(target, entries, manifest.files):
         return target
     try:
-        unfinished = files_to_add(weights, BANK_FOLDER)
-        for name, entry in zip(names, entries, strict=True):
-            shutil.copyfile(bank / name, unfinished / name)
-            entry.check(unfinished / name, "the manifest", ADVICE)  # the disk must give back what was written to it
-        add_files(weights, BANK_FOLDER, entries)
-    except OSError as error:
-        raise cannot_add(weights, BANK_FOLDER, error) from error
+        with writing(target, NOT_ADDED):
+            unfinished = files_to_add(weights, BANK_FOLDER)
+            for name, entry in zip(names, entries, strict=True):
+                shutil.copyfile(bank / name, unfinished / name)
+                entry.check(unfinished / name, "the manifest", ADVICE)  # the disk must give back what was written to it
+            add_files(weights, BANK_FOLDER, entries)
     finally:
         drop_files_to_add(weights, BANK_FOLDER)
     return target

@@ -14,7 +14,6 @@ The two matrices are memory-mapped and never read whole. Rounding to float16 mov
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -24,8 +23,9 @@ from typing_extensions import TypedDict
 from kernel.config import BANK, EMBEDDING_DIMENSIONS, ESTIMATES, FIT, NEAREST, RECIPES, Recipe
 from kernel.errors import UserError, others_beside
 from kernel.models.linear_head import ADVICE, Head, load_head
+from kernel.models.vectors import check_unit_rows
 from kernel.models.weights_folder import FileEntry, Weights
-from kernel.system.files import file_sha256, whole_file, write_json
+from kernel.system.files import file_sha256, whole_file, write_json, writing
 from kernel.system.records import read_record
 from kernel.system.tensor_files import Tensor, read_header, write_tensors
 
@@ -34,7 +34,6 @@ RECORD = "bank.json"
 PROMPTS, HEAD = "prompts.parquet", "head.safetensors"
 SHARES, REGRESSION = "fusion.json", "regression.safetensors"
 MATRICES = {"clip.safetensors": "features", "sentences.safetensors": "embeddings"}
-ROW_GROUP = 16_384  # prompts that are read together for one of them
 
 
 class BankRecord(TypedDict):
@@ -103,14 +102,13 @@ class PromptBank:
                 )
         for entry in record["files"]:
             entry.check(folder / entry.path, RECORD, ADVICE, hashes=entry.path not in MATRICES)
-        features, embeddings = (open_matrix(folder / name, tensor) for name, tensor in MATRICES.items())
+        features, embeddings = (
+            open_matrix(folder / name, tensor, record["count"]) for name, tensor in MATRICES.items()
+        )
         bank = cls(folder, record, features, embeddings, load_head(folder / HEAD))
         shape = (features.shape[1], EMBEDDING_DIMENSIONS)
         if bank.head.weights.shape != shape:
             raise UserError(f"{folder / HEAD}: maps {bank.head.weights.shape}; expected {shape}. {ADVICE}")
-        for name, count in (("clip.safetensors", len(features)), ("sentences.safetensors", len(embeddings))):
-            if count != record["count"]:
-                raise UserError(f"{folder / name}: {count} rows; {RECORD} says {record['count']}. {ADVICE}")
         return bank
 
     def fitted(self) -> Fitted | None:
@@ -118,39 +116,24 @@ class PromptBank:
         path = self.folder / SHARES
         return read_fitted(path, self.record, self.head.weights.shape) if path.is_file() else None
 
-    def parquet(self) -> Any:
+    def prompts(self, indices: Iterable[int]) -> list[str]:
+        """The prompts of these rows, in the order asked for: about 100 MB are read for a million.
+
+        Raises UserError for a damaged file, IndexError for a row that the bank does not have.
+        """
         import pyarrow
         from pyarrow.parquet import ParquetFile
 
+        path, count = self.folder / PROMPTS, self.record["count"]
         try:
-            file = ParquetFile(self.folder / PROMPTS)
+            table = ParquetFile(path).read()
         except (OSError, pyarrow.ArrowException) as error:
-            raise UserError(f"{self.folder / PROMPTS}: not a readable parquet file ({error}). {ADVICE}") from error
-        if file.schema_arrow.names != ["prompt"]:
-            raise UserError(f"{self.folder / PROMPTS}: columns {file.schema_arrow.names}; expected 'prompt'. {ADVICE}")
-        rows, count = file.metadata.num_rows, self.record["count"]
-        if rows != count:
-            raise UserError(f"{self.folder / PROMPTS}: {rows} rows; {RECORD} says {count}. {ADVICE}")
-        return file
-
-    def prompts(self, indices: Iterable[int]) -> list[str]:
-        """The prompts of these rows, in the order asked for; only the row groups that hold them are read.
-
-        Raises IndexError for a row that the bank does not have.
-        """
-        rows = np.fromiter(indices, dtype=np.int64)
-        count = self.record["count"]
-        if len(rows) and not 0 <= rows.min() <= rows.max() < count:
-            raise IndexError(f"rows {rows.min()} to {rows.max()} of a bank of {count} prompts")
-        found: dict[int, str] = {}
-        with self.parquet() as file:
-            groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-            borders = np.cumsum([0, *groups])
-            of_row = np.searchsorted(borders, rows, side="right") - 1
-            for group in np.unique(of_row):
-                column = file.read_row_group(group, columns=["prompt"])["prompt"]
-                found |= {row: column[row - borders[group]].as_py() for row in rows[of_row == group].tolist()}
-        return [found[row] for row in rows.tolist()]
+            raise UserError(f"{path}: not a readable parquet file ({error}). {ADVICE}") from error
+        if table.column_names != ["prompt"]:
+            raise UserError(f"{path}: columns {table.column_names}; expected 'prompt'. {ADVICE}")
+        if len(table) != count:
+            raise UserError(f"{path}: {len(table)} rows; {RECORD} says {count}. {ADVICE}")
+        return table["prompt"].take(np.fromiter(indices, dtype=np.int64)).to_pylist()
 
 
 def read_fitted(path: Path, bank: BankRecord, shape: tuple[int, ...]) -> Fitted:
@@ -181,16 +164,19 @@ def read_bank_record(folder: Path) -> BankRecord:
     return record
 
 
-def open_matrix(path: Path, tensor: str) -> np.memmap:
-    """Maps the only tensor of a safetensors file, (N, d) float16. Raises UserError when its header says otherwise."""
+def open_matrix(path: Path, tensor: str, count: int) -> np.memmap:
+    """Maps the only tensor of a safetensors file, (count, d) float16. Raises UserError for any other."""
     try:
         listed = read_header(path)
         if [(own.name, own.dtype) for own in listed] != [(tensor, "F16")]:
             raise ValueError(f"holds {[f'{own.dtype} {own.name}' for own in listed]}; expected {tensor} alone, in F16")
         rows, dimensions = listed[0].shape
-        return np.memmap(path, dtype="<f2", mode="r", offset=listed[0].start, shape=(rows, dimensions))
+        matrix = np.memmap(path, dtype="<f2", mode="r", offset=listed[0].start, shape=(rows, dimensions))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a matrix named {tensor} ({error!r}): the file is damaged. {ADVICE}") from error
+    if rows != count:
+        raise UserError(f"{path}: {rows} rows; {RECORD} says {count}. {ADVICE}")
+    return matrix
 
 
 def write_bank(
@@ -210,7 +196,11 @@ def write_bank(
     Raises ValueError when the batches do not add up to `count`, UserError for rows that are not unit rows and for
     a folder that cannot be written.
     """
-    try:
+    cure = (
+        f"no {RECORD} was left, so nothing takes it for a bank. Free space or give --out another folder, then run the "
+        "same command again"
+    )
+    with writing(folder, cure):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / RECORD).unlink(missing_ok=True)
         write_prompts(folder / PROMPTS, count, prompts)
@@ -221,25 +211,19 @@ def write_bank(
         files = [asdict(FileEntry.of(path, path.name)) for path in paths]
         created = datetime.now(UTC).isoformat(timespec="seconds")
         write_json(folder / RECORD, {"format": FORMAT, "count": count, **record, "created": created, "files": files})
-    except OSError as error:
-        raise UserError(
-            f"{folder}: the prompt bank cannot be written ({error.strerror or error}); no {RECORD} was left, so "
-            "nothing takes it for a bank. Free space or give --out another folder, then run the same command again"
-        ) from error
 
 
 def write_prompts(path: Path, count: int, batches: Iterable[list[str]]) -> None:
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
-    prompts = chain.from_iterable(batches)
     schema = pyarrow.schema([("prompt", pyarrow.string())])
     written = 0
     with whole_file(path) as unfinished:
         with ParquetWriter(unfinished, schema) as writer:
-            while group := list(islice(prompts, ROW_GROUP)):
-                writer.write_table(pyarrow.table({"prompt": group}, schema=schema))
-                written += len(group)
+            for batch in batches:
+                writer.write_table(pyarrow.table({"prompt": batch}, schema=schema))
+                written += len(batch)
         if written != count:
             raise ValueError(f"{path}: {written} prompts; expected {count}")
 
@@ -247,23 +231,13 @@ def write_prompts(path: Path, count: int, batches: Iterable[list[str]]) -> None:
 def write_matrix(path: Path, shape: tuple[int, int], batches: Iterable[np.ndarray]) -> None:
     """The safetensors file of one float16 matrix, written row by row: a memory map dies on a full disk, a file says so.
 
-    Raises UserError when a row's length is not 1 within 1 %, as that of NaN, ValueError for another shape.
+    Raises UserError for rows that are no unit rows, ValueError for another shape.
     """
 
     def blocks(tensor: Tensor) -> Iterator[bytes]:
-        written = 0
         for rows in batches:
-            lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
-            off = np.flatnonzero(~(np.abs(lengths - 1) < 0.01))
-            if len(off):
-                raise UserError(
-                    f"{path}: row {written + off[0]} has length {lengths[off[0]]:.3g}; expected 1: the model that "
-                    "made it is damaged, or its half precision overflowed. Nothing was written; try --device cpu"
-                )
-            if rows.shape[1] != shape[1]:
-                raise ValueError(f"{path}: rows of {rows.shape[1]} numbers; expected {shape[1]}")
+            check_unit_rows(str(path), rows)
             yield rows.astype("<f2").tobytes()
-            written += len(rows)
 
     write_tensors(path, [Tensor(MATRICES[path.name], "F16", shape)], blocks, metadata={})
 

@@ -67,18 +67,18 @@ def find_column(path: Path, column: str | None) -> str:
 def columns_of(path: Path) -> dict[str, bool]:
     """A table's columns that can hold prompts, and whether each holds words in the first row."""
     kind = path.suffix.lower()
-    if kind in DIALECTS:
-        rows = table_rows(path)
-        _, header = next(rows, (0, []))
-        _, first = next(rows, (0, [""] * len(header)))
-        return dict(zip(header, map(has_letter, first), strict=True))
-    if kind == ".jsonl":
-        _, record = next(json_records(path), (0, {}))
-        return {name: isinstance(value, str) and has_letter(value) for name, value in record.items()}
+    record: dict[str, Any] = {}
     if kind == ".parquet":
         return dict.fromkeys(parquet_text_columns(path), True)
-    path.open("rb").close()
-    return {}
+    if kind in DIALECTS:
+        rows = table_rows(path)
+        header = next(rows, [])
+        record = dict(zip(header, next(rows, [""] * len(header)), strict=True))
+    elif kind == ".jsonl":
+        _, record = next(json_records(path), (0, {}))
+    else:
+        path.open("rb").close()
+    return {name: isinstance(value, str) and has_letter(value) for name, value in record.items()}
 
 
 def read_file(path: Path, column: str) -> Iterator[str]:
@@ -88,11 +88,13 @@ def read_file(path: Path, column: str) -> Iterator[str]:
             # a carriage return alone ends a line too, as old Macs wrote it
             yield from (own for _, line in text_lines(path) for own in line.rstrip("\r\n").split("\r"))
         elif kind in DIALECTS:
-            yield from table_prompts(path, column)
+            rows = table_rows(path)
+            place = next(rows).index(column)
+            yield from (row[place] for row in rows)
         elif kind == ".jsonl":
             yield from json_prompts(path, column)
         else:
-            yield from parquet_prompts(path, column)
+            yield from (value or "" for (value,) in parquet_rows(path, [column]))
 
 
 @contextmanager
@@ -121,8 +123,8 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
                 raise ValueError(f"line {number}: not UTF-8 ({error.reason}). Save the file as UTF-8") from error
 
 
-def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(last line number, values) of .csv and .tsv, the header first; every row as long as the header."""
+def table_rows(path: Path) -> Iterator[list[str]]:
+    """The values of each row of .csv and .tsv, the header first; every row as long as the header."""
     reader = csv.reader((line for _, line in text_lines(path)), DIALECTS[path.suffix.lower()], strict=True)
     width = None
     try:
@@ -135,18 +137,11 @@ def table_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
                     f"line {reader.line_num}: {len(row)} values under {width} columns. "
                     "Put values that hold separators, quotes or line breaks in double quotes"
                 )
-            yield reader.line_num, row
+            yield row
     except csv.Error as error:
         raise ValueError(
             f"line {reader.line_num}: not a row of a table ({error}). Close every double quote, and double those inside"
         ) from error
-
-
-def table_prompts(path: Path, column: str) -> Iterator[str]:
-    rows = table_rows(path)
-    _, header = next(rows)
-    place = header.index(column)
-    yield from (row[place] for _, row in rows)
 
 
 def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -183,10 +178,6 @@ def parquet_text_columns(path: Path) -> list[str]:
 
     with pyarrow.parquet.ParquetFile(path) as file:
         return [field.name for field in file.schema_arrow if is_text(field.type)]
-
-
-def parquet_prompts(path: Path, column: str) -> Iterator[str]:
-    yield from (value or "" for (value,) in parquet_rows(path, [column]))
 
 
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:

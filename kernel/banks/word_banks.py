@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,8 @@ from kernel.system.files import write_whole
 if TYPE_CHECKING:
     from kernel.models.clip import ClipEncoder
 
+PART = 1024  # phrases that are encoded together: on a CPU lists take hours, of which a kill takes a part at most
+
 
 @dataclass(frozen=True)
 class Phrases:
@@ -28,13 +30,11 @@ class Phrases:
     dropped: dict[str, int]
 
 
-@dataclass(frozen=True)
-class WordBank:
-    """Phrases and their unit text features. Shape of features: (len(phrases), d)."""
+class Part(NamedTuple):
+    """Consecutive phrases of one list, and the file that holds their features, unit rows (n, d)."""
 
-    name: str
     phrases: list[str]
-    features: np.ndarray
+    path: Path
 
 
 def read_phrases(path: Path) -> Phrases:
@@ -71,13 +71,17 @@ def shipped_features(weights: Weights) -> Path:
     return weights.folder / FEATURES_FOLDER
 
 
+def features_path(words: Phrases, clip_sha256: str, folder: Path) -> Path:
+    return folder / f"{features_key(clip_sha256, words.phrases)}.safetensors"
+
+
 def features_file(words: Phrases, clip_sha256: str, folders: Sequence[Path]) -> Path | None:
     """Where in one of the folders the phrases' features lie; None where they are yet to be encoded."""
-    name = f"{features_key(clip_sha256, words.phrases)}.safetensors"
-    return next((folder / name for folder in folders if (folder / name).is_file()), None)
+    return next(filter(Path.is_file, (features_path(words, clip_sha256, folder) for folder in folders)), None)
 
 
-def read_features(words: Phrases, path: Path) -> WordBank:
+def read_features(words: Phrases, path: Path) -> np.ndarray:
+    """The unit text features of the phrases, (n, d) float32. Raises UserError for another number of rows."""
     from safetensors.numpy import load_file
 
     features = load_file(path)["features"].astype(np.float32)
@@ -86,18 +90,41 @@ def read_features(words: Phrases, path: Path) -> WordBank:
             f"{path}: {features.shape[0]} rows for the {len(words.phrases)} phrases of {words.name}: the file is "
             "damaged. Remove it and run again"
         )
-    return WordBank(words.name, words.phrases, features)
+    return features
+
+
+def write_features(path: Path, features: np.ndarray) -> None:
+    from safetensors.numpy import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, save({"features": features}))
 
 
 def encode_missing(words: Phrases, clip: "ClipEncoder", clip_sha256: str, folders: Sequence[Path], batch: int) -> None:
     """Encodes the phrases where none of the folders has their features, and keeps them in the last one."""
-    from safetensors.numpy import save
-
     if features_file(words, clip_sha256, folders) is None:
-        features = clip.encode_texts(words.phrases, batch)
-        folders[-1].mkdir(parents=True, exist_ok=True)
-        name = f"{features_key(clip_sha256, words.phrases)}.safetensors"
-        write_whole(folders[-1] / name, save({"features": features}))
+        write_features(features_path(words, clip_sha256, folders[-1]), clip.encode_texts(words.phrases, batch))
+
+
+def parts_of(lists: Sequence[Phrases], clip_sha256: str, folder: Path) -> list[Part]:
+    """Every part of the lists, in their order; files lie in `folder` until `join_parts` makes one of them."""
+    return [
+        Part(words.phrases[start : start + PART], folder / f"{key}-{start // PART:05d}.safetensors")
+        for words, key in ((words, features_key(clip_sha256, words.phrases)) for words in lists)
+        for start in range(0, len(words.phrases), PART)
+    ]
+
+
+def join_parts(words: Phrases, clip_sha256: str, folder: Path) -> bool:
+    """One features file of a list's parts, which then go; False, and nothing done, while one of them is missing."""
+    parts = parts_of([words], clip_sha256, folder)
+    if not all(part.path.is_file() for part in parts):
+        return False
+    rows = [read_features(Phrases(words.name, part.phrases, {}), part.path) for part in parts]
+    write_features(features_path(words, clip_sha256, folder), np.concatenate(rows))
+    for part in parts:
+        part.path.unlink()
+    return True
 
 
 def rank(
@@ -131,7 +158,7 @@ def best_phrases(
     for words, number in lists:
         path = features_file(words, clip_sha256, folders)
         if path is not None:
-            indices, _ = rank(image_features[seen], read_features(words, path).features, number)
+            indices, _ = rank(image_features[seen], read_features(words, path), number)
             for image, row in zip(seen.tolist(), indices.tolist(), strict=True):
                 found[image].extend(words.phrases[index] for index in row)
     return found

@@ -8,14 +8,11 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from kernel.commands.options import add_command, json_option, weights_option
 from kernel.errors import UserError, kind_and_line
 from kernel.system.terminal.output import json_text
-
-if TYPE_CHECKING:
-    from kernel.models.weights_folder import Weights
 
 OK, MISSING, WRONG = "ok", "missing", "wrong"
 COMPETITION_IMAGES = 16_000  # about as many as Kaggle scores in secret
@@ -76,10 +73,9 @@ def checked(name: str, needed: bool, check: Callable[[], Iterator[Finding]]) -> 
     try:
         for own in check():
             found.append(own)
-    except UserError as error:
-        found.append(Finding(name, WRONG, str(error), needed))
     except Exception as error:  # a library that is there in halves raises whatever it likes when it is imported
-        said = f"cannot be looked at ({kind_and_line(error)}). Run 'make setup'"
+        unknown = f"cannot be looked at ({kind_and_line(error)}). Run 'make setup'"
+        said = str(error) if isinstance(error, UserError) else unknown
         found.append(Finding(name, WRONG, said, needed))
     return found
 
@@ -88,13 +84,11 @@ def find_versions() -> Iterator[Finding]:
     from kernel.system.versions import DECLARED, installed, within_range
 
     found = {name: installed(name) for name in DECLARED}
-    for name in (name for name, version in found.items() if version is None):
-        yield Finding(name, MISSING, f"not installed, expected {DECLARED[name]}. Run 'make setup'")
-    for name, version in found.items():
+    for name, version in sorted(found.items(), key=lambda own: own[1] is not None):  # first what is not there
+        fits = version and within_range(version, DECLARED[name])
         if version is None:
-            continue
-        fits = within_range(version, DECLARED[name])
-        if fits is None:
+            yield Finding(name, MISSING, f"not installed, expected {DECLARED[name]}. Run 'make setup'")
+        elif fits is None:
             yield Finding(name, WRONG, f"its version {version!r} cannot be compared with {DECLARED[name]}", False)
         else:
             cure = "" if fits else ". Run 'make setup'"
@@ -138,7 +132,7 @@ def size_of(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / GB:.3f} GB"
 
 
-def find_recipe(weights: "Weights") -> Iterator[Finding]:
+def find_recipe(weights: Any) -> Iterator[Finding]:
     """The strongest recipe whose parts the weights folder has."""
     from kernel.banks.prompt_bank import RECORD, opened_bank
     from kernel.banks.word_banks import word_lists

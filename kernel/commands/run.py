@@ -13,7 +13,7 @@ from kernel.commands.options import (
     recipe_options,
     weights_option,
 )
-from kernel.config import Paths, recipe_named
+from kernel.config import DEFAULT_DEMO, Paths, recipe_named
 from kernel.system.deadline import Deadline
 from kernel.system.terminal.output import json_text
 
@@ -33,7 +33,7 @@ def add_run(commands: argparse._SubParsersAction) -> None:
 
 def run_command(options: argparse.Namespace) -> None:
     from kernel.pipeline.run import run
-    from kernel.system.durations import seconds_of
+    from kernel.system.deadline import seconds_of
 
     recipe = recipe_named(options.recipe, options.settings)
     deadline = Deadline.after(seconds_of(options.deadline) if options.deadline else None, options.started)
@@ -73,7 +73,7 @@ def plan_command(options: argparse.Namespace) -> None:
     from kernel.pipeline.planning.gpus import GB, gpu_named
     from kernel.pipeline.planning.plan import plan
     from kernel.pipeline.planning.table import plan_table, write_picture
-    from kernel.system.durations import seconds_of
+    from kernel.system.deadline import seconds_of
 
     prompts = options.bank_prompts
     if options.bank and prompts is None:
@@ -108,3 +108,17 @@ def constant_command(options: argparse.Namespace) -> None:
     for note in left_out_note(options.images):
         print(note, file=sys.stderr)
     print(f"{options.out}: the constant answer for {count} images")
+
+
+def add_demo(commands: argparse._SubParsersAction) -> None:
+    demo = add_command(commands, demo_command, "draws miniature images never trained on, runs, scores, reports")
+    demo.add_argument("--out", type=Path, default=DEFAULT_DEMO)
+    demo.add_argument("--images", type=positive, default=64, metavar="N")
+    demo.add_argument("--seed", type=int, default=0, metavar="S")
+    weights_option(demo)
+
+
+def demo_command(options: argparse.Namespace) -> None:
+    from kernel.miniature.demo import demo
+
+    demo(options.out, options.weights, options.images, options.seed)

@@ -3,40 +3,29 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kernel.config import Paths, Recipe
 from kernel.errors import UserError
+from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.evaluation.finished import Finished, finished_run
-from kernel.evaluation.metrics import pairwise_cosine
 from kernel.pipeline.run import run
 
 
 @dataclass(frozen=True)
-class Neighbour:
-    """A prompt of the bank, its distance from the image (1 - cosine), and its weight among all neighbours."""
-
-    prompt: str
-    distance: float
-    weight: float
-
-
-@dataclass(frozen=True)
-class Part:
-    """One estimate: its share in the answer, and its cosine to the answer; None where it says nothing of the image."""
-
-    share: float
-    cosine: float | None
-
-
-@dataclass(frozen=True)
 class Explanation:
-    """What the recipe made of one image; `neighbours` are the nearest that a run keeps, none without a prompt bank."""
+    """What the recipe made of one image.
+
+    `neighbours` are the nearest prompts of the bank that a run keeps, none without one: each with its `distance` from
+    the image (1 - cosine), and its `weight` among all neighbours. `estimates` have their `share` in the answer, and
+    their `cosine` to it; None where one says nothing of the image.
+    """
 
     image: str
     captions: list[str]
     modifiers: list[str]
-    neighbours: list[Neighbour]
-    estimates: dict[str, Part]
+    neighbours: list[dict[str, Any]]
+    estimates: dict[str, dict[str, Any]]
     shares_from: str
 
 
@@ -66,21 +55,20 @@ def explain(image: Path, recipe: Recipe, weights: Path, bank: Path | None, devic
         )
 
 
-def neighbours_of(finished: Finished) -> list[Neighbour]:
-    """The prompts of the bank that the run found nearest to its only image; none where it asked for none."""
+def neighbours_of(finished: Finished) -> list[dict[str, Any]]:
     if finished.nearest is None or finished.bank is None:
         return []
     indices, cosines, weights = (own[0].tolist() for own in finished.nearest)
     return [
-        Neighbour(prompt, 1 - cosine, weight)
+        {"prompt": prompt, "distance": 1 - cosine, "weight": weight}
         for prompt, cosine, weight in zip(finished.bank.prompts(indices), cosines, weights, strict=True)
     ]
 
 
-def part(finished: Finished, name: str) -> Part:
+def part(finished: Finished, name: str) -> dict[str, Any]:
     rows, usable = finished.estimates[name]
     cosine = float(pairwise_cosine(rows, finished.answer)[0]) if usable[0] else None
-    return Part(finished.record["recipe"]["estimates"][name], cosine)
+    return {"share": finished.record["recipe"]["estimates"][name], "cosine": cosine}
 
 
 def text_of(explanation: Explanation) -> str:
@@ -89,9 +77,10 @@ def text_of(explanation: Explanation) -> str:
     lines += ["modifiers:", *(f"  {phrase}" for phrase in explanation.modifiers or ["none"])]
     if explanation.neighbours:
         lines += ["nearest prompts of the bank (distance = 1 - cosine, weight among all neighbours):"]
-        lines += [f"  {own.distance:.3f}  {own.weight:.3f}  {own.prompt}" for own in explanation.neighbours]
+        lines += [f"  {own['distance']:.3f}  {own['weight']:.3f}  {own['prompt']}" for own in explanation.neighbours]
     lines += [f"the answer's parts (shares: {explanation.shares_from}):"]
     for name, own in explanation.estimates.items():
-        said = "says nothing of one image alone" if own.cosine is None else f"cosine to the answer {own.cosine:.3f}"
-        lines.append(f"  {name:<12} share {own.share:.3f}, {said}")
+        share, cosine = own["share"], own["cosine"]
+        said = "says nothing of one image alone" if cosine is None else f"cosine to the answer {cosine:.3f}"
+        lines.append(f"  {name:<12} share {share:.3f}, {said}")
     return "\n".join(lines)

@@ -10,20 +10,18 @@ import html
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
-from kernel.evaluation.finished import finished_run
+from kernel.evaluation.finished import finished_run, images_of, weights_of
 from kernel.evaluation.report_content import ablation, best_of, cards, histogram, parts, stages, summary, truth_of
 from kernel.evaluation.thumbnails import thumbnails
-from kernel.evaluation.whereabouts import images_of, weights_of
-from kernel.system.files import write_whole
+from kernel.system.files import write_whole, writing
 
 PART = 256  # pictures that a page takes apart at a time
 PAGE_BYTES = 55_000_000  # of texts and pictures; beyond about 60 MB mail and browsers get slow
 PICTURES = "report_pictures"
+NO_REPORT = "there is no report. Free space, or copy the run folder to where you may write"
 
 
 def write_report(
@@ -41,7 +39,7 @@ def write_report(
     Raises UserError for a folder without a finished run, or into which nothing can be written.
     """
     page = page_of(run, prompts, pictures_beside, images=images, weights=weights)
-    with writing(run):
+    with writing(run, NO_REPORT):
         write_whole(run / "report.html", page.encode("utf-8", errors="replace"))
     return run / "report.html"
 
@@ -80,7 +78,7 @@ def page_of(
         card |= {"index": index, "picture": picture is not None}
     folder = PICTURES if pictures_beside else None
     if folder:
-        with writing(run):
+        with writing(run, NO_REPORT):
             (run / folder).mkdir(exist_ok=True)
             for index, picture in enumerate(pictures):
                 if picture is not None:
@@ -103,17 +101,6 @@ def page_of(
         style=Markup(style),
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
-
-
-@contextmanager
-def writing(run: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{run}: the report cannot be written ({error.strerror or error}). Free space, or copy the run folder to "
-            "where you may write"
-        ) from error
 
 
 def json_in_page(content: Any) -> str:

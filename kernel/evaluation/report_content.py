@@ -10,10 +10,8 @@ import numpy as np
 from kernel.banks.nearest import nearest
 from kernel.config import BANK, ESTIMATES
 from kernel.errors import UserError, did_you_mean
-from kernel.evaluation.evaluate import require_prompts
+from kernel.evaluation.evaluate import Score, pairwise_cosine, read_prompts, require_prompts, score
 from kernel.evaluation.finished import Finished
-from kernel.evaluation.metrics import Score, pairwise_cosine, score
-from kernel.evaluation.truth import read_prompts
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights

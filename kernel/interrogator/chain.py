@@ -1,17 +1,10 @@
 """clip-interrogator's greedy chain, for many images at once: one more term a round, as long as that helps."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 
-
-class Tower(Protocol):
-    def similarities(self, starts: list[str], terms: list[list[str]], image_features: np.ndarray) -> list[np.ndarray]:
-        """Of each image the cosines of "START, TERM" for every term; of the terms alone where START is empty."""
-
-    def is_full(self, text: str) -> bool:
-        """Whether a text takes all the tokens that CLIP reads."""
+from kernel.models.text_tower import TextTower
 
 
 @dataclass
@@ -49,7 +42,7 @@ class Chain:
 
 
 def chains(
-    tower: Tower,
+    tower: TextTower,
     image_features: np.ndarray,
     starts: list[str],
     worths: list[float],
@@ -89,7 +82,7 @@ def chains(
 
 
 def best_terms(
-    tower: Tower, image_features: np.ndarray, found: list[Chain], active: list[int], sign: np.float32
+    tower: TextTower, image_features: np.ndarray, found: list[Chain], active: list[int], sign: np.float32
 ) -> list[tuple[int, float]]:
     """Of each of these chains the term that serves it most, by its number, and what the prompt is worth with it."""
     if not active:

@@ -1,7 +1,6 @@
 """clip-interrogator's four modes: an image's caption and its best terms to one prompt."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,28 +11,8 @@ from kernel.models.text_tower import TextTower
 
 # one term of each of these behind the caption, then the flavors
 CLASSIC = ("mediums", "artists", "trendings", "movements")
-Part = tuple[str, str, float]  # a term, its bank, its similarity
-
-
-@dataclass(frozen=True)
-class Description:
-    """A prompt, its cosine to the image, and what it is made of: of a chain each term's similarity is that of the
-    prompt up to it. `candidates` are the prompts that mode best chose from, with theirs."""
-
-    prompt: str
-    similarity: float
-    parts: list[Part]
-    candidates: dict[str, tuple[str, float]]
-
-    def as_json(self) -> dict[str, Any]:
-        parts = [{"term": term, "bank": bank, "similarity": similarity} for term, bank, similarity in self.parts]
-        content = {"prompt": self.prompt, "similarity": self.similarity, "parts": parts}
-        if self.candidates:
-            content["candidates"] = {
-                name: {"prompt": prompt, "similarity": similarity}
-                for name, (prompt, similarity) in self.candidates.items()
-            }
-        return content
+Part = dict[str, Any]  # a `term`, its `bank`, its `similarity`: of a chain, that of the prompt up to it
+Made = list[tuple[str, list[Part]]]  # of each image a prompt, and what it is made of
 
 
 class Describer:
@@ -42,8 +21,9 @@ class Describer:
     def __init__(self, table: TermTable, tower: TextTower) -> None:
         self.table, self.tower = table, tower
 
-    def describe(self, mode: str, image_features: np.ndarray, captions: list[str], most: int) -> list[Description]:
-        """One description an image. `most`: terms at most, in mode classic flavors."""
+    def describe(self, mode: str, image_features: np.ndarray, captions: list[str], most: int) -> list[dict[str, Any]]:
+        """One description an image, as plain data: its `prompt`, the `similarity` of that, its `parts`, and in mode
+        best the `candidates` that it chose from. `most`: terms at most, in mode classic flavors."""
         if mode == "best":
             return self.best(image_features, captions, most)
         if mode == "negative":
@@ -51,11 +31,11 @@ class Describer:
         made = (self.classic if mode == "classic" else self.fast)(image_features, captions, most)
         cosines = self.tower.cosines([prompt for prompt, _ in made], image_features)
         return [
-            Description(prompt, float(cosine), parts, {})
+            {"prompt": prompt, "similarity": float(cosine), "parts": parts}
             for (prompt, parts), cosine in zip(made, cosines, strict=True)
-        ]  # fmt: skip
+        ]
 
-    def classic(self, image_features: np.ndarray, captions: list[str], most: int) -> list[tuple[str, list[Part]]]:
+    def classic(self, image_features: np.ndarray, captions: list[str], most: int) -> Made:
         banks = {
             name: self.table.best(image_features, rows, most if name == "flavors" else 1)
             for name, rows in self.table.rows.items()
@@ -63,65 +43,63 @@ class Describer:
         made = []
         for number, caption in enumerate(captions):
             found = {name: self.parts(own[number]) for name, own in banks.items()}
-            prompt = classic_prompt(caption, {name: [term for term, _, _ in own] for name, own in found.items()})
+            prompt = classic_prompt(caption, {name: [part["term"] for part in own] for name, own in found.items()})
             made.append((fitting(prompt, self.tower.is_full), [part for own in found.values() for part in own]))
         return made
 
-    def fast(self, image_features: np.ndarray, captions: list[str], most: int) -> list[tuple[str, list[Part]]]:
+    def fast(self, image_features: np.ndarray, captions: list[str], most: int) -> Made:
         made = []
         for caption, best in zip(captions, self.table.best(image_features, self.table.positive, most), strict=True):
             parts = self.parts(best)
-            prompt = ", ".join([caption, *(term for term, _, _ in parts)])
+            prompt = ", ".join([caption, *(part["term"] for part in parts)])
             made.append((fitting(prompt, self.tower.is_full), parts))
         return made
 
-    def best(self, image_features: np.ndarray, captions: list[str], most: int) -> list[Description]:
+    def best(self, image_features: np.ndarray, captions: list[str], most: int) -> list[dict[str, Any]]:
         starts = [float(cosine) for cosine in self.tower.cosines(captions, image_features)]
         shortlists = self.table.shortlist(image_features, self.table.positive)
-        terms = [[self.table.phrases[row] for row in own] for own in shortlists]
-        found = chains(self.tower, image_features, captions, starts, terms, most)
+        found = chains(self.tower, image_features, captions, starts, self.terms(shortlists), most)
         classic, fast = (way(image_features, captions, most) for way in (self.classic, self.fast))
         descriptions = []
         for number, (features, chain) in enumerate(zip(image_features, found, strict=True)):
-            banks = {self.table.phrases[row]: self.table.bank_of(row) for row in shortlists[number]}
-            steps = [(term, banks[term], worth) for term, worth in chain.picked[: chain.best_length]]
-            candidates: list[tuple[str, str, list[Part]]] = [
-                ("caption", captions[number], []),
-                ("classic", *classic[number]),
-                ("fast", *fast[number]),
-                ("chain", chain.best_prompt, steps),
+            steps = self.steps(shortlists[number], chain.picked[: chain.best_length])
+            made = [(captions[number], []), classic[number], fast[number], (chain.best_prompt, steps)]
+            cosines = self.tower.cosines([prompt for prompt, _ in made], np.tile(features, (len(made), 1)))
+            told = [
+                {"prompt": prompt, "similarity": float(cosine)}
+                for (prompt, _), cosine in zip(made, cosines, strict=True)
             ]
-            prompts = [prompt for _, prompt, _ in candidates]
-            cosines = self.tower.cosines(prompts, np.tile(features, (len(prompts), 1)))
             chosen = int(cosines.argmax())
-            descriptions.append(
-                Description(
-                    prompts[chosen],
-                    float(cosines[chosen]),
-                    candidates[chosen][2],
-                    {name: (prompt, float(own)) for (name, prompt, _), own in zip(candidates, cosines, strict=True)},
-                )
-            )
+            candidates = dict(zip(("caption", "classic", "fast", "chain"), told, strict=True))
+            descriptions.append({**told[chosen], "parts": made[chosen][1], "candidates": candidates})
         return descriptions
 
-    def negative(self, image_features: np.ndarray, most: int) -> list[Description]:
+    def negative(self, image_features: np.ndarray, most: int) -> list[dict[str, Any]]:
         always = range(*self.table.part([NEGATIVE]))
         far = self.table.shortlist(image_features, self.table.positive, reverse=True)
         shortlists = [[*rows, *always] for rows in far]
-        terms = [[self.table.phrases[row] for row in own] for own in shortlists]
-        nothing = [""] * len(terms)
+        starts, worths, terms = [""] * len(far), [0.0] * len(far), self.terms(shortlists)
         descriptions = []
-        for number, chain in enumerate(
-            chains(self.tower, image_features, nothing, [0.0] * len(terms), terms, most, reverse=True)
-        ):
-            banks = {self.table.phrases[row]: self.table.bank_of(row) for row in reversed(shortlists[number])}
+        found = chains(self.tower, image_features, starts, worths, terms, most, reverse=True)
+        for shortlist, chain in zip(shortlists, found, strict=True):
             picked = [(chain.start, chain.start_worth), *chain.picked[: chain.best_length]]
-            parts = [(term, banks[term], -worth) for term, worth in picked]
-            descriptions.append(Description(chain.best_prompt, -chain.best_worth, parts, {}))
+            parts = self.steps(shortlist, [(term, -worth) for term, worth in picked])
+            descriptions.append({"prompt": chain.best_prompt, "similarity": -chain.best_worth, "parts": parts})
         return descriptions
 
+    def terms(self, shortlists: list[list[int]]) -> list[list[str]]:
+        return [[self.table.phrases[row] for row in own] for own in shortlists]
+
     def parts(self, rows: Sequence[tuple[int, float]]) -> list[Part]:
-        return [(self.table.phrases[row], self.table.bank_of(row), cosine) for row, cosine in rows]
+        return [
+            {"term": self.table.phrases[row], "bank": self.table.bank_of(row), "similarity": cosine}
+            for row, cosine in rows
+        ]
+
+    def steps(self, shortlist: list[int], picked: Sequence[tuple[str, float]]) -> list[Part]:
+        """What a chain picked; of a phrase that two banks hold, the first in the shortlist."""
+        row_of = {self.table.phrases[row]: row for row in reversed(shortlist)}
+        return self.parts([(row_of[term], worth) for term, worth in picked])
 
 
 def classic_prompt(caption: str, terms: dict[str, list[str]]) -> str:

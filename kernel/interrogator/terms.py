@@ -68,7 +68,7 @@ class TermTable:
         for words in banks:
             path = features_file(words, clip_sha256, folders)
             assert path is not None  # encoded before
-            parts.append(read_features(words, path).features)
+            parts.append(read_features(words, path))
             self.rows[words.name] = (start, start + len(words.phrases))
             start += len(words.phrases)
         self.phrases = [phrase for words in banks for phrase in words.phrases]

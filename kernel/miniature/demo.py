@@ -10,7 +10,7 @@ from kernel.errors import UserError
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
 from kernel.estimates.texts import weighed_captions
-from kernel.evaluation.metrics import pairwise_cosine
+from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.evaluation.report import write_report
 from kernel.miniature.assemble import put_bank
 from kernel.miniature.world.folders import CONSTANT_SEED, DEMO_SEED, draw_folder, scenes, write_prompts

@@ -4,7 +4,7 @@ CLIP's text features of many prompts are regressed on the prompts' MiniLM vector
 IMAGE features, so no picture is needed for it (published by the competition's 7th place). The two kinds of
 features lie apart, so each is centred by its own mean first; what is left between an image and its prompt counts as
 noise that the map must bear. Only the Gram matrices are kept, so memory does not depend on the number of prompts:
-(d + 384) x d float64, 12 MB for ViT-g-14's 1,024 dimensions.
+(1 + d + 384) squared float64, 16 MB for ViT-g-14's 1,024 dimensions.
 
 The same ridge regression fits the head on the features of images whose prompts are known, without that noise.
 """
@@ -36,49 +36,45 @@ ADVICE = "Make the bank again: 'python -m kernel bank PROMPTS --weights DIR --ou
 
 
 class Gram:
-    """Sums over rows that a least-squares fit needs, in float64: n, x, y, x x', x y' and |y|^2.
+    """Sum of z z' over rows z = (1, x, y), in float64: all that a least-squares fit needs of them.
 
-    Example: x rows [[1], [2]], y rows [[3], [5]] -> n=2, sum_x=[3], sum_y=[8], xx=[[5]], xy=[[13]], yy=34
+    Example: x rows [[1], [2]], y rows [[3], [5]] -> [[2, 3, 8], [3, 5, 13], [8, 13, 34]]
     """
 
     def __init__(self, features: int, embeddings: int) -> None:
-        self.n = 0
-        self.sum_x, self.sum_y = np.zeros(features), np.zeros(embeddings)
-        self.xx, self.xy, self.yy = np.zeros((features, features)), np.zeros((features, embeddings)), 0.0
+        self.x, self.y = slice(1, 1 + features), slice(1 + features, 1 + features + embeddings)
+        self.sums = np.zeros((self.y.stop, self.y.stop))
+
+    @property
+    def n(self) -> int:
+        return int(self.sums[0, 0])
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Takes in rows x (n, d) and y (n, e) of any float type.
 
         Raises UserError for a number that is not finite, ValueError for another shape.
         """
-        if x.shape != (len(y), len(self.sum_x)) or y.shape != (len(x), len(self.sum_y)):
-            raise ValueError(f"shapes {x.shape} and {y.shape}; expected n rows of {self.xy.shape} numbers each")
-        x, y = x.astype(np.float64), y.astype(np.float64)
+        expected = (self.y.start - 1, self.y.stop - self.y.start)
+        if (x.shape, y.shape) != ((len(x), expected[0]), (len(x), expected[1])):
+            raise ValueError(f"shapes {x.shape} and {y.shape}; expected n rows of {expected} numbers each")
         for name, rows in (("feature", x), ("embedding", y)):
             check_finite(name, rows)
-        self.n += len(x)
-        self.sum_x += x.sum(axis=0)
-        self.sum_y += y.sum(axis=0)
-        self.xx += x.T @ x
-        self.xy += x.T @ y
-        self.yy += float(np.vdot(y, y))
+        whole = np.hstack([np.ones((len(x), 1)), x, y])
+        self.sums += whole.T @ whole
 
     def __add__(self, other: "Gram") -> "Gram":
-        both = Gram(*self.xy.shape)
-        for name, value in vars(self).items():
-            setattr(both, name, value + getattr(other, name))
+        both = Gram(self.y.start - 1, self.y.stop - self.y.start)
+        both.sums = self.sums + other.sums
         return both
 
     def means(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.sum_x / self.n, self.sum_y / self.n
+        return self.sums[0, self.x] / self.n, self.sums[0, self.y] / self.n
 
     def moments(self, mean_x: np.ndarray, mean_y: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
         """Mean of x x' (d, d), of x y' (d, e) and of |y|^2, with x and y taken from these means on."""
-        own_x, own_y = self.means()
-        xx = self.xx / self.n - np.outer(own_x, mean_x) - np.outer(mean_x, own_x) + np.outer(mean_x, mean_x)
-        xy = self.xy / self.n - np.outer(own_x, mean_y) - np.outer(mean_x, own_y) + np.outer(mean_x, mean_y)
-        yy = self.yy / self.n - 2 * own_y @ mean_y + mean_y @ mean_y
-        return xx, xy, float(yy)
+        own, mean = self.sums[0] / self.n, np.concatenate([[1], mean_x, mean_y])
+        about = self.sums / self.n - np.outer(own, mean) - np.outer(mean, own) + np.outer(mean, mean)
+        return about[self.x, self.x], about[self.x, self.y], float(np.trace(about[self.y, self.y]))
 
 
 @dataclass(frozen=True)
@@ -176,7 +172,7 @@ def fit_regression(features: np.ndarray, embeddings: np.ndarray) -> tuple[Head, 
 
 def mean_square(gram: Gram) -> float:
     """Mean squared feature an element; 1 where every feature is 0, so that the fit stays solvable."""
-    return float(np.trace(gram.xx)) / gram.n / len(gram.xx) or 1.0
+    return float(np.diag(gram.sums)[gram.x].mean()) / gram.n or 1.0
 
 
 def held_out_errors(train: Gram, held_out: Gram, regularisations: Iterable[float], noise: float) -> list[float]:

@@ -10,8 +10,9 @@ import numpy as np
 
 from kernel.models.clip import ClipEncoder
 
-# tokens of texts' ends in one pass: on a CPU few enough to stay in its cache
-TOKENS = {"cpu": 4096, "cuda": 65_536}
+# tokens of texts' ends in one pass, each of which takes a copy of its beginning's keys and values; few enough on a CPU
+# to stay in its cache
+TOKENS = {"cpu": 1024, "cuda": 16_384}
 
 
 class TextTower:
@@ -34,20 +35,29 @@ class TextTower:
 
     def similarities(self, starts: list[str], terms: list[list[str]], image_features: np.ndarray) -> list[np.ndarray]:
         """Of each image (n, d) the cosines of "START, TERM" for every term; of the terms alone where START is empty."""
-        if not self.shares_beginnings:
-            return [self.whole(start, own, row) for start, own, row in zip(starts, terms, image_features, strict=True)]
-        split = [self.split(start, own) for start, own in zip(starts, terms, strict=True)]
-        beginnings = [beginning for beginning, _ in split]
-        found = self.ends(beginnings, [[end or [0] for end in ends] for _, ends in split], image_features)
-        for image, (_, ends) in enumerate(split):
-            odd = [number for number, end in enumerate(ends) if not end]
-            if odd:
-                texts = [terms[image][number] for number in odd]
-                found[image][odd] = self.whole(starts[image], texts, image_features[image])
-        return found
+        return [self.of_image(start, own, row) for start, own, row in zip(starts, terms, image_features, strict=True)]
 
-    def whole(self, start: str, terms: list[str], features: np.ndarray) -> np.ndarray:
-        return self.clip.encode_texts([joined(start, term) for term in terms], self.batch) @ features
+    def of_image(self, start: str, terms: list[str], features: np.ndarray) -> np.ndarray:
+        """The terms' cosines to one image, (d,): those of about one length go through the tower together."""
+        import torch
+
+        beginning, ends = self.split(start, terms) if self.shares_beginnings else ([], [[] for _ in terms])
+        found = np.zeros(len(terms), dtype=np.float32)
+        whole = [number for number, end in enumerate(ends) if not end]
+        if whole:
+            texts = [joined(start, terms[number]) for number in whole]
+            found[whole] = self.clip.encode_texts(texts, self.batch) @ features
+        order = sorted((number for number, end in enumerate(ends) if end), key=lambda number: -len(ends[number]))
+        if order:
+            device = self.clip.device.name
+            with torch.inference_mode():
+                shared = Beginning(self.clip.model, torch.tensor([beginning], device=device))
+                image = torch.from_numpy(features).to(device)
+                while order:
+                    count = max(1, TOKENS[device.partition(":")[0]] // len(ends[order[0]]))
+                    part, order = order[:count], order[count:]
+                    found[part] = (shared.features([ends[number] for number in part]) @ image).cpu().numpy()
+        return found
 
     def split(self, start: str, terms: list[str]) -> tuple[list[int], list[list[int]]]:
         """Token ids of the beginning that all the texts share, and of each text what follows up to its end token.
@@ -74,35 +84,6 @@ class TextTower:
             ends.append(ids[len(common) :] if ids[: len(common)] == common else [])
         return beginning[: length - 1], ends
 
-    def ends(self, beginnings: list[list[int]], ends: list[list[list[int]]], image_features: np.ndarray) -> Any:
-        """Cosines of every end behind its image's beginning to that image: a list of (ends,) arrays.
-
-        The images go through the tower together, ends of about one length at a time.
-        """
-        import torch
-
-        device = self.clip.device.name
-        found = [np.zeros(len(own), dtype=np.float32) for own in ends]
-        orders = [np.argsort([len(end) for end in own], kind="stable") for own in ends]
-        images = torch.from_numpy(np.ascontiguousarray(image_features)).to(device)
-        with torch.inference_mode():
-            beginning = Beginning(self.clip.model, padded(beginnings, device), [len(own) for own in beginnings])
-            start = 0
-            while start < max(map(len, orders)):
-                longest = max(
-                    len(own[order[min(start, len(order) - 1)]]) for own, order in zip(ends, orders, strict=True)
-                )
-                count = max(1, TOKENS[device.partition(":")[0]] // (len(ends) * longest))
-                parts = [order[start : start + count] for order in orders]
-                count = max(map(len, parts))
-                filled = [[*(own[row] for row in part), *[[0]] * (count - len(part))]
-                          for own, part in zip(ends, parts, strict=True)]  # fmt: skip
-                cosines = beginning.cosines(filled, images)
-                for own, part, row in zip(found, parts, cosines, strict=True):
-                    own[part] = row[: len(part)]
-                start += count
-        return found
-
 
 def shares_beginnings(clip: ClipEncoder) -> bool:
     """Whether this is the tower that `Beginning` computes: plain blocks, causal, read at the end token."""
@@ -128,82 +109,49 @@ def is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and "&" not in text
 
 
-def padded(rows: list[list[int]], device: str) -> Any:
-    import torch
-
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[0] * (width - len(row))] for row in rows], device=device)
-
-
 class Beginning:
-    """Keys and values of each image's beginning in every layer; ends are computed behind them.
+    """Keys and values of a beginning in every layer; ends are computed behind them.
 
-    Shapes: n images, P tokens of the longest beginning, C ends an image, L tokens of the longest end, H heads.
+    Shapes: P tokens of the beginning, C ends, L tokens of the longest end.
     """
 
-    def __init__(self, model: Any, ids: Any, lengths: list[int]) -> None:
-        import torch
+    def __init__(self, model: Any, ids: Any) -> None:
+        from torch.nn.functional import scaled_dot_product_attention
 
-        self.model, self.blocks = model, model.transformer.resblocks
-        self.dtype = model.transformer.get_cast_dtype()
-        self.lengths = torch.tensor(lengths, device=ids.device)
-        # True where an end's token may look: at tokens that this image's beginning has
-        self.seen = torch.arange(ids.shape[1], device=ids.device) < self.lengths[:, None]
-        self.keys, self.values = [], []
-        states = self.embedded(ids, torch.arange(ids.shape[1], device=ids.device))
-        for number, block in enumerate(self.blocks):
+        self.model, self.device, self.length = model, ids.device, ids.shape[1]
+        self.layers = []
+        states = self.embedded(ids, 0)
+        for block in model.transformer.resblocks:
             queries, keys, values = heads(block, states)
-            self.keys.append(keys)
-            self.values.append(values)
-            if number < len(self.blocks) - 1:
-                attended = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, is_causal=True)
-                states = finished(block, states, attended)
+            self.layers.append((block, keys, values))
+            states = finished(block, states, scaled_dot_product_attention(queries, keys, values, is_causal=True))
 
-    def embedded(self, ids: Any, positions: Any) -> Any:
-        return (
-            self.model.token_embedding(ids).to(self.dtype) + self.model.positional_embedding.to(self.dtype)[positions]
-        )
+    def embedded(self, ids: Any, first: int) -> Any:
+        """Token ids (n, T), the first of which stands at this place of its text -> (n, T, w)."""
+        kind = self.model.transformer.get_cast_dtype()
+        places = self.model.positional_embedding.to(kind)[first : first + ids.shape[1]]
+        return self.model.token_embedding(ids).to(kind) + places
 
-    def cosines(self, ends: list[list[list[int]]], images: Any) -> Any:
-        """Ends (n x C lists of ids, whose last is the end token) to images (n, d) -> (n, C) array."""
+    def features(self, ends: list[list[int]]) -> Any:
+        """C lists of ids, whose last is the end token -> (C, d) float32 unit rows, a tensor."""
         import torch
 
-        count, device = len(ends[0]), images.device
-        ids = padded([end for own in ends for end in own], device)
-        length = ids.shape[1]
-        last = torch.tensor([len(end) - 1 for own in ends for end in own], device=device)
-        positions = self.lengths[:, None] + torch.arange(length, device=device)
-        positions = positions.clamp(max=len(self.model.positional_embedding) - 1)  # beyond an end nothing is read
-        states = self.embedded(ids, positions.repeat_interleave(count, dim=0))
-        states = states.view(len(ends), count * length, -1)
-        for block, keys, values in zip(self.blocks, self.keys, self.values, strict=True):
-            attended = self.attended(heads(block, states), keys, values, count)
+        count, length = len(ends), max(map(len, ends))
+        ids = torch.tensor([[*end, *[0] * (length - len(end))] for end in ends], device=self.device)
+        states = self.embedded(ids, self.length)
+        # True where an end's token may look: at the whole beginning, and at its own end up to itself
+        seen = torch.ones(length, self.length + length, dtype=torch.bool, device=self.device).tril(self.length)
+        for block, *before in self.layers:
+            queries, *own = heads(block, states)
+            keys, values = (
+                torch.cat([old.expand(count, -1, -1, -1), new], dim=2) for old, new in zip(before, own, strict=True)
+            )
+            attended = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, attn_mask=seen)
             states = finished(block, states, attended)
-        states = states.view(len(ends) * count, length, -1)[torch.arange(len(last), device=device), last]
-        features = self.model.ln_final(states)
-        projection = self.model.text_projection
+        last = states[torch.arange(count), [len(end) - 1 for end in ends]]
+        features, projection = self.model.ln_final(last), self.model.text_projection
         features = projection(features) if isinstance(projection, torch.nn.Linear) else features @ projection
-        features = torch.nn.functional.normalize(features.float(), dim=-1).view(len(ends), count, -1)
-        return (features @ images[:, :, None])[..., 0].cpu().numpy()
-
-    def attended(self, own: tuple[Any, Any, Any], keys: Any, values: Any, count: int) -> Any:
-        """Attention of ends' tokens (n, H, C x L, D) to their beginning and, causally, to their own end."""
-        import torch
-
-        queries, own_keys, own_values = own
-        images, number, tokens, width = queries.shape
-        length = tokens // count
-        by_end = (images, number, count, length, width)
-        scale = width**-0.5
-        before = (queries @ keys.transpose(-1, -2) * scale).float()
-        before.masked_fill_(~self.seen[:, None, None, :], float("-inf"))
-        within = (queries.view(by_end) @ own_keys.view(by_end).transpose(-1, -2) * scale).float()
-        later = torch.ones(length, length, dtype=torch.bool, device=queries.device).triu(1)
-        within = within.masked_fill(later, float("-inf")).view(images, number, tokens, length)
-        weights = torch.cat([before, within], dim=-1).softmax(dim=-1).to(values.dtype)
-        to_before, to_own = weights.split([keys.shape[2], length], dim=-1)
-        mixed = to_own.reshape(images, number, count, length, length) @ own_values.view(by_end)
-        return to_before @ values + mixed.view(queries.shape)
+        return torch.nn.functional.normalize(features.float(), dim=-1)
 
 
 def heads(block: Any, states: Any) -> tuple[Any, Any, Any]:

@@ -28,3 +28,14 @@ def check_finite(name: str, rows: np.ndarray) -> None:
             f"{name} row {bad[0]} of {len(rows)} holds a number that is not finite ({len(bad)} such rows): nothing "
             "can be computed from it. The model's weights are damaged, or its half precision overflowed: --device cpu"
         )
+
+
+def check_unit_rows(name: str, rows: np.ndarray) -> None:
+    """Raises UserError when a row's length is not 1 within 1 %, as that of NaN."""
+    lengths = np.linalg.norm(rows.astype(np.float32), axis=1)
+    bad = np.flatnonzero(~(np.abs(lengths - 1) < 0.01))
+    if len(bad):
+        raise UserError(
+            f"{name} row {bad[0]} of {len(rows)} has length {lengths[bad[0]]:.3g}; expected 1 ({len(bad)} such rows): "
+            "the model that made it is damaged, or its half precision overflowed. Try --device cpu"
+        )

@@ -14,14 +14,14 @@ import time
 from pathlib import Path
 
 from kernel.errors import UserError
+from kernel.evaluation.evaluate import read_prompts
 from kernel.evaluation.report import display_page
-from kernel.evaluation.truth import read_prompts
 from kernel.models.weights_folder import MANIFEST, read_manifest
 from kernel.notebook.inputs import find_inputs, restore_weights
 from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.images import list_images
 from kernel.pipeline.submission import check_submission
-from kernel.system.durations import seconds_of
+from kernel.system.deadline import seconds_of
 from kernel.system.files import whole_file
 from kernel.system.processes import CODE, ending, stream
 

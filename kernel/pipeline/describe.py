@@ -24,8 +24,7 @@ from kernel.pipeline.job import Job
 from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.devices import Device, find_devices
 from kernel.system.terminal.library_warnings import counted_warnings
-from kernel.system.terminal.progress import progress_bar
-from kernel.system.terminal.stderr import STDERR
+from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
 
 # clip-interrogator 0.6.0: one greedy caption of at most 32 tokens after the start token

@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kernel.banks.word_banks import Phrases, features_file, shipped_features
-from kernel.banks.word_parts import Part, join_parts, parts_of
+from kernel.banks.word_banks import Part, Phrases, features_file, join_parts, parts_of, shipped_features
 from kernel.config import Recipe
 from kernel.models.weights_folder import Weights
 from kernel.pipeline.folder.run_folder import RunFolder

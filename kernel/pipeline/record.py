@@ -18,8 +18,7 @@ from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import left_out
 from kernel.pipeline.preparation import Prepared
 from kernel.pipeline.stages.load import kept
-from kernel.system.deadline import Deadline
-from kernel.system.durations import duration
+from kernel.system.deadline import Deadline, duration
 from kernel.system.memory import PeakMemory
 
 REPORTED_VERSIONS = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pandas", "pillow")

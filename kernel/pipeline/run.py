@@ -26,8 +26,7 @@ from kernel.system.devices import Device
 from kernel.system.files import cannot_write
 from kernel.system.memory import long_lived
 from kernel.system.terminal.library_warnings import counted_warnings
-from kernel.system.terminal.progress import progress_bar
-from kernel.system.terminal.stderr import STDERR
+from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
 
 

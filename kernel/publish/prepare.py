@@ -20,8 +20,6 @@ from kernel.system.processes import CODE, ending, stream
 SAVED_BYTES = 20 * 1000**3
 # The word lists come with this package, read as data; it is not imported, so what it requires is not needed.
 WORD_LISTS = "clip-interrogator==0.6.0"
-# Finds near duplicates among a bank's prompts; Kaggle's image has none. A run needs it not, so it is no wheel.
-NEAR_DUPLICATES = "faiss-cpu==1.15.1"
 # What the weights take of the working folder, rounded up.
 WEIGHTS_BYTES = 14 * 1000**3
 
@@ -57,8 +55,7 @@ class Preparation:
         shutil.copytree(CODE / "wheels", self.working / "wheels", dirs_exist_ok=True)
         self.child(["kernel", "publish", "wheels"])
         packages = ["--target", str(self.scratch / "packages"), "--quiet", "--no-deps"]
-        wanted = [WORD_LISTS, *([NEAR_DUPLICATES] if self.count else [])]
-        self.child(["pip", "install", *packages, *wanted, *map(str, (self.working / "wheels").glob("*.whl"))])
+        self.child(["pip", "install", *packages, WORD_LISTS, *map(str, (self.working / "wheels").glob("*.whl"))])
 
     def prompts(self) -> None:
         """Says what the bank costs and gets its prompts; nothing where no bank is wanted."""

@@ -54,6 +54,15 @@ def require_space(folder: Path, needed: int, what: str, cure: str) -> None:
         )
 
 
+@contextmanager
+def writing(place: Path, cure: str) -> Iterator[None]:
+    """Raises UserError where the disk of `place` refuses what the block writes; `cure` ends it."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"{place}: cannot be written ({error.strerror or error}); {cure}") from error
+
+
 def cannot_write(folder: Path, error: OSError, needed: int | None = None) -> UserError:
     """`needed`: the bytes that all of it may take, where that is known."""
     free = f"; {shutil.disk_usage(folder).free // 2**20} MiB are free there" if folder.exists() else ""

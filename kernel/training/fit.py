@@ -12,8 +12,7 @@ import numpy as np
 from kernel.banks.prompt_bank import FORMAT, REGRESSION, SHARES, read_bank_record
 from kernel.config import ESTIMATES, FIT, RECIPES, Paths
 from kernel.errors import UserError
-from kernel.evaluation.evaluate import warn_of_leak
-from kernel.evaluation.truth import read_prompts
+from kernel.evaluation.evaluate import read_prompts, warn_of_leak
 from kernel.models.linear_head import fit_regression
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from kernel.errors import UserError
-from kernel.evaluation.metrics import bootstrap_interval
+from kernel.evaluation.evaluate import bootstrap_interval
 
 FOLDS = 5
 SEED = 0

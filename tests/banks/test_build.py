@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import pytest
 
 from kernel.banks import build as module
-from kernel.banks import shards as bank_shards
+from kernel.banks import encoding
 from kernel.banks.build import build_bank
 from kernel.banks.near_duplicates import NearDuplicates
 from kernel.banks.nearest import nearest, neighbour_estimate
@@ -169,8 +170,8 @@ def test_a_build_that_goes_on_after_selection_compares_nothing_again(tmp_path, w
 
 def test_a_choice_of_other_rows_is_made_again_with_all_after_it(tmp_path, weights, interrupted):
     settings, compared = interrupted
-    path = bank_shards.rows_path(tmp_path / "bank" / "building", "sentences", 1)
-    bank_shards.write_rows(path, bank_shards.read_rows(path)[::-1])
+    path = encoding.rows_path(tmp_path / "bank" / "building", "sentences", 1)
+    encoding.write_rows(path, encoding.read_rows(path)[::-1])
     build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
     assert len(compared) == 2
 
@@ -179,10 +180,8 @@ def test_two_devices_build_the_bank_of_one(tmp_path, source, weights, monkeypatc
     """Two real processes on this CPU, each with a shard in hand from the start; the bank has the same bytes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started = []
-    really = subprocess.Popen
-    monkeypatch.setattr(
-        subprocess, "Popen", lambda *command, **how: started.append(really(*command, **how)) or started[-1]
-    )
+    really = SpawnProcess.start
+    monkeypatch.setattr(SpawnProcess, "start", lambda self: started.append(self) or really(self))
     build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "two", "cpu,cpu")
     assert len(started) == 4  # two a model, and none was begun anew
     build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "one", "cpu")
@@ -199,7 +198,7 @@ def fault(tmp_path, monkeypatch):
         site = SITE.format(code=code, function=function, marker=str(tmp_path / "marker"))
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(site)
-        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
 
     return put
 
@@ -212,8 +211,7 @@ def first():
         return True
     except FileExistsError:
         return False
-if "kernel.banks.encoding" in " ".join(sys.orig_argv):
-    from kernel.banks import shards
+if "spawn_main" in " ".join(sys.orig_argv):
     from kernel.models.sentences import SentenceEncoder
     really = {function}
     def disturbed(*arguments):
@@ -224,7 +222,7 @@ if "kernel.banks.encoding" in " ".join(sys.orig_argv):
 
 
 def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, weights, fault, capfd):
-    fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "shards.write_rows")
+    fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "SentenceEncoder.encode")
     record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu,cpu")
     assert record["count"] == len(opened(tmp_path / "bank", weights).features)
     assert "killed by SIGKILL" in capfd.readouterr().err
@@ -237,17 +235,13 @@ def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, sou
     assert not (tmp_path / "bank" / "bank.json").exists()
 
 
-def test_a_full_disk_is_told_as_such_by_a_worker(tmp_path, source, weights, fault):
-    fault("raise OSError(28, 'No space left on device')", "shards.write_rows")
+def test_a_full_disk_is_told_as_such(tmp_path, source, weights, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kernel.banks.encoding.write_rows", full)
     with pytest.raises(UserError, match="cannot be written \\(No space left on device\\)"):
         build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
-
-
-def test_without_faiss_nothing_is_encoded(tmp_path, source, weights, monkeypatch):
-    monkeypatch.setitem(sys.modules, "faiss", None)
-    with pytest.raises(UserError, match="needs faiss.*pip install faiss-cpu"):
-        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu")
-    assert not (tmp_path / "bank").exists()
 
 
 def test_the_scored_prompts_stay_out_and_are_counted(tmp_path, source, prompts, weights):

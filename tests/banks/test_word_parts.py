@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from kernel.banks.word_banks import Phrases, features_file, read_features
-from kernel.banks.word_parts import join_parts, parts_of, write_part
+from kernel.banks.word_banks import Phrases, features_file, join_parts, parts_of, read_features, write_features
 from kernel.config import RECIPES, Paths
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder.run_folder import RunFolder
@@ -22,7 +21,7 @@ RECIPE = replace(RECIPES["baseline"], num_beams=1, captions_per_image=1, text_ba
 
 @pytest.fixture(autouse=True)
 def short_parts(monkeypatch):
-    monkeypatch.setattr("kernel.banks.word_parts.PHRASES", 2)
+    monkeypatch.setattr("kernel.banks.word_banks.PART", 2)
 
 
 def test_parts_are_of_one_list_each_and_in_order(tmp_path):
@@ -35,11 +34,11 @@ def test_a_list_is_joined_when_its_last_part_is_there(tmp_path):
     folder = tmp_path / "features"
     for number, part in enumerate(parts_of(LISTS[:1], "3f2a", folder)):
         assert not join_parts(LISTS[0], "3f2a", folder)
-        write_part(part, np.full((len(part.phrases), 3), number, dtype=np.float32))
+        write_features(part.path, np.full((len(part.phrases), 3), number, dtype=np.float32))
     assert join_parts(LISTS[0], "3f2a", folder)
     (path,) = folder.iterdir()  # the parts are gone
     assert path == features_file(LISTS[0], "3f2a", [folder])
-    assert read_features(LISTS[0], path).features[:, 0].tolist() == [0, 0, 1, 1, 2]
+    assert read_features(LISTS[0], path)[:, 0].tolist() == [0, 0, 1, 1, 2]
 
 
 def test_without_time_nothing_of_a_part_is_begun_and_what_is_made_stays(tmp_path, weights, cpu):

@@ -19,7 +19,7 @@ from kernel.config import CAPTIONS, DEFAULT_WEIGHTS, ESTIMATES, FIT, RECIPES, Ba
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
 from kernel.estimates.texts import weighed_captions
-from kernel.evaluation.metrics import bootstrap_interval, pairwise_cosine
+from kernel.evaluation.evaluate import bootstrap_interval, pairwise_cosine
 from kernel.miniature.world.folders import ABLATION_BANK_SEED, ABLATION_SEED, draw_folder, scenes, write_prompts
 from kernel.models.linear_head import Head, fit_regression
 from kernel.models.sentences import SentenceEncoder

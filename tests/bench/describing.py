@@ -100,7 +100,7 @@ def original(material: Material) -> Any:
         path = features_file(words, weights.sha256("clip"), [shipped_features(weights)])
         assert path is not None
         table = LabelTable([], None, interrogator)
-        table.labels, table.embeds = list(words.phrases), list(read_features(words, path).features)
+        table.labels, table.embeds = list(words.phrases), list(read_features(words, path))
         setattr(interrogator, name, table)
     return interrogator
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from kernel.errors import UserError
-from kernel.evaluation.metrics import bootstrap_interval, pairwise_cosine, score
-from kernel.evaluation.truth import read_prompts
+from kernel.evaluation.evaluate import bootstrap_interval, pairwise_cosine, read_prompts, score
 from kernel.models.vectors import unit_rows
 
 numbers = st.floats(min_value=-1000, max_value=1000, width=16)

@@ -44,14 +44,14 @@ def explained(picture, weights_folder, bank_folder):
 
 
 def test_the_nearest_prompts_come_nearest_first_with_falling_weights(explained, bank_folder, weights):
-    distances = [own.distance for own in explained.neighbours]
+    distances = [own["distance"] for own in explained.neighbours]
     assert len(distances) == 10 and distances == sorted(distances)
-    assert [own.weight for own in explained.neighbours] == sorted(
-        (o.weight for o in explained.neighbours), reverse=True
+    assert [own["weight"] for own in explained.neighbours] == sorted(
+        (o["weight"] for o in explained.neighbours), reverse=True
     )
-    assert 0 < sum(own.weight for own in explained.neighbours) < 1  # of 20 neighbours
+    assert 0 < sum(own["weight"] for own in explained.neighbours) < 1  # of 20 neighbours
     bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
-    assert {own.prompt for own in explained.neighbours} <= set(bank.prompts(range(len(bank.features))))
+    assert {own["prompt"] for own in explained.neighbours} <= set(bank.prompts(range(len(bank.features))))
 
 
 @pytest.fixture
@@ -88,8 +88,8 @@ def test_weights_are_those_among_all_neighbours(explained, picture, weights_fold
     indices, cosines = nearest(features, bank.features, 20, Device("cpu"))
     expected = neighbour_weights(cosines, FAST.neighbour_weighting, FAST.neighbour_temperature)[0]
     assert expected.sum() == pytest.approx(1)
-    assert [own.weight for own in explained.neighbours] == pytest.approx(expected[:10].tolist(), rel=1e-4)
-    assert [own.prompt for own in explained.neighbours] == bank.prompts(indices[0, :10])
+    assert [own["weight"] for own in explained.neighbours] == pytest.approx(expected[:10].tolist(), rel=1e-4)
+    assert [own["prompt"] for own in explained.neighbours] == bank.prompts(indices[0, :10])
 
 
 def test_captions_and_modifiers_are_the_runs_own(explained):
@@ -98,8 +98,8 @@ def test_captions_and_modifiers_are_the_runs_own(explained):
 
 
 def test_each_estimate_says_its_share_and_how_near_it_is_to_the_answer(explained):
-    assert {name: own.share for name, own in explained.estimates.items()} == SHARES
-    neighbours, prompts = explained.estimates["neighbours"].cosine, explained.estimates["prompts"].cosine
+    assert {name: own["share"] for name, own in explained.estimates.items()} == SHARES
+    neighbours, prompts = explained.estimates["neighbours"]["cosine"], explained.estimates["prompts"]["cosine"]
     # the answer is 0.5 n + 0.3 p, so with c = n.p: n.a = (0.5 + 0.3 c) / length, p.a = (0.5 c + 0.3) / length
     c = np.linspace(-1, 1, 200_001)
     length = np.sqrt(0.34 + 0.3 * c)
@@ -108,13 +108,13 @@ def test_each_estimate_says_its_share_and_how_near_it_is_to_the_answer(explained
 
 
 def test_the_head_says_nothing_of_one_image_alone(explained):
-    assert explained.estimates["head"].cosine is None
+    assert explained.estimates["head"]["cosine"] is None
     assert "head         share 0.200, says nothing of one image alone" in text_of(explained)
 
 
 def test_the_text_shows_what_there_is(explained):
     text = text_of(explained)
-    for words in (*explained.captions, *explained.modifiers, *(own.prompt for own in explained.neighbours)):
+    for words in (*explained.captions, *explained.modifiers, *(own["prompt"] for own in explained.neighbours)):
         assert words in text
 
 
@@ -123,7 +123,7 @@ def test_without_a_bank_the_baseline_is_explained(picture, weights_folder):
         picture, replace(RECIPES["baseline"], num_beams=1, captions_per_image=1), weights_folder, None, "cpu"
     )
     assert found.neighbours == []
-    assert found.estimates["prompts"].cosine == pytest.approx(1, abs=1e-6)
+    assert found.estimates["prompts"]["cosine"] == pytest.approx(1, abs=1e-6)
 
 
 def test_the_command_prints_one_json_object(picture, weights_folder, bank_folder, capsys):

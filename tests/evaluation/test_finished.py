@@ -220,7 +220,7 @@ def test_a_submission_of_other_images_beside_a_run_is_told(away, own, refusal):
 def test_a_report_that_cannot_be_written_is_told_in_a_line(away, own, refusal):
     run = own("whole")
     (run / "report.html").mkdir()
-    assert f"error: {run}: the report cannot be written (Is a directory)" in refusal(
+    assert f"error: {run}: cannot be written (Is a directory); there is no report" in refusal(
         "report", run, "--images", away / "images"
     )
 

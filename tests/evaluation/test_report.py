@@ -12,8 +12,8 @@ import pytest
 from kernel.__main__ import main
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
+from kernel.evaluation.evaluate import pairwise_cosine, score
 from kernel.evaluation.finished import finished_run
-from kernel.evaluation.metrics import pairwise_cosine, score
 from kernel.evaluation.report import json_in_page, write_report
 from kernel.evaluation.report_content import Truth, disagreement, histogram, truth_of
 from kernel.evaluation.thumbnails import SIZES, fitting_size, thumbnails

@@ -11,7 +11,7 @@ from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
 from kernel.notebook.session import RERUN, RUN_TYPE, Session
 from kernel.pipeline.submission import check_submission, read_submission
-from kernel.system.durations import seconds_of
+from kernel.system.deadline import seconds_of
 
 IDS = list("abcdef")
 

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kernel.errors import UserError
-from kernel.system.durations import duration, seconds_of
+from kernel.system.deadline import duration, seconds_of
 
 
 @pytest.mark.parametrize(

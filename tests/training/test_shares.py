@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kernel.errors import UserError
-from kernel.evaluation.metrics import pairwise_cosine
+from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.models.vectors import unit_rows
 from kernel.training.shares import best_shares, cosines, fit_shares, products
 

@@ -14,7 +14,7 @@ from tests.conftest import ROOT
 
 # what a run, a bank build, and the way to Kaggle may need; `dev` has no say in these
 EXTRAS = {"run": [], "bank": ["bank"], "publish": ["bank", "publish"]}
-BUILDING = ("banks/near_duplicates.py", "banks/build.py", "training/fit.py", "training/shares.py")
+BUILDING = ("training/fit.py", "training/shares.py")
 NOT_SHIPPED = "miniature"
 WHERE_THE_USER_HAS_IT = {"pillow-heif"}  # HEIC pictures are left out without it
 FROM_KAGGLES_IMAGE = {"ipython"}  # imported in the notebook alone

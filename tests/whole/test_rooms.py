@@ -16,7 +16,7 @@ BROKEN = {
     "commands-network": ("kernel/commands/options.py", "import huggingface_hub"),
     "shipped": ("kernel/publish/prepare.py", "import kernel.miniature.world.drawing"),
     "tests": ("kernel/banks/nearest.py", "import tests.conftest"),
-    "circles": ("kernel/system/terminal/stderr.py", "import kernel.system.terminal.progress"),
+    "circles": ("kernel/system/files.py", "import kernel.system.tensor_files"),
 }
 
 

@@ -1,11 +1,8 @@
 """BLIP (arXiv 2201.12086): a vision transformer, and a BERT that looks at its tokens as it writes."""
 
-from pathlib import Path
 from typing import Any
 
 from kernel.models.captioners.captioner import CaptionerKind, Published
-from kernel.models.captioners.checkpoint import load_complete
-from kernel.system.devices import Device
 
 # Source: config.json of blip-image-captioning-base and -large; the text decoder has 12 heads where the class says 8,
 # which has 12 layers of 768 and 384 pixels by itself
@@ -17,12 +14,7 @@ class Blip(CaptionerKind):
     class_name = "BlipForConditionalGeneration"
     name = "blip"
     published = (
-        Published(
-            "blip-image-captioning-base",
-            class_name,
-            {"text_config": BLIP_TEXT},
-            parameters=223_971_644,
-        ),
+        Published("blip-image-captioning-base", class_name, {"text_config": BLIP_TEXT}, parameters=223_971_644),
         Published(
             "blip-image-captioning-large",
             class_name,
@@ -32,31 +24,9 @@ class Blip(CaptionerKind):
     )
     shipped = "blip-image-captioning-large"
 
-    def read_config(self, folder: Path) -> Any:
-        from transformers import BlipConfig
-
-        return BlipConfig.from_pretrained(folder, local_files_only=True)
-
-    def read_processor(self, folder: Path) -> Any:
-        from transformers import BlipProcessor
-
-        return BlipProcessor.from_pretrained(folder, local_files_only=True)
-
-    def load(self, folder: Path, device: Device) -> Any:
-        from transformers import BlipForConditionalGeneration
-
+    def adapted(self, model: Any) -> Any:
         from kernel.models.captioners.blip_attention import look_once
 
-        model = load_complete(BlipForConditionalGeneration, folder, device)
-        look_once(model)
-        return model
-
-    def new_model(self, config: dict[str, Any]) -> Any:
-        from transformers import BlipConfig, BlipForConditionalGeneration
-
-        from kernel.models.captioners.blip_attention import look_once
-
-        model = BlipForConditionalGeneration(BlipConfig(**config))
         look_once(model)
         return model
 

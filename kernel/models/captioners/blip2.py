@@ -13,14 +13,12 @@ from PIL import Image
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import CaptionerKind, Published
-from kernel.models.captioners.checkpoint import load_complete
 from kernel.models.weights_folder import ADVICE
-from kernel.system.devices import Device
 
 
 def flan_t5(model_width: int, feed_forward: int, heads: int) -> dict[str, Any]:
     """Source: config.json of google/flan-t5-xl and -xxl, as blip2-flan-t5-xl and -xxl repeat them."""
-    return {
+    text = {
         "model_type": "t5",
         "d_model": model_width,
         "d_ff": feed_forward,
@@ -35,6 +33,7 @@ def flan_t5(model_width: int, feed_forward: int, heads: int) -> dict[str, Any]:
         "bos_token_id": 1,
         "decoder_start_token_id": 0,
     }
+    return {"text_config": text, "image_token_index": 32100}
 
 
 # Source: config.json of blip2-opt-2.7b
@@ -59,44 +58,14 @@ class Blip2(CaptionerKind):
     # by the class itself: EVA ViT-g with 39 layers of 1,408, Q-Former with 12 layers of 768, 32 queries
     published = (
         Published("blip2-opt-2.7b", class_name, {"text_config": OPT, "image_token_index": 50265}, 3_744_761_856),
-        Published(
-            "blip2-flan-t5-xl",
-            class_name,
-            {"text_config": flan_t5(2048, 5120, 32), "image_token_index": 32100},
-            parameters=3_942_446_592,
-        ),
-        Published(
-            "blip2-flan-t5-xxl",
-            class_name,
-            {"text_config": flan_t5(4096, 10240, 64), "image_token_index": 32100},
-            parameters=12_229_596_672,
-        ),
+        Published("blip2-flan-t5-xl", class_name, flan_t5(2048, 5120, 32), 3_942_446_592),
+        Published("blip2-flan-t5-xxl", class_name, flan_t5(4096, 10240, 64), 12_229_596_672),
     )
     shipped = "blip2-flan-t5-xl"
 
-    def read_config(self, folder: Path) -> Any:
-        from transformers import Blip2Config
-
-        check_stated_scaling(folder)
-        return Blip2Config.from_pretrained(folder, local_files_only=True)
-
-    def read_processor(self, folder: Path) -> Any:
-        from transformers import Blip2Processor
-
-        return Blip2Processor.from_pretrained(folder, local_files_only=True)
-
     def check(self, folder: Path, config: Any, processor: Any) -> None:
+        check_output_scaling(folder, config.text_config)
         check_image_slots(folder, config, processor)
-
-    def load(self, folder: Path, device: Device) -> Any:
-        from transformers import Blip2ForConditionalGeneration
-
-        class KeptInFloat32(Blip2ForConditionalGeneration):
-            _keep_in_fp32_modules = list(self.full_precision)
-
-        model = load_complete(KeptInFloat32, folder, device, self.full_precision)
-        check_loaded_scaling(folder, model)
-        return model
 
     def stated(self, config: dict[str, Any]) -> dict[str, Any]:
         """With T5's output scaling stated.
@@ -116,11 +85,10 @@ class Blip2(CaptionerKind):
         return super().lengths(model, recipe)
 
     def new_model(self, config: dict[str, Any]) -> Any:
-        import torch
-        from transformers import Blip2Config, Blip2ForConditionalGeneration
-
-        model = Blip2ForConditionalGeneration(Blip2Config(**config))
+        model = super().new_model(config)
         if config["text_config"].get("tie_word_embeddings") is False:
+            import torch
+
             # transformers 5 ties T5's head to its embedding here; the file holds both, and the loaded model too
             head = model.language_model.lm_head
             head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
@@ -167,30 +135,17 @@ class Blip2(CaptionerKind):
 BLIP2 = Blip2()
 
 
-def check_stated_scaling(folder: Path) -> None:
-    """T5 text configurations must say whether decoder outputs are scaled: versions guess differently.
-
-    transformers 5.0 scales whenever the key is absent, which flan-T5 was not trained with.
-    """
+def check_output_scaling(folder: Path, text_config: Any) -> None:
+    """T5 must not scale its decoder's outputs, as flan-T5 was not trained so, and the file must say it: where it does
+    not, transformers 5.0 scales, and others guess otherwise."""
     path = folder / "config.json"
-    try:
-        text_config = json.loads(path.read_text(encoding="utf-8"))["text_config"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not a BLIP-2 configuration ({error!r}). {ADVICE}") from error
-    if text_config.get("model_type") == "t5" and text_config.get("scale_decoder_outputs") is not False:
-        raise UserError(
-            f"{path}: text_config.scale_decoder_outputs is {text_config.get('scale_decoder_outputs')}, expected false: "
-            f"decoder outputs would be scaled and captions wrong. {ADVICE}"
-        )
-
-
-def check_loaded_scaling(folder: Path, model: Any) -> None:
-    config = model.language_model.config
-    if config.model_type == "t5" and config.scale_decoder_outputs is not False:
-        raise UserError(
-            f"{folder}: this transformers would scale T5's decoder outputs although the configuration says not to: "
-            "captions would be wrong. Install the version in pyproject.toml"
-        )
+    stated = json.loads(path.read_text(encoding="utf-8")).get("text_config", {}).get("scale_decoder_outputs")
+    for found in (stated, text_config.scale_decoder_outputs) if text_config.model_type == "t5" else ():
+        if found is not False:
+            raise UserError(
+                f"{path}: text_config.scale_decoder_outputs is {found}, expected false: "
+                f"decoder outputs would be scaled and captions wrong. {ADVICE}"
+            )
 
 
 def check_image_slots(folder: Path, config: Any, processor: Any) -> None:

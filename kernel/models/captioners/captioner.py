@@ -2,10 +2,13 @@
 
 A kind is one file with one object: how its checkpoint is read and checked, what it is given of an image and of a
 recipe, and what it costs. Nobody else asks which kind a captioner is.
+
+transformers loads leniently: a missing layer gets random numbers and a log line, a wrong dtype gives fluent wrong
+captions. So everything is checked here that can be silently wrong.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +16,67 @@ from typing import Any
 from PIL import Image
 
 from kernel.config import Recipe
-from kernel.models.captioners.checkpoint import LOADING_ERRORS, cannot_load, in_full_precision
+from kernel.errors import UserError, first_line
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
+from kernel.models.weights_folder import ADVICE
 from kernel.system.devices import Device
+
+LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
+
+
+def load_complete(model_class: Any, folder: Path, device: Device, full_precision: Sequence[str] = ()) -> Any:
+    """The model with every weight from the file, in the device's dtype but for the parts in float32; else UserError."""
+    try:
+        model, info = model_class.from_pretrained(
+            folder,
+            dtype=device.dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except LOADING_ERRORS as error:
+        raise cannot_load(folder, error) from error
+    check_complete(folder, info)
+    check_dtypes(folder, model, device, full_precision)
+    return model
+
+
+def cannot_load(folder: Path, error: Exception) -> UserError:
+    return UserError(f"{folder}: transformers cannot load it ({first_line(error)}). {ADVICE}")
+
+
+def check_complete(folder: Path, info: dict[str, Any]) -> None:
+    """Every weight of the model from the file and every weight of the file in the model."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        # buffers that the class recomputes are no weights
+        keys = sorted(str(key) for key in info[kind] if "position_ids" not in str(key))
+        if keys:
+            follows = (
+                "the model would run on random numbers" if kind != "unexpected_keys" else "it is another model's file"
+            )
+            raise UserError(
+                f"{folder}: {kind.replace('_', ' ')} {', '.join(keys[:3])} ({len(keys)} in all): {follows}. {ADVICE}"
+            )
+
+
+def check_dtypes(folder: Path, model: Any, device: Device, full_precision: Sequence[str]) -> None:
+    import torch
+
+    for name, parameter in model.named_parameters():
+        expected = torch.float32 if in_full_precision(name, full_precision) else device.dtype
+        if parameter.dtype != expected:
+            raise UserError(
+                f"{folder}: {name} loaded as {parameter.dtype}, expected {expected}: captions would be wrong or "
+                "overflow. This version of transformers is not supported; install the one in pyproject.toml"
+            )
+
+
+def in_full_precision(name: str, parts: Sequence[str]) -> bool:
+    """Whether a parameter stays in float32 on a GPU, by its dotted name.
+
+    Example: in_full_precision("encoder.block.0.wo.weight", ["wo"]) is True, of "encoder.wonder.weight" False
+    """
+    return any(part in parts for part in name.split("."))
 
 
 @dataclass(frozen=True)
@@ -50,17 +111,25 @@ class CaptionerKind(ABC):
 
     # loading
 
-    @abstractmethod
-    def read_config(self, folder: Path) -> Any:
-        """The configuration, with the checks of what its file must state. Raises UserError and LOADING_ERRORS."""
+    def of_transformers(self, part: str) -> Any:
+        """The class "Config", "Processor" or "ForConditionalGeneration" of this kind."""
+        import transformers
 
-    @abstractmethod
+        return getattr(transformers, self.class_name.replace("ForConditionalGeneration", part))
+
     def read_processor(self, folder: Path) -> Any:
         """What prepares images and tells tokens as text."""
+        return self.of_transformers("Processor").from_pretrained(folder, local_files_only=True)
 
-    @abstractmethod
     def load(self, folder: Path, device: Device) -> Any:
         """The model in the host's memory, in the device's dtype, complete and checked; else UserError."""
+        plain = self.of_transformers("ForConditionalGeneration")
+        kept = type(plain.__name__, (plain,), {"_keep_in_fp32_modules": list(self.full_precision) or None})
+        return self.adapted(load_complete(kept, folder, device, self.full_precision))
+
+    def adapted(self, model: Any) -> Any:
+        """The model with what a kind computes otherwise than transformers."""
+        return model
 
     def check(self, folder: Path, config: Any, processor: Any) -> None:  # noqa: B027 - nothing to check is a kind's right
         """Raises UserError where configuration and processor do not go together."""
@@ -72,7 +141,8 @@ class CaptionerKind(ABC):
         """Checks what needs no weights in memory against itself and the manifest's tokenizer record; returns the
         processor. Raises UserError."""
         try:
-            config, processor = self.read_config(folder), self.read_processor(folder)
+            config = self.of_transformers("Config").from_pretrained(folder, local_files_only=True)
+            processor = self.read_processor(folder)
         except LOADING_ERRORS as error:
             raise cannot_load(folder, error) from error
         self.check(folder, config, processor)
@@ -115,9 +185,10 @@ class CaptionerKind(ABC):
 
     # costs
 
-    @abstractmethod
     def new_model(self, config: dict[str, Any]) -> Any:
         """The model as `load` leaves it but for its dtypes, by the numbers of a config.json, on torch's own device."""
+        model_class, config_class = (self.of_transformers(part) for part in ("ForConditionalGeneration", "Config"))
+        return self.adapted(model_class(config_class(**config)))
 
     def meta_model(self, config: dict[str, Any], half: bool) -> Any:
         """The model without memory for its weights, its dtypes those that `load` leaves on a GPU, or on a CPU."""

@@ -7,7 +7,7 @@ from kernel.errors import UserError
 from kernel.pipeline.planning.gpus import GB
 from kernel.pipeline.planning.plan import Plan
 from kernel.pipeline.planning.stage_costs import ASSUMED, Stage
-from kernel.system.durations import duration
+from kernel.system.deadline import duration
 from kernel.system.files import write_whole
 
 HEADER = ("stage (estimate)", "model", "weights", "memory", "batch", "fits up to", "TFLOP", "minutes", "bound by")

@@ -11,7 +11,7 @@ from kernel.errors import kind_and_line
 from kernel.pipeline.images import BadImage, ImageFile, decoded_batches
 from kernel.system.deadline import Deadline, OutOfTime
 from kernel.system.memory import return_freed_memory
-from kernel.system.terminal.stderr import STDERR
+from kernel.system.terminal.progress import STDERR
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ class DescriptionsStage:
             found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
             for image, text, own in zip(rows, texts, found, strict=True):
                 caption = {"caption": text} if self.request.needs_captions else {}
-                content[image] = {**caption, **own.as_json()}
+                content[image] = {**caption, **own}
         self.job.folder.write_json(results.DESCRIPTIONS, item, content)
         yield len(files)
 

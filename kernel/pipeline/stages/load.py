@@ -10,7 +10,7 @@ from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, cosi
 from kernel.pipeline.stages.batches import CannotBeUsed, Share
 from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
-from kernel.system.terminal.stderr import STDERR
+from kernel.system.terminal.progress import STDERR
 
 # in the order in which a run comes to them
 STAGES = {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kernel.banks.word_parts import write_part
+from kernel.banks.word_banks import write_features
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
@@ -28,7 +28,7 @@ class WordsStage:
             with effort.timed(len(phrases)):
                 rows.append(self.clip.encode_texts(phrases, self.batch))
             yield len(phrases)
-        write_part(part, np.concatenate(rows))
+        write_features(part.path, np.concatenate(rows))
 
 
 # a features file is named by model and phrases, so it depends on no run

@@ -19,12 +19,16 @@ from kernel.estimates.constant import keep_constant_row
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import ClipEncoder, clip_tokenizer_record
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
-from kernel.models.weights_addition import add_files, cannot_add, drop_files_to_add, files_to_add, finish_additions
 from kernel.models.weights_folder import (
     FEATURES_FOLDER,
     MANIFEST,
+    NOT_ADDED,
     FileEntry,
     Weights,
+    add_files,
+    drop_files_to_add,
+    files_to_add,
+    finish_additions,
     open_weights,
     read_manifest,
     write_manifest,
@@ -34,7 +38,7 @@ from kernel.publish.hub.download import bytes_to_come, fetch
 from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device, find_device
-from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json
+from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json, writing
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 # result by download, for the check of free disk: halved, or with the parts that stay float32
@@ -280,7 +284,7 @@ def encode_word_banks(folder: Path) -> None:
     there = {path.name for path in (folder / FEATURES_FOLDER).glob("*")}
     if wanted <= there:
         return drop_files_to_add(folder, FEATURES_FOLDER)
-    try:
+    with writing(folder / FEATURES_FOLDER, NOT_ADDED):
         unfinished = files_to_add(folder, FEATURES_FOLDER)
         clip = ClipEncoder.load(weights, find_device("auto"))
         for name, phrases in words.items():
@@ -288,5 +292,3 @@ def encode_word_banks(folder: Path) -> None:
         new = sorted(wanted - there)
         added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in new]
         add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)
-    except OSError as error:
-        raise cannot_add(folder, FEATURES_FOLDER, error) from error

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
-from kernel.evaluation.truth import read_prompts
+from kernel.evaluation.evaluate import read_prompts
 from kernel.miniature.world.folders import REHEARSAL_SEED, draw_folder, write_prompts
 from kernel.notebook.inputs import COMPETITION
 from kernel.notebook.session import RERUN, RUN_TYPE

@@ -1,9 +1,34 @@
-"""Progress bars on stderr: drawn over themselves on a terminal and in a notebook, elsewhere as a few whole lines."""
+"""Standard error as a place for progress and notes: where it cannot take them, nothing else fails for that.
 
+Bars are drawn over themselves on a terminal and in a notebook, elsewhere they are a few whole lines.
+"""
+
+import sys
 import time
+from contextlib import suppress
 from typing import Any
 
-from kernel.system.terminal.stderr import STDERR
+
+class Stderr:
+    """Writes to what `sys.stderr` is at that moment.
+
+    A terminal that was closed, a full disk behind a redirection or a character that its encoding lacks must neither
+    end a run of hours nor be taken for a failure of the run's own model or disk.
+    """
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):  # a closed file, and UnicodeEncodeError, are ValueErrors
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            sys.stderr.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stderr, name)
+
+
+STDERR = Stderr()
 
 EVERY = 60.0  # seconds between two lines of one bar: a run of nine hours stays readable in a log
 

@@ -24,7 +24,7 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
         banks = []
         for words, number in zip(word_lists(job.recipe, weights), job.recipe.modifiers.values(), strict=True):
             path = features_file(words, weights.sha256("clip"), [shipped_features(weights)])
-            banks.append((words.phrases, torch.from_numpy(read_features(words, path).features), number))
+            banks.append((words.phrases, torch.from_numpy(read_features(words, path)), number))
     cosine = torch.nn.CosineSimilarity(dim=1)
     rows = []
     paths = sorted(material.pictures.iterdir())[:images]

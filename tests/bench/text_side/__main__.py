@@ -14,7 +14,7 @@ import numpy as np
 
 from kernel.config import DEFAULT_WEIGHTS, Recipe
 from kernel.errors import UserError
-from kernel.evaluation.metrics import bootstrap_interval, pairwise_cosine
+from kernel.evaluation.evaluate import bootstrap_interval, pairwise_cosine
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights

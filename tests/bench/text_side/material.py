@@ -17,7 +17,7 @@ from kernel.banks.nearest import nearest, neighbour_estimate
 from kernel.banks.prompt_files import read_prompts_from
 from kernel.config import EMBEDDING_DIMENSIONS, BankSettings, Recipe
 from kernel.errors import UserError
-from kernel.evaluation.metrics import pairwise_cosine
+from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.evaluation.seed_deck import DECK_CAPTIONS
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
@@ -149,7 +149,7 @@ def read_material(path: Path, encoder: EachTextOnce, sizes: Sizes) -> Material:
 
 def deduped(material: Material, threshold: float) -> np.ndarray:
     """The bank's rows (N, 384) float16, as a bank stores them, of prompts near to none before them."""
-    rows = material.bank_rows[NearDuplicates(EMBEDDING_DIMENSIONS, threshold).keep(material.bank_rows)]
+    rows = material.bank_rows[NearDuplicates(threshold).keep(material.bank_rows)]
     return rows.astype(np.float16)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from kernel.banks.nearest import nearest, neighbour_estimate
 from kernel.config import Recipe
 from kernel.estimates.fusion import fuse, group_means
-from kernel.evaluation.metrics import bootstrap_interval, pairwise_cosine
+from kernel.evaluation.evaluate import bootstrap_interval, pairwise_cosine
 from kernel.system.devices import Device
 from tests.bench.text_side.material import (
     CAPTIONS,

@@ -3,7 +3,7 @@ from importlib.metadata import distribution
 import numpy as np
 import pytest
 
-from kernel.evaluation.metrics import pairwise_cosine
+from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.miniature.world import grammar
 from kernel.miniature.world.folders import HELD_OUT_SEED, TRAIN_SEED, scenes
 from kernel.models.sentences import SentenceEncoder

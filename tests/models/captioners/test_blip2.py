@@ -8,8 +8,8 @@ import torch
 
 from kernel.config import RECIPES
 from kernel.errors import UserError
-from kernel.models.captioners.blip2 import BLIP2, check_loaded_scaling
-from kernel.models.captioners.checkpoint import check_dtypes
+from kernel.models.captioners.blip2 import BLIP2
+from kernel.models.captioners.captioner import check_dtypes
 from kernel.models.captioners.loading import load_captioner
 from tests.models.captioners.conftest import edit_json
 
@@ -95,12 +95,6 @@ def test_output_scaling_not_stated_false_is_refused(own_copy, cpu, stated):
     edit_json(broken.model_folder("blip2") / "config.json", change)
     with pytest.raises(UserError, match="scale_decoder_outputs is .*, expected false"):
         load_captioner(broken, "blip2", cpu)
-
-
-def test_output_scaling_after_loading_is_refused(weights, blip2, monkeypatch):
-    monkeypatch.setattr(blip2.model.language_model.config, "scale_decoder_outputs", True)
-    with pytest.raises(UserError, match="would scale T5's decoder outputs"):
-        check_loaded_scaling(weights.folder, blip2.model)
 
 
 def test_an_image_token_that_is_another_word_is_refused(own_copy, cpu):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from kernel.errors import UserError
-from kernel.models.captioners.checkpoint import in_full_precision
+from kernel.models.captioners.captioner import in_full_precision
 from kernel.models.captioners.loading import load_captioner
 from tests.models.captioners.conftest import edit_state
 

@@ -15,8 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kernel.banks.word_banks import Phrases, features_file, read_features, read_phrases
-from kernel.banks.word_parts import join_parts
+from kernel.banks.word_banks import Phrases, features_file, join_parts, read_features, read_phrases
 from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.clip import ClipEncoder
@@ -107,7 +106,7 @@ def test_two_workers_share_the_parts_of_word_lists(job, weights, cpu, monkeypatc
     assert (outcome.left, sum(seen)) == ([], len(mediums.phrases) + len(flavors.phrases))
     for words in (mediums, flavors):
         assert join_parts(words, sha256, folder)
-        found = read_features(words, features_file(words, sha256, [folder])).features
+        found = read_features(words, features_file(words, sha256, [folder]))
         np.testing.assert_allclose(found, ClipEncoder.load(weights, cpu).encode_texts(words.phrases, 8), atol=1e-5)
 
 

@@ -11,8 +11,7 @@ import pytest
 from kernel.banks.build import build_bank
 from kernel.config import BankSettings
 from kernel.errors import UserError
-from kernel.models.weights_addition import finish_additions
-from kernel.models.weights_folder import open_weights
+from kernel.models.weights_folder import finish_additions, open_weights
 from tests import warm
 from tests.conftest import ROOT
 
