@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import types
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -119,7 +120,11 @@ def begin(arguments: list[str], folder: str, environment: dict[str, str]) -> Non
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)
     how, what, *sys.argv[1:] = arguments
     sys.path[0] = "" if how == "-c" else folder
+    sys.orig_argv = [sys.executable, *arguments]
     sys.path[1:1] = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
+    sys.modules.pop("sitecustomize", None)
+    with suppress(ImportError):
+        import_module("sitecustomize")
     if how == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:

@@ -221,6 +221,7 @@ if "spawn_main" in " ".join(sys.orig_argv):
 """
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, weights, fault, capfd):
     fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "SentenceEncoder.encode")
     record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu,cpu")
@@ -228,6 +229,7 @@ def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, w
     assert "killed by SIGKILL" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, source, weights, fault):
     fault("raise RuntimeError('device-side assert')", "SentenceEncoder.encode")
     with pytest.raises(UserError, match="device-side assert.*run again"):
@@ -235,13 +237,14 @@ def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, sou
     assert not (tmp_path / "bank" / "bank.json").exists()
 
 
-def test_a_full_disk_is_told_as_such(tmp_path, source, weights, monkeypatch):
+@pytest.mark.parametrize("devices", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
+def test_a_full_disk_is_told_as_such(tmp_path, source, weights, monkeypatch, devices):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("kernel.banks.encoding.write_rows", full)
     with pytest.raises(UserError, match="cannot be written \\(No space left on device\\)"):
-        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
+        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", devices)
 
 
 def test_the_scored_prompts_stay_out_and_are_counted(tmp_path, source, prompts, weights):

@@ -83,6 +83,7 @@ def test_the_bench_that_the_pages_show_reached_every_bound():
     assert missed(measured("bench.json")) == []
 
 
+@pytest.mark.slow
 def test_what_was_tried_runs_both_ways(material):
     weights, paths = open_weights(material.weights), sorted(material.pictures.iterdir())
     pictures = [Image.open(path).convert("RGB") for path in paths]

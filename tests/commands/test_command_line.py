@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from kernel.__main__ import main
+from tests import warm
 from tests.conftest import ROOT
 
 
@@ -121,7 +122,7 @@ print(code, *sorted(names & {"sample_submission.csv", "prompts.csv", "20057f34d.
 def opened_by(*arguments: object) -> list[str]:
     """Exit code of a command, and which of three of the sample's files it opened."""
     command = [sys.executable, "-c", WATCHED, *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = warm.run(command, cwd=ROOT, capture_output=True, text=True)
     return done.stdout.splitlines()[-1].split()
 
 

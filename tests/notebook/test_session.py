@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+import subprocess
 import time
 
 import numpy as np
@@ -12,8 +13,11 @@ from kernel.notebook.inputs import COMPETITION
 from kernel.notebook.session import RERUN, RUN_TYPE, Session
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import seconds_of
+from tests import warm
 
 IDS = list("abcdef")
+
+pytestmark = pytest.mark.usefixtures("warm_processes")
 
 
 def mounted(root, drawn, weights_folder):
@@ -41,6 +45,7 @@ def started(tmp_path_factory, drawn, weights_folder):
         patch.chdir(base / "working")
         patch.delenv(RERUN, raising=False)
         patch.setenv(RUN_TYPE, "Batch")
+        patch.setattr(subprocess, "Popen", warm.Popen)
         return Session(str(mounted(base / "input", drawn, weights_folder))), base / "working"
 
 

@@ -30,6 +30,7 @@ from kernel.system.devices import Device
 from tests import warm
 from tests.conftest import ROOT
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
 TWO = [Device("cpu"), Device("cpu")]
 
 

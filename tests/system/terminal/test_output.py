@@ -56,7 +56,7 @@ def test_a_closed_pipe_ends_check_quietly(valid):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu,cpu"])
+@pytest.mark.parametrize("devices", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
 def test_a_closed_pipe_ends_describe_at_its_first_line_quietly(image_folder, weights_folder, tmp_path, devices):
     """With one process and with a thread for each of several: the line is printed from within a stage."""
     options = ["--mode", "negative", "--device", devices, "--features", tmp_path / "features"]
