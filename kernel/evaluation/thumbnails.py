@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from kernel.pipeline.images import BadImage, ImageFile, decoded_batches
+from kernel.pipeline.decoding import BadImage, decoded_batches
+from kernel.pipeline.images import ImageFile
 
 # longest side and JPEG quality, from the largest: the first of which all pictures together fit into the budget is taken
 SIZES = ((160, 85), (160, 70), (128, 70), (112, 60), (96, 55), (80, 50), (64, 45))

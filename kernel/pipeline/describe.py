@@ -16,10 +16,11 @@ from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.weights_folder import Weights, open_weights
+from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
-from kernel.pipeline.images import BadImage, ImageFile, decode, image_paths, left_out_note
+from kernel.pipeline.images import ImageFile, image_paths, left_out_note
 from kernel.pipeline.job import Job
 from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.devices import Device, find_devices

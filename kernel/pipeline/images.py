@@ -1,18 +1,13 @@
-"""Lists a folder's images and decodes them to RGB. A bad image is a value, never a crash."""
+"""The images of a folder: which files they are, their ids, and the name of all of them together."""
 
 import hashlib
 import os
-import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 
-import numpy as np
-from PIL import Image, ImageOps, features
+from PIL import Image, features
 
 from kernel.errors import UserError
 
@@ -26,9 +21,6 @@ FORMATS = {
 }  # fmt: skip
 # decoders that Pillow may have been built without
 OPTIONAL = {"AVIF": "avif", "JPEG2000": "jpg_2000", "WEBP": "webp"}
-# Beyond this ratio of sides only the middle is kept: resizing the short side up to a model's size would
-# make the long side millions of pixels (20,000 x 1 at 224 px: 4.5 million x 224).
-LARGEST_ASPECT = 16
 
 
 @dataclass(frozen=True)
@@ -37,13 +29,6 @@ class ImageFile:
 
     id: str
     path: Path
-
-
-@dataclass(frozen=True)
-class BadImage:
-    """An image that cannot be used, and why."""
-
-    reason: str
 
 
 @cache
@@ -132,74 +117,6 @@ def utf_8(name: str) -> str:
 def is_submittable(image_id: str) -> bool:
     """Example: is_submittable("cat 1") but neither "cat\\n1" nor a name that was not valid UTF-8 on disk."""
     return not any(character in "\r\n" or "\ud800" <= character <= "\udfff" for character in image_id)
-
-
-def decode(path: Path) -> Image.Image | BadImage:
-    """The first frame as upright 8-bit RGB, transparency over white; a BadImage with the reason if not possible."""
-    try:
-        if (what := not_a_file(path)) is not None:
-            return BadImage(f"{what}, not a file")
-        with Image.open(path, formats=sorted(set(formats().values()))) as opened:
-            # Pillow only warns up to twice its limit; a filter that raises would not hold, as threads share filters
-            limit = Image.MAX_IMAGE_PIXELS
-            if limit is not None and opened.width * opened.height > limit:
-                return BadImage(f"{opened.width} x {opened.height} pixels, over Pillow's limit of {limit}")
-            opened.seek(0)
-            upright = ImageOps.exif_transpose(opened)
-            return middle_of_strip(to_rgb(upright))
-    except Exception as error:  # a decoder's own bug on broken bytes must not end a run over 16,000 images
-        words = getattr(error, "strerror", None) or error  # without the path, which stands before the reason
-        return BadImage(f"{type(error).__name__}: {words}".replace("\n", " "))
-
-
-def not_a_file(path: Path) -> str | None:
-    """What a name stands for that is neither file nor folder: opening a pipe waits for a writer, and of a device
-    there is no end. Raises OSError when there is nothing."""
-    mode = path.stat().st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return None
-    return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return sixteen_bit_to_rgb(image)
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-    return image.convert("RGB")
-
-
-def sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
-    """Scales 0..65535 to 0..255; Pillow's own conversion would clip everything above 255 to white."""
-    levels = np.asarray(image).astype(np.float64).clip(0, 65535)
-    return Image.fromarray(np.round(levels / 257).astype(np.uint8)).convert("RGB")
-
-
-def middle_of_strip(image: Image.Image) -> Image.Image:
-    width, height = image.size
-    longest = LARGEST_ASPECT * min(width, height)
-    if max(width, height) <= longest:
-        return image
-    left, top = max(0, (width - longest) // 2), max(0, (height - longest) // 2)
-    return image.crop((left, top, left + min(width, longest), top + min(height, longest)))
-
-
-def decoded_batches(
-    files: Iterable[ImageFile], batch: int, threads: int = 2
-) -> Iterator[list[tuple[ImageFile, Image.Image | BadImage]]]:
-    """Decoded images in order, `batch` at a time; one batch is decoded ahead, never more."""
-    remaining = iter(files)
-    with ThreadPoolExecutor(threads) as pool:
-
-        def start() -> list:
-            return [(file, pool.submit(decode, file.path)) for file in islice(remaining, batch)]
-
-        current = start()
-        while current:
-            ahead = start()
-            yield [(file, future.result()) for file, future in current]
-            current = ahead
 
 
 def images_sha256(images: list[ImageFile]) -> str:

@@ -102,7 +102,8 @@ def decoding(rounds: int, pictures: Path) -> dict[str, list[float]]:
     from open_clip.transform import PreprocessCfg, image_transform_v2
     from PIL import Image
 
-    from kernel.pipeline.images import decoded_batches, list_images
+    from kernel.pipeline.decoding import decoded_batches
+    from kernel.pipeline.images import list_images
 
     files = list_images(pictures)
     preprocess = image_transform_v2(PreprocessCfg(size=224), is_train=False)

@@ -15,7 +15,7 @@ from kernel.evaluation.explain import explain, text_of
 from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.models.clip import ClipEncoder
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline.images import decode
+from kernel.pipeline.decoding import decode
 from kernel.system.devices import Device
 
 SHARES = {"neighbours": 0.5, "prompts": 0.3, "head": 0.2}

@@ -16,17 +16,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from kernel.errors import UserError
-from kernel.pipeline.images import (
-    FORMATS,
-    BadImage,
-    ImageFile,
-    decode,
-    decoded_batches,
-    formats,
-    left_out,
-    left_out_note,
-    list_images,
-)
+from kernel.pipeline.decoding import BadImage, decode, decoded_batches
+from kernel.pipeline.images import FORMATS, ImageFile, formats, left_out, left_out_note, list_images
 from kernel.pipeline.submission import write_submission
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)

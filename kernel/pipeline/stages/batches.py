@@ -8,7 +8,8 @@ from typing import Any
 from PIL.Image import Image
 
 from kernel.errors import kind_and_line
-from kernel.pipeline.images import BadImage, ImageFile, decoded_batches
+from kernel.pipeline.decoding import BadImage, decoded_batches
+from kernel.pipeline.images import ImageFile
 from kernel.system.deadline import Deadline, OutOfTime
 from kernel.system.memory import return_freed_memory
 from kernel.system.terminal.progress import STDERR
