@@ -7,6 +7,7 @@ import numpy as np
 from kernel.config import EMBEDDING_DIMENSIONS
 from kernel.errors import UserError
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
+from kernel.models.vectors import check_finite
 from kernel.models.weights_folder import ADVICE, Weights
 from kernel.system.devices import Device
 
@@ -39,8 +40,13 @@ class SentenceEncoder:
         return encoder
 
     def encode(self, prompts: list[str], batch: int) -> np.ndarray:
-        """Prompts, cut at the model's length -> (n, 384) float32 unit rows."""
-        return self.model.encode(prompts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
+        """Prompts, cut at the model's length -> (n, 384) float32 unit rows.
+
+        Raises UserError for rows that are no numbers.
+        """
+        rows = self.model.encode(prompts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
+        check_finite("MiniLM's", rows)
+        return rows
 
 
 def sentence_tokenizer_record(tokenizer: Any) -> dict[str, Any]:

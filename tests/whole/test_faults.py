@@ -6,15 +6,18 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from kernel.config import RECIPES, Paths
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.clip import ClipEncoder
+from kernel.models.weights_folder import Weights, write_manifest
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.run import run
@@ -271,6 +274,32 @@ def test_a_captioner_that_raises_on_an_image_leaves_it_to_the_rest(where, undist
     assert content["caption_failures"] == {"c": "ValueError: odd picture"}
     assert counts(content) == {"caption_failures": 1, "degraded_rows": 1}
     assert changed(where, undisturbed) == ["c"]
+
+
+def damaged(weights: Weights, model: str) -> Path:
+    """Weights whose numbers of one model are none, and whose manifest vouches for them."""
+    (path,) = weights.model_folder(model).glob("*.safetensors")
+    state = load_file(path)
+    broken = {name: tensor * torch.nan for name, tensor in state.items() if tensor.is_floating_point()}
+    save_file(state | broken, path, metadata={"format": "pt"})
+    (weights.folder / "manifest.json").unlink()
+    write_manifest(weights.folder, weights.models, weights.captioners)
+    return weights.folder
+
+
+@pytest.mark.parametrize("settings", [{}, {"caption_decoding": "sampling"}])
+def test_a_captioner_whose_numbers_are_none_is_followed_by_the_smaller_one(where, own_copy, settings):
+    content = run(replace(RECIPE, **settings), replace(where, weights=damaged(own_copy("blip2"), "blip2")), "cpu")
+    assert content["captioners"] == {"blip": 6}
+    assert counts(content) == {"fallback_captions": 6, "degraded_rows": 6}
+    assert "captioner blip2 was given up" in content["problems"][1]
+
+
+def test_a_scorer_whose_numbers_are_none_stops_the_run_before_the_first_image(where, own_copy):
+    weights = damaged(own_copy("sentences"), "sentences")
+    with pytest.raises(UserError, match="MiniLM's row 0 of 1 holds a number that is not finite.*weights are damaged"):
+        run(RECIPE, replace(where, weights=weights), "cpu")
+    assert not where.run.exists()
 
 
 def test_captions_that_are_empty_are_none(where, undisturbed, monkeypatch):

@@ -249,18 +249,29 @@ class Captioner:
     def captions(self, images: list[Image.Image], recipe: Recipe, seed: int = 0) -> list[list[str]]:
         """RGB images -> for each its `captions_per_image` captions: beams best first, or sampled by `seed`.
 
-        The same images in the same order, recipe, seed, model and device give the same captions.
+        The same images in the same order, recipe, seed, model and device give the same captions. Raises ValueError
+        where the model's scores of words are no numbers: from these, too, `generate` makes words, alike for all images.
         """
         import torch
 
         prompt = self.kind.prompt(self.processor, images, self.device)
-        decoding = {**self.kind.decoding(recipe), **self.kind.lengths(self.model, recipe)}
+        decoding = {**self.kind.decoding(recipe), **self.kind.lengths(self.model, recipe), **FINITE}
         if recipe.caption_decoding == "sampling":
             torch.manual_seed(seed)
         with torch.inference_mode():
             texts = [text.strip() for text in self.kind.said(self.model, self.processor, prompt, decoding)]
         n = recipe.captions_per_image
         return [texts[i : i + n] for i in range(0, len(texts), n)]
+
+
+def finite(ids: Any, scores: Any) -> Any:
+    """Scores of every token, as they are, where none is NaN; words that may not follow are minus infinity."""
+    if scores.isnan().any():
+        raise ValueError("its scores of words are no numbers: the weights are damaged, or half precision overflowed")
+    return scores
+
+
+FINITE = {"logits_processor": [finite]}
 
 
 def without_dtype(config: Any) -> Any:
