@@ -16,8 +16,8 @@ from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from kernel.errors import UserError
-from kernel.system.records import read_record
+from kernel.errors import UserError, kind_and_line
+from kernel.system.records import problem, read_record, schema
 
 Found = TypeVar("Found")
 
@@ -153,14 +153,28 @@ def asking(action: str, *, forbidden: str = OWNER, after: str = NOTHING_CHANGED)
             f"{action}: no answer from the service ({type(error).__name__}); {after}. "
             "Look at your connection, then run the same command again"
         ) from error
-    except (ValueError, KeyError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # the client takes an answer for what it expects: null alone ends it in five ways
         # for some refusals the client puts a guess of its own in place of the answer
         if isinstance(error.__context__, HTTPError):
             raise refusal(action, error.__context__, forbidden, after) from error
         raise UserError(
-            f"{action}: the client could not go on ({one_line(str(error))}); {after}. If this stays, the service may "
-            "have changed: look for a newer release of this package"
+            f"{action}: the service's answer is none that the client understands ({one_line(kind_and_line(error))}); "
+            f"{after}. If this stays, the service may have changed: look for a newer release of this package"
         ) from error
+
+
+def fitting(kind: type[Found], answer: Any) -> Found:
+    """What an answer says, as a `kind`, a TypedDict of some of its names: the client hands on whatever the service has
+    put into a field. Raises ValueError for what does not fit, for `asking` around it."""
+    from pydantic import ValidationError
+
+    try:
+        said = {name: getattr(answer, name) for name in kind.__annotations__}
+        return schema(kind).validate_python(said, strict=True)  # type: ignore[arg-type]  # types can be hashed
+    except ValidationError as error:
+        raise ValueError("; ".join(problem(own) for own in error.errors(include_url=False))) from error
 
 
 def bound_requests() -> None:

@@ -6,6 +6,7 @@
 import hashlib
 import json
 import sys
+from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import asking, connect, left_record, one_line, wait_until
+from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, left_record, one_line, wait_until
 from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
 from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.kaggle.staging import Staged, stage_code
@@ -25,22 +26,40 @@ LIMIT = 36_000.0  # seconds in which a run must end
 LOG_LINES = 30
 RUN_RECORD = "run/run.json"
 AFTER_PUSH = (
-    "the notebook may have been saved all the same: look at its versions on the site before you push again, as "
+    "the notebook may have been saved all the same: the same command looks for it there before it pushes again, as "
     "each push takes GPU hours"
 )
 
 
 class Pushed(TypedDict):
-    """push.json and prepare.json: one version; `status` is None until its run was followed to the end."""
+    """push.json and prepare.json: one version; `status` is None until its run was followed to the end, and `version`
+    until the service has said that it was saved, which it then may be or not; `before` is the latest before it."""
 
     kernel: str
-    version: int
+    version: int | None
+    before: int | None
     url: str
     code_sha256: str
     content_sha256: str
     commit: str | None
     recipe: str | None
     status: str | None
+
+
+class Latest(TypedDict):
+    current_version_number: int
+
+
+class Saved(TypedDict):
+    """The service's answer; version_number is 0 where it names none."""
+
+    version_number: int
+    url: str
+    error: str | None
+    invalid_dataset_sources: list[str]
+    invalid_competition_sources: list[str]
+    invalid_kernel_sources: list[str]
+    invalid_model_sources: list[str]
 
 
 def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool = False) -> dict[str, Any]:
@@ -67,9 +86,16 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
     content_sha256 = sha256_of_push(folder, code)
     client = connect()
     record = left_record(path, Pushed)
-    if wait and record and record["content_sha256"] == content_sha256 and record["status"] is None:
+    same = record if record and record["content_sha256"] == content_sha256 and record["status"] is None else None
+    unheard = same if same and same["version"] is None else None
+    if unheard:
+        found = saved_since(client, unheard)
+        same = unheard | {"version": found} if found else None
+    if same and (wait or unheard):
+        record = same
+        write_json(path, record)
         print(f"{record['kernel']}: version {record['version']} is this very content, so it is followed, not pushed")
-        return follow(client, record, path)
+        return follow(client, record, path) if wait else record
     commit = json.loads((code.folder / MARKER).read_text(encoding="utf-8"))["commit"]
     publish_dataset(client, code, f"commit {commit}", records)
     if not prepare and metadata.weights_from_prepare:
@@ -82,14 +108,25 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
     elif not prepare:
         wait_ready(client, metadata.weights_id)
     print_gpu_hours(client)
-    record = {
-        **save(client, folder, kernel["id"]),
-        "code_sha256": code.sha256,
-        "content_sha256": content_sha256,
-        "commit": commit,
-        "recipe": recipe_named_in(notebook),
-        "status": None,
-    }
+    earlier, record = (
+        record,
+        {
+            "kernel": kernel["id"],
+            "version": None,
+            "before": latest_version(client, kernel["id"]),
+            "url": f"https://www.kaggle.com/code/{kernel['id']}",
+            "code_sha256": code.sha256,
+            "content_sha256": content_sha256,
+            "commit": commit,
+            "recipe": recipe_named_in(notebook),
+            "status": None,
+        },
+    )
+    write_json(path, record)
+    answer = save(client, folder, kernel["id"])
+    # from here on it is known what came of it
+    write_json(path, earlier) if earlier else path.unlink()
+    record |= version_of(kernel["id"], answer)
     write_json(path, record)
     print(f"{record['kernel']}: version {record['version']} pushed: {record['url']}")
     return follow(client, record, path) if wait else record
@@ -130,27 +167,44 @@ def print_gpu_hours(client: Any) -> None:
     print(f"GPU hours left this week: {max(0.0, allowed - used):.1f} of {allowed:.1f}{refresh}", file=sys.stderr)
 
 
-def save(client: Any, folder: Path, kernel: str) -> dict[str, Any]:
-    """One push of the staged folder. The client prints some of the service's refusals and ends as if all were well."""
-    with asking(f"pushing {kernel}", after=AFTER_PUSH):
-        response = client.kernels_push(str(folder))
-    if response.error:
+def saved_since(client: Any, record: dict[str, Any]) -> int | None:
+    """The version that a push saved which had no answer that could be read; None where it saved none."""
+    latest = latest_version(client, record["kernel"])
+    if latest is None or record["before"] is None:
         raise UserError(
-            f"{kernel}: the service refused the push: {one_line(response.error)}. Nothing runs. Mend what it names, "
+            f"{record['kernel']}: the last push had no answer that could be read, and the service does not say which "
+            f"version is the latest. Look at {record['url']}: if that push stands there, follow it on the site; if "
+            f"not, remove the record of it in {RECORDS} and push again"
+        )
+    return latest if latest > record["before"] else None
+
+
+def save(client: Any, folder: Path, kernel: str) -> Saved:
+    """One push of the staged folder, and what the service says of it."""
+    with asking(f"pushing {kernel}", after=AFTER_PUSH):
+        answer = fitting(Saved, client.kernels_push(str(folder)))
+        if answer["version_number"] <= 0 and not answer["error"]:
+            raise ValueError("it names no version")
+    return answer
+
+
+def version_of(kernel: str, answer: Saved) -> dict[str, Any]:
+    """The version that was saved. The client prints some of the service's refusals and ends as if all were well."""
+    if answer["error"]:
+        raise UserError(
+            f"{kernel}: the service refused the push: {one_line(answer['error'])}. Nothing runs. Mend what it names, "
             "then push again"
         )
     for kind in ("dataset", "competition", "kernel", "model"):
-        invalid = getattr(response, f"invalid_{kind}_sources")
+        invalid = answer[f"invalid_{kind}_sources"]  # type: ignore[literal-required]
         if invalid:
             raise UserError(
-                f"{kernel}: version {response.version_number} was saved without the {kind} sources {', '.join(invalid)}"
-                f", which the service does not know or does not show to you, so its run will fail. Stop it on "
-                f"{response.url}, mend {kind}_sources in {KERNEL_FILE}"
+                f"{kernel}: version {answer['version_number']} was saved without the {kind} sources "
+                f"{', '.join(invalid)}, which the service does not know or does not show to you, so its run will fail. "
+                f"Stop it on {answer['url']}, mend {kind}_sources in {KERNEL_FILE}"
                 f"{' or join the competition on the site' if kind == 'competition' else ''}, then push again"
             )
-    if not response.version_number:
-        raise UserError(f"{kernel}: the service named no version, so the push cannot be followed. Look at the site")
-    return {"kernel": kernel, "version": response.version_number, "url": response.url}
+    return {"version": answer["version_number"], "url": answer["url"]}
 
 
 def kernel_status(client: Any, kernel: str) -> tuple[str, str | None]:
@@ -161,14 +215,16 @@ def kernel_status(client: Any, kernel: str) -> tuple[str, str | None]:
 
 
 def latest_version(client: Any, kernel: str) -> int | None:
-    """The newest version's number; None where the service does not say."""
+    """The newest version's number, 0 where there is no such notebook yet; None where the service does not say."""
     from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
 
     request = ApiGetKernelRequest()
     request.user_name, request.kernel_slug = kernel.split("/")
-    with asking(f"looking at the versions of {kernel}"), client.build_kaggle_client() as service:
+    with suppress(Unknown), asking(f"looking at the versions of {kernel}"), client.build_kaggle_client() as service:
         # the client says 0 where the service says nothing
-        return service.kernels.kernels_api_client.get_kernel(request).metadata.current_version_number or None
+        metadata = service.kernels.kernels_api_client.get_kernel(request).metadata
+        return fitting(Latest, metadata)["current_version_number"] or None
+    return 0
 
 
 def follow(client: Any, record: dict[str, Any], path: Path) -> dict[str, Any]:

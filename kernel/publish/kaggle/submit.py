@@ -5,9 +5,10 @@ The competition is closed: what is handed in is a late submission, scored in ful
 """
 
 import json
+import math
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
-from kernel.publish.kaggle.client import asking, connect, left_record, one_line, wait_until
+from kernel.publish.kaggle.client import asking, connect, fitting, left_record, one_line, wait_until
 from kernel.publish.kaggle.metadata import read_metadata
 from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
 from kernel.system.files import write_json
@@ -28,9 +29,10 @@ FORBIDDEN = (
     "same command again"
 )
 AFTER_SUBMIT = (
-    "it may have been handed in all the same: look at your submissions on the competition's page before you run this "
-    "again"
+    "it may have been handed in all the same: the same command looks for it among your submissions before it hands "
+    "anything in"
 )
+CLOCKS_APART = timedelta(minutes=10)  # the service's and this machine's
 USUAL_CAUSES = {
     "exceeded": "the hidden set has about 16,000 images: memory or time ran out. Try smaller batches or a deadline",
     "timeout": "the hidden set has about 16,000 images: time ran out. Try a deadline",
@@ -42,15 +44,46 @@ USUAL_CAUSES = {
 OTHER_CAUSES = "most often memory or time on the 16,000 hidden images, or a submission.csv with wrong rows"
 
 
+ASKED = "ASKED"
+
+
 class Submission(TypedDict):
-    """submission.json: what was handed in; `status` is PENDING until it has its score."""
+    """submission.json: what was handed in; `status` is ASKED until the service has said so, which it then may have
+    understood or not, then PENDING until it has its score; `after` is the reference of the one handed in before."""
 
     kernel: str
     version: int
-    ref: int
+    ref: int | None
     status: str
+    message: str
+    asked: str
+    after: int
     recipe: str | None
     commit: str | None
+
+
+class HandedIn(TypedDict):
+    """The service's answer; no `ref` where it did not take it, and its reason in `message`."""
+
+    ref: int
+    message: str | None
+
+
+class Listed(TypedDict):
+    """One of the account's submissions."""
+
+    ref: int
+    description: str | None
+    date: datetime
+
+
+class Scored(TypedDict):
+    """A submission as it stands; the scores are texts."""
+
+    ref: int
+    error_description: str | None
+    public_score: str | None
+    private_score: str | None
 
 
 def submit(project: Path, message: str, version: int | None = None) -> dict[str, Any]:
@@ -70,31 +103,38 @@ def submit(project: Path, message: str, version: int | None = None) -> dict[str,
     client = connect()
     path = records / "submission.json"
     record = left_record(path, Submission) or {}
-    if (record.get("kernel"), record.get("version"), record.get("status")) == (kernel, version, "PENDING"):
+    unscored = record if (record.get("kernel"), record.get("version")) == (kernel, version) else {}
+    if unscored.get("status") == ASKED and (ref := handed_in(client, record)):
+        record |= {"ref": ref, "status": "PENDING"}
+        write_json(path, record)
+    if unscored.get("status") in ("PENDING", ASKED) and record["ref"]:
         print(f"{kernel}: version {version} was handed in before as {record['ref']}; its score is waited for")
     else:
         check_version(client, kernel, version)
-        ref = create(client, kernel, version, message)
         same = (pushed.get("kernel"), pushed.get("version")) == (kernel, version)
         origin = {key: pushed.get(key) if same else None for key in ("recipe", "commit")}
-        record = {"kernel": kernel, "version": version, "ref": ref, "status": "PENDING", **origin}
+        message = message or f"{kernel} version {version}"
+        record = {"kernel": kernel, "version": version, "ref": None, "status": ASKED, "message": message,
+                  "asked": now(), "after": record.get("ref") or 0, **origin}  # fmt: skip
         records.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
-        print(f"{kernel}: version {version} handed in as {ref}, a late submission: the competition is closed")
-    answer = wait_for_score(client, record)
-    write_json(path, record | {"status": answer.status.name})
-    if answer.status.name == "ERROR":
-        said = one_line(answer.error_description or "no reason given")
+        record |= {"ref": create(client, kernel, version, message), "status": "PENDING"}
+        write_json(path, record)
+        print(f"{kernel}: version {version} handed in as {record['ref']}, a late submission: the competition is closed")
+    status, answer = wait_for_score(client, record)
+    write_json(path, record | {"status": status})
+    if status == "ERROR":
+        said = one_line(answer["error_description"] or "no reason given")
         causes = next((words for sign, words in USUAL_CAUSES.items() if sign in said.lower()), OTHER_CAUSES)
         raise UserError(
             f"submission {record['ref']} of {kernel} version {version} ended in ERROR: {said}. The usual cause: "
             f"{causes}. Mend it, push, and submit that version"
         )
     line = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "time": now(),
         **{key: record[key] for key in ("recipe", "commit", "kernel", "version", "ref")},
-        "public": score(answer.public_score),
-        "private": score(answer.private_score),
+        "public": score(answer["public_score"]),
+        "private": score(answer["private_score"]),
         "late": True,
     }
     with (project / "submissions.jsonl").open("a", encoding="utf-8") as file:
@@ -138,30 +178,52 @@ def output_names(client: Any, kernel: str) -> set[str]:
             return names
 
 
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def handed_in(client: Any, record: dict[str, Any]) -> int | None:
+    """The reference of what a command handed in that had no answer it could read; None where it was not taken."""
+    with asking("looking for what was handed in before"):
+        found = [fitting(Listed, own) for own in client.competition_submissions(COMPETITION) or []]
+    asked = datetime.fromisoformat(record["asked"]) - CLOCKS_APART
+    since = [own for own in found if utc(own["date"]) >= asked and own["description"] == record["message"]]
+    return max((own["ref"] for own in since if own["ref"] > record["after"]), default=None)
+
+
+def utc(time: datetime) -> datetime:
+    """The service's times have no zone: they are in UTC."""
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
+
+
 def create(client: Any, kernel: str, version: int, message: str) -> int:
     """Hands the version in and returns the reference of the submission."""
     with asking(f"handing in {kernel} version {version}", forbidden=FORBIDDEN, after=AFTER_SUBMIT):
-        response = client.competition_submit_code(
-            SUBMISSION, message or f"{kernel} version {version}", COMPETITION, kernel, version, quiet=True
+        answer = fitting(
+            HandedIn, client.competition_submit_code(SUBMISSION, message, COMPETITION, kernel, version, quiet=True)
         )
-    if not response.ref:
+    if answer["ref"] <= 0:
+        said = one_line(answer["message"] or "") or "no reason given"
         raise UserError(
-            f"{kernel}: version {version} was not taken: {one_line(response.message) or 'no reason given'}. Look at "
-            "your submissions on the competition's page, then run the same command again"
+            f"{kernel}: version {version} was not taken: {said}. Look at your submissions on the competition's page, "
+            "then run the same command again"
         )
-    return response.ref
+    return answer["ref"]
 
 
-def wait_for_score(client: Any, record: dict[str, Any]) -> Any:
+def wait_for_score(client: Any, record: dict[str, Any]) -> tuple[str, Scored]:
     from kagglesdk.competitions.types.competition_api_service import ApiGetSubmissionRequest
 
     request = ApiGetSubmissionRequest()
     request.ref = record["ref"]
 
-    def look() -> Any:
+    def look() -> tuple[str, Scored] | None:
         with asking(f"looking at submission {record['ref']}"), client.build_kaggle_client() as service:
             answer = service.competitions.competition_api_client.get_submission(request)
-        return answer if answer.status.name != "PENDING" else None
+            found, status = fitting(Scored, answer), answer.status.name
+            if found["ref"] != record["ref"]:
+                raise ValueError(f"it is of submission {found['ref']}")
+        return (status, found) if status != "PENDING" else None
 
     go_on = "It goes on there; the same command waits for its score and hands nothing in again"
     return wait_until(
@@ -175,7 +237,7 @@ def wait_for_score(client: Any, record: dict[str, Any]) -> Any:
 
 def score(text: str | None) -> float | None:
     with suppress(ValueError):
-        return float(text or "")
+        return found if math.isfinite(found := float(text or "")) else None
     return None
 
 

@@ -10,6 +10,7 @@ import threading
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,7 @@ class KaggleServer:
             {"status": "PENDING"},
             {"status": "COMPLETE", "publicScore": "0.5331", "privateScore": "0.5312"},
         ]
+        self.submissions: list[dict[str, Any]] = []
         self.changed = threading.Condition()
         self.closing = threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -167,6 +169,8 @@ class KaggleServer:
         return answered(ref=body["slug"], url=f"https://service/code/{body['slug']}", versionNumber=self.kernel_version)
 
     def get_kernel(self, body: dict) -> Any:
+        if not self.kernel_version:
+            return refused(404, "no such notebook")
         return answered(metadata={"currentVersionNumber": self.kernel_version}, blob={})
 
     def get_kernel_session_status(self, body: dict) -> Any:
@@ -193,7 +197,14 @@ class KaggleServer:
         return names, str(following) if following < len(self.outputs) else ""
 
     def create_code_submission(self, body: dict) -> Any:
-        return answered(message="Successfully submitted", ref=77)
+        self.hand_in(body["submissionDescription"])
+        return answered(message="Successfully submitted", ref=self.submissions[-1]["ref"])
+
+    def hand_in(self, description: str) -> None:
+        self.submissions.append({"ref": 77 + len(self.submissions), "description": description, "date": now()})
+
+    def list_submissions(self, body: dict) -> Any:
+        return answered(submissions=self.submissions[::-1])
 
     def get_submission(self, body: dict) -> Any:
         return answered(ref=body["ref"], **advance(self.submission_statuses))
@@ -317,6 +328,11 @@ class Handler(BaseHTTPRequestHandler):
 def advance(states: list) -> Any:
     """The next state; the last one stays."""
     return states.pop(0) if len(states) > 1 else states[0]
+
+
+def now() -> str:
+    """As the service writes a time: in UTC, without a zone."""
+    return datetime.now(UTC).replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
 
 
 def run_json(**changes: object) -> bytes:

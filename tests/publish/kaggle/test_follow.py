@@ -102,13 +102,13 @@ def test_a_failed_run_whose_log_cannot_be_had_is_still_told(kaggle, project):
 
 def test_the_end_of_the_version_before_is_not_taken_for_this_ones(kaggle, project):
     kaggle.kernel_version = 6
-    kaggle.script("GetKernel", *[answered(metadata={"currentVersionNumber": 6}, blob={})] * 2)
+    kaggle.script("GetKernel", *[answered(metadata={"currentVersionNumber": 6}, blob={})] * 3)
     kaggle.kernel_statuses = ["COMPLETE", "COMPLETE", "ERROR"]
     assert "version 7 ended in ERROR" in refused_push(project, wait=True)
 
 
 def test_a_version_pushed_elsewhere_ends_the_wait(kaggle, project):
-    kaggle.script("GetKernel", answered(metadata={"currentVersionNumber": 2}, blob={}))
+    kaggle.script("GetKernel", refused(404), answered(metadata={"currentVersionNumber": 2}, blob={}))
     assert "version 2 was pushed since version 1" in refused_push(project, wait=True)
 
 

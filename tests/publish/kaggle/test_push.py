@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel.errors import UserError
 from kernel.publish.kaggle.notebooks import build_notebooks
 from tests.publish.kaggle.kaggle_client import change_kernel, make_project, quick_push, record, refused_push
 from tests.publish.kaggle.kaggle_server import CODE, CUT, KERNEL, OWNER, WEIGHTS, Dataset, answered, refused
@@ -230,6 +231,62 @@ def test_every_kind_of_source_that_the_service_drops_fails_the_push(kaggle, proj
     assert f"Stop it on https://service/code, mend {kind}_sources in kernel-metadata.json" in said
 
 
+# answers that nobody can read
+
+ODD = [b"null", b"12", b'"text"', b"[]", b"{}", b"", b"<html>", b"[" * 100_000, b'{"code": null}', b'{"code": "500"}',
+       b'{"versionNumber": "3"}', b'{"versionNumber": null}', b'{"versionNumber": -4}', b'{"error": 5}']  # fmt: skip
+
+
+@pytest.mark.parametrize("wait", [False, True])
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd[:25].decode())
+def test_an_odd_answer_to_a_push_never_pushes_twice(kaggle, project, odd, wait):
+    """The service has saved it, and says so in no way that can be read: the same command finds it there."""
+    kaggle.script("SaveKernel", (200, odd, {}))
+    assert "pushing" in (said := refused_push(project)) and "may have been saved all the same" in said
+    kaggle.kernel_version += 1
+    assert quick_push(project, wait=wait)["version"] == 1
+    assert len(kaggle.calls("SaveKernel")) == 1
+    assert record(project, "push.json")["status"] == ("COMPLETE" if wait else None)
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd[:25].decode())
+@pytest.mark.parametrize("call", ["GetDatasetStatus", "GetDataset", "GetKernel", "GetAcceleratorQuotaStatistics",
+                                  "GetKernelSessionStatus", "ListKernelSessionOutput", "StartBlobUpload",
+                                  "CreateDatasetVersion"])  # fmt: skip
+def test_an_odd_answer_is_one_line_or_borne(kaggle, project, call, odd, monkeypatch):
+    monkeypatch.setattr("kernel.publish.kaggle.client.sleep", lambda seconds: None)
+    monkeypatch.setattr("kernel.publish.kaggle.datasets.LIMIT", 0.5)
+    kaggle.script(call, *[(200, odd, {})] * 9)
+    try:
+        pushed = quick_push(project, wait=True, limit=0.5)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert pushed["version"] == 1
+    assert len(kaggle.calls("SaveKernel")) <= 1
+
+
+def test_what_was_not_saved_is_pushed_by_the_same_command(kaggle, project):
+    kaggle.script("SaveKernel", CUT)
+    refused_push(project)
+    assert quick_push(project)["version"] == 1 and len(kaggle.calls("SaveKernel")) == 2
+
+
+def test_a_service_that_names_no_latest_version_is_not_pushed_to_again_blindly(kaggle, project):
+    kaggle.script("SaveKernel", CUT)
+    refused_push(project)
+    kaggle.script("GetKernel", answered(metadata={}, blob={}))
+    assert "does not say which version is the latest" in refused_push(project)
+    assert len(kaggle.calls("SaveKernel")) == 1
+
+
+def test_a_refused_push_leaves_the_record_of_the_one_before(kaggle, project):
+    before = quick_push(project)
+    kaggle.script("SaveKernel", answered(error="no GPU hours are left"))
+    assert "refused the push" in refused_push(project)
+    assert record(project, "push.json") == before
+
+
 def test_a_push_that_lost_a_source_is_not_recorded(kaggle, project):
     kaggle.script("SaveKernel", answered(versionNumber=1, invalidDatasetSources=[CODE]))
     refused_push(project)
@@ -238,7 +295,7 @@ def test_a_push_that_lost_a_source_is_not_recorded(kaggle, project):
 
 def test_a_push_without_a_version_is_refused(kaggle, project):
     kaggle.script("SaveKernel", answered(url="https://service/code"))
-    assert "the service named no version, so the push cannot be followed" in refused_push(project)
+    assert "it names no version" in refused_push(project)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +304,7 @@ def test_a_push_without_a_version_is_refused(kaggle, project):
         (401, "Make a new API token on https://www.kaggle.com/settings"),
         (403, "a GPU or the internet needs a phone-verified account"),
         (429, "wait 60 seconds, then run the same command again"),
-        (500, "look at its versions on the site before you push again"),
+        (500, "the same command looks for it there before it pushes again"),
     ],
 )
 def test_an_error_names_the_next_step(kaggle, project, status, step):

@@ -177,7 +177,7 @@ def test_a_403_names_what_people_forget(kaggle, project):
     [
         (401, "Make a new API token on https://www.kaggle.com/settings"),
         (429, "wait 60 seconds, then run the same command again"),
-        (500, "look at your submissions on the competition's page before you run this again"),
+        (500, "the same command looks for it among your submissions"),
     ],
 )
 def test_an_error_names_the_next_step(kaggle, project, status, step):
@@ -188,6 +188,53 @@ def test_an_error_names_the_next_step(kaggle, project, status, step):
 def test_a_cut_connection_says_that_it_may_have_been_handed_in(kaggle, project):
     kaggle.script("CreateCodeSubmission", CUT)
     assert "it may have been handed in all the same" in refusal(project)
+
+
+# answers that nobody can read
+
+ODD = [b"null", b"12", b'"text"', b"[]", b"{}", b"", b"<html>", b"[" * 100_000, b'{"code": null}', b'{"code": "500"}',
+       b'{"ref": "seven", "message": 5}', b'{"ref": null}', b'{"ref": -3}', b'{"ref": 7.5}']  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd[:20].decode())
+def test_an_odd_answer_to_handing_in_never_hands_in_twice(kaggle, project, odd):
+    """The service has taken it, and says so in no way that can be read: the same command finds it there."""
+    kaggle.script("CreateCodeSubmission", (200, odd, {}))
+    assert "handing in" in (said := refusal(project)) or "was not taken" in said
+    kaggle.hand_in("a message")
+    assert quick_submit(project)["ref"] == 77
+    assert len(kaggle.calls("CreateCodeSubmission")) == 1
+
+
+@pytest.mark.parametrize("odd", ODD, ids=lambda odd: odd[:20].decode())
+@pytest.mark.parametrize("call", ["GetKernel", "GetKernelSessionStatus", "ListKernelFiles", "GetSubmission",
+                                  "GetSubmissionLimits", "ListSubmissions"])  # fmt: skip
+def test_an_odd_answer_is_one_line_or_borne(kaggle, project, call, odd, monkeypatch):
+    monkeypatch.setattr("kernel.publish.kaggle.client.sleep", lambda seconds: None)
+    if call == "ListSubmissions":
+        kaggle.script("CreateCodeSubmission", CUT)
+        refusal(project)
+    kaggle.script(call, *[(200, odd, {})] * 9)
+    try:
+        line = quick_submit(project, limit=0.5)
+    except UserError as error:
+        assert "\n" not in str(error)
+    else:
+        assert line["ref"] == 77
+    assert len(kaggle.submissions) <= 1
+
+
+def test_what_was_not_taken_is_handed_in_by_the_same_command(kaggle, project):
+    kaggle.script("CreateCodeSubmission", CUT)
+    refusal(project)
+    assert quick_submit(project)["ref"] == 77 and len(kaggle.calls("CreateCodeSubmission")) == 2
+
+
+def test_what_was_handed_in_earlier_is_not_taken_for_it(kaggle, project):
+    quick_submit(project)
+    kaggle.script("CreateCodeSubmission", CUT)
+    refusal(project)
+    assert quick_submit(project)["ref"] == 78 and len(kaggle.calls("CreateCodeSubmission")) == 3
 
 
 def test_an_answer_without_a_reference_is_told_with_its_words(kaggle, project):
