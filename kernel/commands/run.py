@@ -36,7 +36,7 @@ def run_command(options: argparse.Namespace) -> None:
     from kernel.system.deadline import seconds_of
 
     recipe = recipe_named(options.recipe, options.settings)
-    deadline = Deadline.after(seconds_of(options.deadline) if options.deadline else None, options.started)
+    deadline = Deadline.after(None if options.deadline is None else seconds_of(options.deadline), options.started)
     paths = Paths(options.images, options.weights, options.out, options.bank)
     content = run(recipe, paths, options.device, options.limit, deadline)
     counts = content["counts"]

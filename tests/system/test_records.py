@@ -25,7 +25,7 @@ FILE = {"path": "prompts.parquet", "bytes": 1, "sha256": SHA256}
 MODEL = {"class": "CLIP", "source": "a/b", "revision": "main", "sha256": SHA256, "tokenizer": {"size": 1}}
 BANK_FILES = [{**FILE, "path": name} for name in
               ("prompts.parquet", "head.safetensors", "clip.safetensors", "sentences.safetensors")]  # fmt: skip
-PUSHED = {"kernel": "a/b", "version": 1, "url": "https://x", "code_sha256": SHA256, "content_sha256": SHA256,
+PUSHED = {"kernel": "a/b", "version": 1, "before": 0, "url": "https://x", "code_sha256": SHA256, "content_sha256": SHA256,
           "commit": None, "recipe": "text", "status": None}  # fmt: skip
 RECORDS: dict[str, tuple[dict, Callable[[Path], Any]]] = {
     "manifest.json": (

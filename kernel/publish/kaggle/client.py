@@ -30,9 +30,14 @@ OWNER = (
     "credentials ('python -m kernel publish init'), and a GPU or the internet needs a phone-verified account"
 )
 NOTHING_CHANGED = "nothing was changed there"
-SECONDS = (60.0, 300.0)  # to connect, and between two parts of an answer; the client itself would wait for ever
+SECONDS = (60.0, 300.0)  # to connect, and for an answer; the client itself would wait for ever
+MOST_ANSWER = 64 * 2**20  # bytes of an answer that is no file; a page of 200 names takes 20 kB
+MOST_REQUESTS = 2000  # of one question: the pages of 400,000 files, and none of the pages that never end
 FAILURES_IN_A_ROW = 5
 LONGEST_RETRY_AFTER = 120.0  # seconds; a longer one ends the command instead of holding it
+
+
+asked = [0]  # requests, of the question that is being asked
 
 
 class ServiceTrouble(UserError):
@@ -143,6 +148,7 @@ def asking(action: str, *, forbidden: str = OWNER, after: str = NOTHING_CHANGED)
     """
     from requests.exceptions import HTTPError, RequestException
 
+    asked[:] = [0]
     try:
         with redirect_stdout(sys.stderr):
             yield
@@ -172,23 +178,51 @@ def fitting(kind: type[Found], answer: Any) -> Found:
 
     try:
         said = {name: getattr(answer, name) for name in kind.__annotations__}
+        said = {name: plain(value) if isinstance(value, str) else value for name, value in said.items()}
         return schema(kind).validate_python(said, strict=True)  # type: ignore[arg-type]  # types can be hashed
     except ValidationError as error:
         raise ValueError("; ".join(problem(own) for own in error.errors(include_url=False))) from error
 
 
 def bound_requests() -> None:
-    """From now on no request of the client waits for an answer without bound.
+    """From now on no question of the client waits without bound, or for an answer without bounds.
 
-    Its own modules get a `requests` with other sessions; whoever else of this process uses requests keeps theirs.
+    Its own modules get a `requests` with other sessions; whoever else of this process uses requests keeps theirs. A
+    timeout of requests is that between two bytes, so an answer is read here, against the clock.
     """
     import requests
+    import urllib3
     from kaggle.api import kaggle_api_extended
     from kagglesdk import kaggle_http_client
+    from requests.exceptions import RequestException
+
+    class EndlessAnswer(RequestException):
+        pass
+
+    def whole(response: Any, ends: float) -> bytes:
+        content = bytearray()
+        try:
+            while part := response.raw.read1(2**16, decode_content=True):  # as it comes, not when there is so much
+                content += part
+                if len(content) > MOST_ANSWER or monotonic() > ends:
+                    raise EndlessAnswer
+        except urllib3.exceptions.HTTPError as error:
+            raise RequestException(error) from error
+        finally:
+            response.close()
+        return bytes(content)
 
     class BoundedSession(requests.Session):
         def send(self, request: Any, **settings: Any) -> Any:
-            return super().send(request, **{**settings, "timeout": settings.get("timeout") or SECONDS})
+            asked[0] += 1
+            if asked[0] > MOST_REQUESTS:
+                raise EndlessAnswer
+            streamed, ends = settings.get("stream"), monotonic() + SECONDS[1]
+            bounds = {"timeout": settings.get("timeout") or SECONDS, "stream": True}
+            response = super().send(request, **{**settings, **bounds})
+            if not streamed:
+                response._content = whole(response, ends)
+            return response
 
     bounded = SimpleNamespace(**{**vars(requests), "Session": BoundedSession})
     for module in (kaggle_api_extended, kaggle_http_client):
@@ -218,8 +252,13 @@ def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
     return UserError(f"{said}; {NOTHING_CHANGED}. Mend what it names, then run the same command again")
 
 
+def plain(text: str) -> str:
+    """A text of the service without what a terminal would obey, or show in another order, than it stands there."""
+    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
+
+
 def one_line(text: str) -> str:
-    return shorten(text, 300, placeholder="...")
+    return shorten(plain(text), 300, placeholder="...")
 
 
 def left_record(path: Path, kind: Any) -> Any:

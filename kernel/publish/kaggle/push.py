@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, left_record, one_line, wait_until
+from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, left_record, one_line, plain, wait_until
 from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
 from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.kaggle.staging import Staged, stage_code
@@ -44,6 +44,10 @@ class Pushed(TypedDict):
     commit: str | None
     recipe: str | None
     status: str | None
+
+
+class Failure(TypedDict):
+    failure_message: str | None
 
 
 class Latest(TypedDict):
@@ -211,7 +215,7 @@ def kernel_status(client: Any, kernel: str) -> tuple[str, str | None]:
     """The status of a notebook's latest run, such as RUNNING or COMPLETE, and what it failed of."""
     with asking(f"looking at the run of {kernel}"):
         response = client.kernels_status(kernel)
-    return response.status.name, response.failure_message
+        return response.status.name, fitting(Failure, response)["failure_message"]
 
 
 def latest_version(client: Any, kernel: str) -> int | None:
@@ -299,4 +303,4 @@ def log_tail(client: Any, kernel: str) -> str:
         text = "".join(part["data"] for part in json.loads(log))
     except (ValueError, KeyError, TypeError):
         text = log
-    return "\n".join(text.splitlines()[-LOG_LINES:])
+    return "\n".join(map(plain, text.splitlines()[-LOG_LINES:]))

@@ -9,6 +9,7 @@ import re
 import threading
 import zipfile
 from collections import defaultdict
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,6 +25,8 @@ IMAGE = "registry/image@sha256:1234"
 # scripted in place of an answer
 CUT = "the connection is cut"
 SILENCE = "no answer ever comes"
+DRIP = "an answer of which a byte comes now and then"
+ENDLESS = "an answer that goes on and on"
 
 
 @dataclass
@@ -261,6 +264,8 @@ class Handler(BaseHTTPRequestHandler):
             self.kaggle.closing.wait()
         if answer in (CUT, SILENCE):
             self.cut()
+        elif answer in (DRIP, ENDLESS):
+            self.go_on(b" " if answer == DRIP else b" " * 2**20, 0.01 if answer == DRIP else 0)
         else:
             status, reply, headers = answer
             data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
@@ -319,6 +324,16 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+
+    def go_on(self, part: bytes, pause: float) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(2**40))
+        self.end_headers()
+        with suppress(OSError):  # until the client has enough
+            while not self.kaggle.closing.wait(pause):
+                self.wfile.write(part)
+        self.close_connection = True
 
     def cut(self) -> None:
         self.close_connection = True

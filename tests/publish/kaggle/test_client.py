@@ -6,7 +6,7 @@ from kernel.publish.kaggle import client as client_module
 from kernel.publish.kaggle.client import asking, configured_user, connect
 from kernel.publish.kaggle.datasets import wait_ready
 from tests.publish.kaggle.kaggle_client import publish, refusal
-from tests.publish.kaggle.kaggle_server import CUT, SILENCE, WEIGHTS, Dataset, answered, refused
+from tests.publish.kaggle.kaggle_server import CUT, DRIP, ENDLESS, KERNEL, SILENCE, WEIGHTS, Dataset, answered, refused
 
 # what the service answers
 
@@ -66,6 +66,28 @@ def test_a_silent_service_is_not_waited_for_without_bound(kaggle, folder, monkey
     assert "no answer from the service (ReadTimeout)" in refusal(folder)
 
 
+@pytest.mark.parametrize("answer", [DRIP, ENDLESS])
+def test_an_answer_that_never_ends_is_given_up(kaggle, folder, monkeypatch, answer):
+    monkeypatch.setattr(client_module, "SECONDS", (5.0, 1.0 if answer == DRIP else 300.0))
+    kaggle.script("GetDatasetStatus", answer)
+    assert "no answer from the service (EndlessAnswer)" in refusal(folder)
+
+
+def test_pages_that_never_end_are_given_up(kaggle, monkeypatch):
+    monkeypatch.setattr(client_module, "MOST_REQUESTS", 20)
+    kaggle.script("ListKernelSessionOutput", *[answered(files=[], log="", nextPageToken="1")] * 99)
+    client = connect()
+    with pytest.raises(UserError, match="EndlessAnswer"), asking("listing"):
+        client.kernels_output(KERNEL, "nowhere", file_pattern="^run$", force=True)
+    assert len(kaggle.calls("ListKernelSessionOutput")) == 20
+
+
+def test_control_codes_of_the_service_reach_no_terminal(kaggle, folder):
+    kaggle.script("GetDatasetStatus", refused(400, "\x1b[2J\x1b]0;pwned\x07 \u202egnp.exe"))
+    said = refusal(folder)
+    assert "pwned" in said and said.isprintable()
+
+
 def test_other_requests_of_the_process_keep_their_own_waits(kaggle):
     untouched = requests.Session.send, requests.adapters.HTTPAdapter.send
     waits = []
@@ -85,7 +107,7 @@ def test_other_requests_of_the_process_keep_their_own_waits(kaggle):
 
 def test_an_answer_that_is_no_json_is_told(kaggle, folder):
     kaggle.script("GetDatasetStatus", (200, b"<html>maintenance", {"Content-Type": "text/html"}))
-    assert "the client could not go on" in refusal(folder)
+    assert "the service's answer is none that the client understands" in refusal(folder)
 
 
 def test_no_credentials_are_told_with_where_to_get_them(kaggle, monkeypatch):

@@ -8,7 +8,7 @@ from kernel.publish.kaggle import submit as submitting
 from tests.publish.kaggle.kaggle_client import ctrl_c_at, make_project
 from tests.publish.kaggle.kaggle_server import CUT, KERNEL, answered, refused
 
-PUSHED = {"kernel": KERNEL, "version": 3, "url": f"https://service/code/{KERNEL}", "code_sha256": "0" * 64,
+PUSHED = {"kernel": KERNEL, "version": 3, "before": 2, "url": f"https://service/code/{KERNEL}", "code_sha256": "0" * 64,
           "content_sha256": "1" * 64, "recipe": "text", "commit": "abc", "status": "COMPLETE"}  # fmt: skip
 
 
