@@ -12,9 +12,9 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
-# what a run, a bank build, and the way to Kaggle may need; `dev` has no say in these
-EXTRAS = {"run": [], "bank": ["bank"], "publish": ["bank", "publish"]}
-BUILDING = ("training/fit.py", "training/shares.py")
+# what a run, the fit of shares, and the way to Kaggle may need; `dev` has no say in these
+EXTRAS = {"run": [], "fit": ["fit"], "publish": ["fit", "publish"]}
+FITTING = ("training/fit.py", "training/shares.py")
 NOT_SHIPPED = "miniature"
 WHERE_THE_USER_HAS_IT = {"pillow-heif"}  # HEIC pictures are left out without it
 FROM_KAGGLES_IMAGE = {"ipython"}  # imported in the notebook alone
@@ -41,7 +41,7 @@ def imported(paths: list[Path]) -> set[str]:
 
 
 def part_of(path: Path) -> str:
-    return "publish" if "publish" in path.parts else "bank" if path.as_posix().endswith(BUILDING) else "run"
+    return "publish" if "publish" in path.parts else "fit" if path.as_posix().endswith(FITTING) else "run"
 
 
 def files_of(part: str) -> list[Path]:
