@@ -25,8 +25,8 @@ FILE = {"path": "prompts.parquet", "bytes": 1, "sha256": SHA256}
 MODEL = {"class": "CLIP", "source": "a/b", "revision": "main", "sha256": SHA256, "tokenizer": {"size": 1}}
 BANK_FILES = [{**FILE, "path": name} for name in
               ("prompts.parquet", "head.safetensors", "clip.safetensors", "sentences.safetensors")]  # fmt: skip
-PUSHED = {"kernel": "a/b", "version": 1, "before": 0, "url": "https://x", "code_sha256": SHA256, "content_sha256": SHA256,
-          "commit": None, "recipe": "text", "status": None}  # fmt: skip
+PUSHED = {"kernel": "a/b", "version": 1, "before": 0, "url": "https://x", "code_sha256": SHA256,
+          "content_sha256": SHA256, "commit": None, "recipe": "text", "status": None}  # fmt: skip
 RECORDS: dict[str, tuple[dict, Callable[[Path], Any]]] = {
     "manifest.json": (
         {"format": 1, "models": {"clip": MODEL}, "captioners": ["clip"], "files": [FILE]},
@@ -45,7 +45,8 @@ RECORDS: dict[str, tuple[dict, Callable[[Path], Any]]] = {
     "run.json": ({"identity": {"clip": {"files": 1}}, "counts": {"images": 3}}, lambda path: read_run(path.parent)),
     "push.json": (PUSHED, lambda path: left_record(path, Pushed)),
     "submission.json": (
-        {"kernel": "a/b", "version": 1, "ref": 77, "status": "PENDING", "recipe": None, "commit": None},
+        {"kernel": "a/b", "version": 1, "ref": 77, "status": "PENDING", "message": "m", "after": 0,
+         "asked": "2026-11-28T12:00:00+00:00", "recipe": None, "commit": None},
         lambda path: left_record(path, Submission),
     ),
 }  # fmt: skip
@@ -113,7 +114,7 @@ def test_every_wrong_key_is_named_with_what_was_found_and_expected(tmp_path):
     assert "version is '6': input should be a valid integer" in line
 
 
-@pytest.mark.parametrize("value", [True, 1.5, "1", None])
+@pytest.mark.parametrize("value", [True, 1.5, "1", [1]])
 def test_nothing_is_converted(tmp_path, value):
     path = tmp_path / "push.json"
     path.write_text(json.dumps({**PUSHED, "version": value}))
