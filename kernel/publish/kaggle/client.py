@@ -217,11 +217,10 @@ def bound_requests() -> None:
             asked[0] += 1
             if asked[0] > MOST_REQUESTS:
                 raise EndlessAnswer
-            streamed, ends = settings.get("stream"), monotonic() + SECONDS[1]
             bounds = {"timeout": settings.get("timeout") or SECONDS, "stream": True}
             response = super().send(request, **{**settings, **bounds})
-            if not streamed:
-                response._content = whole(response, ends)
+            if not settings.get("stream"):  # its clock starts now: what is sent may be gigabytes, and take hours
+                response._content = whole(response, monotonic() + SECONDS[1])
             return response
 
     bounded = SimpleNamespace(**{**vars(requests), "Session": BoundedSession})

@@ -73,6 +73,20 @@ def test_an_answer_that_never_ends_is_given_up(kaggle, folder, monkeypatch, answ
     assert "no answer from the service (EndlessAnswer)" in refusal(folder)
 
 
+def test_an_upload_that_takes_hours_is_no_answer_that_never_ends(kaggle, folder, monkeypatch):
+    clock, really = [0.0], requests.Session.send
+
+    def slow(self, request, **settings):
+        response = really(self, request, **settings)
+        clock[0] += 3600.0 if request.method == "PUT" else 0
+        return response
+
+    monkeypatch.setattr(client_module, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(requests.Session, "send", slow)
+    publish(folder)
+    assert kaggle.datasets[WEIGHTS].version == 1 and clock[0] >= 3600
+
+
 def test_pages_that_never_end_are_given_up(kaggle, monkeypatch):
     monkeypatch.setattr(client_module, "MOST_REQUESTS", 20)
     kaggle.script("ListKernelSessionOutput", *[answered(files=[], log="", nextPageToken="1")] * 99)
