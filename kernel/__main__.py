@@ -15,7 +15,7 @@ from kernel.commands.doctor import add_doctor
 from kernel.commands.evaluation import add_check, add_evaluate, add_explain, add_report, add_verify
 from kernel.commands.options import Parser
 from kernel.commands.run import add_constant, add_demo, add_plan, add_run
-from kernel.errors import UserError
+from kernel.errors import UserError, of_this_machine
 from kernel.system.offline import refuse_network
 from kernel.system.terminal.output import printing
 
@@ -29,6 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
         return options.command(options) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (OSError, MemoryError) as error:
+        print(f"error: {of_this_machine(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command goes on", file=sys.stderr)

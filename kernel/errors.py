@@ -1,6 +1,7 @@
 """The one exception for what a user can mend, and the words for a name that is none."""
 
 import difflib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -20,6 +21,14 @@ def first_line(error: BaseException) -> str:
 def kind_and_line(error: BaseException) -> str:
     """Example: "RuntimeError: CUDA error"; its kind alone where an error has no words."""
     return type(error).__name__ + (f": {first_line(error)}" if str(error).strip() else "")
+
+
+def of_this_machine(error: OSError | MemoryError) -> str:
+    """What the machine refused, for which nothing nearer to it has better words."""
+    if isinstance(error, MemoryError):
+        return "the memory that this process may take is full. Give it more, or less to do at once, and run again"
+    place = f"{os.fsdecode(error.filename)}: " if isinstance(error.filename, str | bytes) else ""
+    return f"{place}{error.strerror or first_line(error)}. See to it that this can be read and written, and run again"
 
 
 def did_you_mean(name: str, valid: Iterable[str]) -> str:

@@ -1,7 +1,6 @@
 """Image files to upright RGB in bounded memory. A bad image is a value, never a crash."""
 
 import math
-import stat
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -14,6 +13,7 @@ import numpy as np
 from PIL import ExifTags, Image
 
 from kernel.pipeline.images import ImageFile, formats
+from kernel.system.opening import not_a_file
 
 # Beyond this ratio of sides only the middle is kept: resizing the short side up to a model's size would
 # make the long side millions of pixels (20,000 x 1 at 224 px: 4.5 million x 224).
@@ -60,15 +60,6 @@ def decode(path: Path) -> Image.Image | BadImage:
     except Exception as error:  # a decoder's own bug on broken bytes must not end a run over 16,000 images
         words = getattr(error, "strerror", None) or error  # without the path, which stands before the reason
         return BadImage(f"{type(error).__name__}: {words}".replace("\n", " "))
-
-
-def not_a_file(path: Path) -> str | None:
-    """What a name stands for that is neither file nor folder: opening a pipe waits for a writer, and of a device
-    there is no end. Raises OSError when there is nothing."""
-    mode = path.stat().st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return None
-    return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def reduction(size: tuple[int, int]) -> int:

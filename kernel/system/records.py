@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kernel.errors import UserError
+from kernel.system.opening import read_whole
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -28,12 +29,9 @@ def read_record(path: Path, kind: type[Kind], expected: str, advice: str) -> Kin
     from pydantic import ValidationError
 
     try:
-        with path.open("rb") as file:
-            content = file.read(MOST_BYTES + 1)
+        content = read_whole(path, MOST_BYTES)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); expected {expected}. {advice}") from error
-    if len(content) > MOST_BYTES:
-        raise UserError(f"{path}: more than {MOST_BYTES // 2**20} MiB, so not {expected}. {advice}")
     try:
         return schema(kind).validate_json(content, strict=True)  # type: ignore[arg-type]  # types can be hashed
     except ValidationError as error:
