@@ -6,7 +6,6 @@ Heavy modules are imported inside the commands that need them, so that help answ
 """
 
 import argparse
-import signal
 import sys
 
 from kernel.commands.banks import add_bank, add_fit
@@ -16,13 +15,13 @@ from kernel.commands.evaluation import add_check, add_evaluate, add_explain, add
 from kernel.commands.options import Parser
 from kernel.commands.run import add_constant, add_demo, add_plan, add_run
 from kernel.errors import UserError, of_this_machine
+from kernel.system.interrupts import end_when_interrupted
 from kernel.system.offline import refuse_network
 from kernel.system.terminal.output import printing
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    signal.signal(signal.SIGTERM, interrupted)
     if options.offline:
         refuse_network()
     try:
@@ -36,10 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
         return 1
-
-
-def interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def parser() -> argparse.ArgumentParser:
@@ -65,4 +60,5 @@ def add_publish_steps(publish: Parser) -> None:
 
 
 if __name__ == "__main__":
+    end_when_interrupted()
     sys.exit(printing(main))

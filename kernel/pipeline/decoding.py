@@ -22,6 +22,7 @@ LARGEST_ASPECT = 16
 # this size, those of two batches, take 800 MB.
 MOST_PIXELS = 2048 * 2048
 STRIP_PIXELS = 2**22  # converted at a time of a large picture: some modes take eight bytes a number meanwhile
+WHITES = (1.0, 255.0, 65535.0)
 ORIENTATIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -78,9 +79,9 @@ def middle(size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 def to_reduced_rgb(opened: Image.Image) -> Image.Image:
     """The middle of an opened picture as RGB, each pixel the mean of a square of `reduction` pixels a side."""
-    factor, box = reduction(opened.size), middle(opened.size)
+    factor, box, white = reduction(opened.size), middle(opened.size), white_of(opened)
     if factor == 1:
-        return to_rgb(opened) if box == (0, 0, *opened.size) else to_rgb(opened.crop(box))
+        return to_rgb(opened if box == (0, 0, *opened.size) else opened.crop(box), white)
     left, top, right, bottom = box
     if opened.format == "JPEG":  # the decoder itself leaves out what nobody will see: by 2, 4 or 8
         opened.draft(opened.mode, ((right - left) // factor, (bottom - top) // factor))
@@ -89,24 +90,36 @@ def to_reduced_rgb(opened: Image.Image) -> Image.Image:
     rows = max(1, STRIP_PIXELS // (factor * (right - left))) * factor
     whole = Image.new("RGB", (math.ceil((right - left) / factor), math.ceil((bottom - top) / factor)))
     for start in range(top, bottom, rows):
-        strip = to_rgb(opened.crop((left, start, right, min(start + rows, bottom))))
+        strip = to_rgb(opened.crop((left, start, right, min(start + rows, bottom))), white)
         whole.paste(strip.reduce(factor), (0, (start - top) // factor))
     return whole
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def white_of(image: Image.Image) -> float:
+    """The number that stands for white in pixels of more than eight bits; of floats, which do not tell, the smallest of
+    the usual ones that no pixel exceeds."""
+    if image.mode != "F":
+        return WHITES[-1]
+    return next((white for white in WHITES if image.getextrema()[1] <= white), WHITES[-1])
+
+
+def to_rgb(image: Image.Image, white: float) -> Image.Image:
+    """`white`: of the whole picture, of which `image` may be a part. Raises ValueError for pixels that are no
+    numbers."""
     if image.mode in {"I", "F"} or image.mode.startswith("I;16"):
-        return sixteen_bit_to_rgb(image)
+        return many_bits_to_rgb(image, white)
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
-def sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
-    """Scales 0..65535 to 0..255; Pillow's own conversion would clip everything above 255 to white."""
-    levels = np.asarray(image).astype(np.float64).clip(0, 65535)
-    return Image.fromarray(np.round(levels / 257).astype(np.uint8)).convert("RGB")
+def many_bits_to_rgb(image: Image.Image, white: float) -> Image.Image:
+    """Scales 0..white to 0..255; Pillow's own conversion would clip everything above 255 to white."""
+    levels = np.asarray(image).astype(np.float64)
+    if not np.isfinite(levels).all():
+        raise ValueError("pixels that are no numbers")
+    return Image.fromarray(np.round(levels.clip(0, white) * (255 / white)).astype(np.uint8)).convert("RGB")
 
 
 def decoded_batches(

@@ -103,7 +103,8 @@ def open_run(
         raise UserError(
             f"{folder}: holds files but no run.json, so no run wrote it. Give --out an empty or a new folder"
         )
-    changed = {} if previous is None else {stage: changes(previous["identity"], identity, stage) for stage in identity}
+    before = previous["identity"] if previous else {}  # without any, a run only began: with the constant
+    changed = {stage: changes(before, identity, stage) for stage in identity} if before else {}
     stale = [stage for stage, keys in changed.items() if keys]
     try:
         for stage in stale:
@@ -112,7 +113,7 @@ def open_run(
             (folder / "submission.csv").unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         # before the stages' folders: a run that ends between the two must find its own record again
-        if previous is None or stale:
+        if stale or not before:
             run.write_run({"identity": identity, "shards": run.borders})
         for own in kept():
             (folder / own.name).mkdir(exist_ok=True)
@@ -123,7 +124,7 @@ def open_run(
     if stale:
         what = ", ".join(dict.fromkeys(key for keys in changed.values() for key in keys))
         return run, f"{folder}: {what} changed since the last run: {', '.join(stale)} made again"
-    return run, f"{folder}: going on with the last run" if previous else f"{folder}: new run"
+    return run, f"{folder}: going on with the last run" if before else f"{folder}: new run"
 
 
 def changes(before: dict[str, Any], now: dict[str, dict[str, Any]], stage: str) -> list[str]:

@@ -12,6 +12,7 @@ import numpy as np
 from kernel.banks.word_banks import best_phrases
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
+from kernel.pipeline.constant import answer_at_once
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
@@ -44,6 +45,7 @@ def run(
     recipe, device or output folder; after it only when nothing can be written any more, or CLIP cannot be used at all.
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     """
+    answer_at_once(paths, limit)
     with Watchdog(deadline):
         warnings = check_versions()  # before anything of these libraries is imported
         with counted_warnings() as library_warnings:
@@ -77,7 +79,7 @@ class Line:
         self.given_up: list[str] = []  # captioners
 
     def run(self) -> dict[str, Any]:
-        if not self.submission.is_file():
+        if not (self.submission.is_file() and self.folder.made(results.CLIP)):
             self.write(np.broadcast_to(self.ready.fallback, (len(self.ids), len(self.ready.fallback))))
         self.words()
         for stage in self.plain(of_captions=False):

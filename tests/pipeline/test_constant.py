@@ -1,13 +1,18 @@
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from kernel.config import Paths
 from kernel.errors import UserError
 from kernel.estimates.constant import constant_row, keep_constant_row
 from kernel.models.sentences import SentenceEncoder
-from kernel.pipeline.constant import write_constant
+from kernel.pipeline.constant import answer_at_once, write_constant
+from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.submission import check_submission, read_submission
+from tests.conftest import ROOT
 
 
 def test_every_image_gets_the_same_unit_row(tmp_path, image_folder, weights_folder):
@@ -48,3 +53,50 @@ def test_a_damaged_prior_is_refused(tmp_path, image_folder, weights_folder):
     (own / "prior.txt").write_text("something else\n")
     with pytest.raises(UserError, match=r"prior\.txt: \d+ bytes, the manifest says"):
         write_constant(image_folder, own, tmp_path / "submission.csv")
+
+
+def test_a_time_too_short_for_the_models_leaves_the_constant(tmp_path, image_folder, weights_folder):
+    command = ["run", str(image_folder), "--weights", str(weights_folder), "--out", str(tmp_path / "run")]
+    done = subprocess.run([sys.executable, "-m", "kernel", *command, "--deadline", "1s"], cwd=ROOT,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 1 and done.stderr.startswith("the time is over: ")
+    check_submission(tmp_path / "run" / "submission.csv", list("abcdef"))
+    assert read_run(tmp_path / "run") == {"identity": {}}
+
+
+def test_the_answer_at_once_imports_no_models_library(tmp_path, image_folder, weights_folder):
+    code = (
+        "import sys; from pathlib import Path; from kernel.config import Paths; import kernel.pipeline.run as run\n"
+        "run.answer_at_once(Paths(*map(Path, sys.argv[1:])), 2)\n"
+        "print(*sys.modules.keys() & {'torch', 'transformers', 'open_clip', 'sentence_transformers'})"
+    )
+    command = [sys.executable, "-c", code, str(image_folder), str(weights_folder), str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == "\n"
+    check_submission(tmp_path / "run" / "submission.csv", ["a", "b"])
+
+
+def test_what_only_began_is_begun_anew_with_its_own_images(tmp_path, image_folder, weights_folder):
+    paths = Paths(image_folder, weights_folder, tmp_path / "run")
+    for limit in (2, 3):
+        answer_at_once(paths, limit)
+        check_submission(tmp_path / "run" / "submission.csv", list("abc")[:limit])
+
+
+@pytest.mark.parametrize("there", ["a file", "a run that answered", "no images", "weights without the row"])
+def test_nothing_is_touched_where_an_answer_at_once_has_no_place(tmp_path, image_folder, weights_folder, there):
+    images, weights, folder = image_folder, weights_folder, tmp_path / "run"
+    if there == "a file":
+        folder.mkdir()
+        (folder / "letter.txt").write_text("mine")
+    elif there == "a run that answered":
+        folder.mkdir()
+        (folder / "run.json").write_text('{"identity": {"clip": {"files": 1}}}')
+    elif there == "no images":
+        images = tmp_path / "none"
+    else:
+        weights = shutil.copytree(weights_folder, tmp_path / "weights")
+        (weights / "prior.safetensors").unlink()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    answer_at_once(Paths(images, weights, folder), None)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from kernel.pipeline import decoding
-from kernel.pipeline.decoding import MOST_PIXELS, decode, decoded_batches, to_rgb
+from kernel.pipeline.decoding import MOST_PIXELS, BadImage, decode, decoded_batches, to_rgb, white_of
 from kernel.pipeline.images import ImageFile
 
 SIZE = (46, 70)
@@ -34,10 +34,26 @@ def test_a_large_picture_is_the_mean_of_its_squares(tmp_path, mode):
     """Against Pillow's own reduction of the whole picture, converted at once."""
     colours(mode).save(tmp_path / "a.png")
     with Image.open(tmp_path / "a.png") as opened:
-        expected = to_rgb(opened).reduce(4)
+        expected = to_rgb(opened, white_of(opened)).reduce(4)
     found = decode(tmp_path / "a.png")
     assert isinstance(found, Image.Image) and found.size == (12, 18)
     np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.usefixtures("small_most")
+@pytest.mark.parametrize("white", [1.0, 255.0, 65535.0])
+def test_a_picture_of_floats_is_scaled_as_a_whole(tmp_path, white):
+    levels = np.linspace(0, white, 46 * 70, dtype=np.float32).reshape(70, 46)
+    Image.fromarray(levels).save(tmp_path / "a.tif")
+    decoded = decode(tmp_path / "a.tif")
+    expected = Image.fromarray(np.round(levels / white * 255).astype(np.uint8)).convert("RGB").reduce(4)
+    assert np.abs(np.asarray(decoded, int) - np.asarray(expected, int)).max() <= 1
+
+
+@pytest.mark.parametrize("odd", [np.nan, np.inf, -np.inf])
+def test_a_picture_of_no_numbers_is_a_bad_image(tmp_path, odd):
+    Image.fromarray(np.array([[0, 0.5], [1, odd]], np.float32)).save(tmp_path / "a.tif")
+    assert decode(tmp_path / "a.tif") == BadImage("ValueError: pixels that are no numbers")
 
 
 @pytest.mark.usefixtures("small_most")

@@ -45,8 +45,8 @@ def printing(command: Callable[[], int]) -> int:
     """Runs a command in a process of its own and returns its exit code; 1 when stdout could not take what it printed.
 
     A pipe that its reader has closed ends it without a word, any other failure of stdout with one line on stderr. A
-    letter that the encoding of stdout lacks is printed as an escape (`\\xe9`), so that nothing is lost. `command` turns
-    SIGTERM into KeyboardInterrupt.
+    letter that the encoding of stdout lacks is printed as an escape (`\\xe9`), so that nothing is lost. Before it,
+    `end_when_interrupted` made KeyboardInterrupt of SIGTERM.
     """
     results, notes = Results(1, "w", closefd=False), Notes(2, "w", closefd=False)
     notes.results = results
