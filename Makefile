@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow test-gpu figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow test-gpu fuzz figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -45,6 +45,10 @@ test-slow: $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, 
 
 test-gpu: $(MINIATURE)  ## what needs a GPU: half precision, workers, memory, a run; skipped with the reason where there is none
 	$(BIN)/python -m pytest -q -rs tests/gpu
+
+fuzz: $(VENV)/.stamp  ## ten minutes each of bytes nobody foresaw, into what reads files of others: build/fuzz
+	$(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
+	$(BIN)/python -m tests.fuzz
 
 figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictures
 	$(BIN)/python -m kernel.miniature.training.figures

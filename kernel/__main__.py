@@ -1,7 +1,7 @@
 """The command line: `python -m kernel COMMAND --help`.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage. Results go to stdout, progress and notes to stderr. A closed pipe on
-stdout ends a command quietly, with exit code 1.
+Exit codes: 0 done, 1 failed, 2 wrong usage; a run whose submission is whole but a captioner failed ends with 1 too.
+Results go to stdout, progress and notes to stderr. A closed pipe on stdout ends a command quietly, with exit code 1.
 Heavy modules are imported inside the commands that need them, so that help answers at once.
 """
 

@@ -30,6 +30,8 @@ import subprocess, sys
 from tests import warm
 subprocess.Popen = warm.Popen
 from kernel.__main__ import main
+from kernel.system.interrupts import end_when_interrupted
+end_when_interrupted()
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -31,7 +31,8 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
 
 
-def run_command(options: argparse.Namespace) -> None:
+def run_command(options: argparse.Namespace) -> int:
+    """1 where a captioner could not be used, though every image has its row: whoever starts runs unwatched is told."""
     from kernel.pipeline.run import run
     from kernel.system.deadline import seconds_of
 
@@ -52,6 +53,7 @@ def run_command(options: argparse.Namespace) -> None:
         )
     for image_id, reason in list(content["bad_images"].items())[:10]:
         print(f"bad image {image_id}: {reason}", file=sys.stderr)
+    return 1 if content["given_up"] else 0
 
 
 def add_plan(commands: argparse._SubParsersAction) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from kernel.errors import UserError
 from kernel.system.deadline import NEVER, Deadline, can_be_true
-from kernel.system.files import cannot_write, require_space
+from kernel.system.files import cannot_write, require_space, size
 
 # An image's rows in a run folder, at most: CLIP features of 1,280 float32, seven estimates of 384, captions, and 384
 # lines of up to 40 bytes in submission.csv, twice while it is replaced.
@@ -65,7 +65,7 @@ def most_bytes(images: int, phrases: int) -> int:
 def check_disk(folder: Path, images: int, phrases: int) -> None:
     """Raises UserError when the disk of the run folder cannot hold what the run will write at most."""
     need = most_bytes(images, phrases)
-    what = f"a run over {images:,} images may write {need / 1e9:.2f} GB"
+    what = f"a run over {images:,} images may write {size(need)}"
     require_space(folder, need, what, "give --out another disk")
 
 

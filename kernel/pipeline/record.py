@@ -40,6 +40,7 @@ class Record:
         self.memory: dict[str, dict[str, int | None]] = {}
         self.paces: dict[str, Pace] = {}
         self.library_warnings = library_warnings
+        self.given_up: list[str] = []  # captioners
         bank = ready.bank
         self.planned = ready.planned
         self.static: dict[str, Any] = {
@@ -107,6 +108,7 @@ class Record:
             "models": {name: self.weights.models[name]["source"] for name in models},
             **short,
             "problems": [*short["problems"], *problems],
+            "given_up": self.given_up,
             "library_warnings": dict(self.library_warnings),
             "seconds": self.seconds,
             "images_per_second": {stage: images / spent for stage, spent in self.seconds.items() if spent},

@@ -76,7 +76,6 @@ class Line:
         self.submission = job.folder.folder / "submission.csv"
         self.ids = [image.id for image in ready.images]
         self.problems: list[str] = []
-        self.given_up: list[str] = []  # captioners
 
     def run(self) -> dict[str, Any]:
         if not (self.submission.is_file() and self.folder.made(results.CLIP)):
@@ -171,7 +170,7 @@ class Line:
             return
         seconds = self.record.planned_seconds(*(stage.label for stage in self.plain(of_captions=True)))
         for name in self.ready.captioners:
-            shards = {} if name in self.given_up else self.folder.sizes(self.lesser(name))
+            shards = {} if name in self.record.given_up else self.folder.sizes(self.lesser(name))
             if not shards:
                 continue
             ends = self.ends(reserve + seconds)
@@ -195,7 +194,7 @@ class Line:
         ]
 
     def give_up(self, captioner: str, outcome: Outcome) -> None:
-        self.given_up.append(captioner)
+        self.record.given_up.append(captioner)
         self.problems.append(f"captioner {captioner} was given up ({outcome.why})")
 
     def of_captions(self, ends: Ends) -> None:

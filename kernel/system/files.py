@@ -1,7 +1,9 @@
 """Files written whole or not at all, and what names their contents."""
 
+import errno
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
+
+# a full disk, a quota that is used up, a limit on a file's size
+NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def file_sha256(path: Path) -> str:
@@ -49,9 +54,15 @@ def require_space(folder: Path, needed: int, what: str, cure: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise UserError(
-            f"{folder}: {free / 1e9:.2f} GB are free, {what}: the disk would be full. "
-            f"Free {(needed - free) / 1e9:.2f} GB there, or {cure}"
+            f"{folder}: {size(free)} are free, {what}: the disk would be full. "
+            f"Free {size(needed - free)} there, or {cure}"
         )
+
+
+def size(count: int) -> str:
+    """Example: size(13_100_000_000) == "13.10 GB", size(12_001) == "0.02 MB": never less than it is."""
+    unit, name = (1e9, "GB") if count >= 1e8 else (1e6, "MB")
+    return f"{math.ceil(count / unit * 100) / 100:.2f} {name}"
 
 
 @contextmanager
@@ -65,10 +76,12 @@ def writing(place: Path, cure: str) -> Iterator[None]:
 
 def cannot_write(folder: Path, error: OSError, needed: int | None = None) -> UserError:
     """`needed`: the bytes that all of it may take, where that is known."""
-    free = f"; {shutil.disk_usage(folder).free // 2**20} MiB are free there" if folder.exists() else ""
-    if needed is not None:
-        free += f", {needed // 2**20 + 1} MiB may be needed in all"
+    what, cure = "", "give --out a folder that may be written into"
+    if error.errno in NO_ROOM and folder.exists():
+        what, cure = f"; {shutil.disk_usage(folder).free // 2**20} MiB are free there", f"free space or {cure}"
+        if needed is not None:
+            what += f", {needed // 2**20 + 1} MiB may be needed in all"
     return UserError(
-        f"{folder}: cannot be written ({error.strerror or error}){free}. No half-written submission was left; "
-        "free space or give --out another folder, then run again: finished shards are kept"
+        f"{folder}: cannot be written ({error.strerror or error}){what}. No half-written submission was left; {cure}, "
+        "then run again: finished shards are kept"
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -292,14 +293,27 @@ def test_a_captioner_whose_numbers_are_none_is_followed_by_the_smaller_one(where
     content = run(replace(RECIPE, **settings), replace(where, weights=damaged(own_copy("blip2"), "blip2")), "cpu")
     assert content["captioners"] == {"blip": 6}
     assert counts(content) == {"fallback_captions": 6, "degraded_rows": 6}
-    assert "captioner blip2 was given up" in content["problems"][1]
+    assert "captioner blip2 was given up" in content["problems"][1] and content["given_up"] == ["blip2"]
+
+
+def test_a_captioner_that_says_the_same_of_every_picture_is_followed_by_the_smaller_one(where, monkeypatch):
+    real = Captioner.said
+
+    def said(self, images, *more):
+        blind = [images[0].point(lambda value: 0) for _ in images] if hasattr(self.model, "qformer") else images
+        return real(self, blind, *more)
+
+    monkeypatch.setattr(Captioner, "said", said)
+    content = run(RECIPE, where, "cpu")
+    assert content["captioners"] == {"blip": 6} and content["given_up"] == ["blip2"]
+    assert re.search("blip2 was given up .* of a red disc and of blue stripes alike", content["problems"][1])
 
 
 def test_a_scorer_whose_numbers_are_none_stops_the_run_before_the_first_image(where, own_copy):
     weights = damaged(own_copy("sentences"), "sentences")
     with pytest.raises(UserError, match="MiniLM's row 0 of 1 holds a number that is not finite.*weights are damaged"):
         run(RECIPE, replace(where, weights=weights), "cpu")
-    assert not where.run.exists()
+    assert {path.name for path in where.run.iterdir()} == {"run.json", "submission.csv"}  # the constant
 
 
 def test_captions_that_are_empty_are_none(where, undisturbed, monkeypatch):
@@ -409,6 +423,7 @@ from kernel.__main__ import main
 from kernel.models.captioners.captioner import Captioner
 from kernel.system.deadline import Deadline
 from kernel.errors import UserError
+from kernel.system.interrupts import end_when_interrupted
 hanging = []
 class Told(Deadline):
     "All the time in the world, and none once the captioner hangs."
@@ -423,6 +438,7 @@ def hang(self, *more):
     time.sleep(1000)
 Captioner.captions = hang
 Deadline.after = lambda *more: Told()
+end_when_interrupted()
 sys.exit(main(sys.argv[2:]))
 """
 

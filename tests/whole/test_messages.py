@@ -88,7 +88,7 @@ def test_a_recipe_without_its_bank_names_both_ways_on(folder, weights_folder, ca
 def test_a_disk_that_is_too_small_is_said_beforehand_with_what_is_needed(folder, capsys, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 9 * 10**5, 10**5))
     message = said(RUN, capsys)
-    assert "0.00 GB are free" in message and "a run over 6 images may write" in message and "Free " in message
+    assert "0.10 MB are free" in message and "a run over 6 images may write" in message and "Free " in message
 
 
 @pytest.mark.parametrize(

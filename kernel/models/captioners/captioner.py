@@ -254,14 +254,19 @@ class Captioner:
         """
         import torch
 
-        prompt = self.kind.prompt(self.processor, images, self.device)
-        decoding = {**self.kind.decoding(recipe), **self.kind.lengths(self.model, recipe), **FINITE}
         if recipe.caption_decoding == "sampling":
             torch.manual_seed(seed)
-        with torch.inference_mode():
-            texts = [text.strip() for text in self.kind.said(self.model, self.processor, prompt, decoding)]
-        n = recipe.captions_per_image
+        texts, n = self.said(images, recipe, self.kind.decoding(recipe)), recipe.captions_per_image
         return [texts[i : i + n] for i in range(0, len(texts), n)]
+
+    def said(self, images: list[Image.Image], recipe: Recipe, decoding: dict[str, Any]) -> list[str]:
+        """What `decoding` makes of the images, one after the other, in the recipe's lengths."""
+        import torch
+
+        prompt = self.kind.prompt(self.processor, images, self.device)
+        decoding = {**decoding, **self.kind.lengths(self.model, recipe), **FINITE}
+        with torch.inference_mode():
+            return [text.strip() for text in self.kind.said(self.model, self.processor, prompt, decoding)]
 
 
 def finite(ids: Any, scores: Any) -> Any:

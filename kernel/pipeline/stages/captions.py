@@ -9,6 +9,7 @@ import numpy as np
 from PIL.Image import Image
 
 from kernel.config import CAPTIONS, Recipe
+from kernel.models.captioners.canary import check_sight
 from kernel.models.captioners.loading import load_captioner
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
@@ -31,6 +32,7 @@ class CaptionsStage:
     def __init__(self, job: Job, device: Device, name: str) -> None:
         self.job, self.name = job, name
         self.captioner = load_captioner(job.weights, name, device)
+        check_sight(self.captioner, job.recipe)
         self.size = BatchSize(job.recipe.caption_batch)
         self.effort = Effort(most_effort(job.recipe), 0)
 

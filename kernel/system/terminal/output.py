@@ -55,6 +55,8 @@ def printing(command: Callable[[], int]) -> int:
         code = command()
     except SystemExit as ended:
         code = ended.code if isinstance(ended.code, int) else 1
+    except KeyboardInterrupt:
+        code = 1
     with suppress(KeyboardInterrupt):
         sys.stdout.flush()
     if results.error is None:

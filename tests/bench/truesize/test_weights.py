@@ -126,7 +126,7 @@ def test_a_folder_of_something_else_is_never_replaced(tmp_path, weights_folder, 
 
 def test_a_disk_that_is_too_small_stops_before_anything_is_drawn(tmp_path, weights_folder, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 10**6})())
-    with pytest.raises(UserError, match=r"0.00 GB are free, .* are needed"):
+    with pytest.raises(UserError, match=r"1.00 MB are free, .* are needed"):
         make_weights(tmp_path / "weights", TINY, "float32", weights_folder)
     assert not (tmp_path / "weights").exists()
 

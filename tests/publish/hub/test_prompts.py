@@ -351,7 +351,7 @@ def test_a_table_of_another_content_is_refused_and_deleted(hub, place):
 def test_a_disk_too_small_for_the_download_stops_before_the_first_byte(hub, place):
     full = "import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(10, 10, 0)\n"
     said = refused_client(hub, full + PUBLISH, place, {})
-    assert "scratch: 0.00 GB are free, 0.00 GB are to be downloaded: the disk would be full" in said
+    assert "scratch: 0.00 MB are free, 0.00 GB are to be downloaded: the disk would be full" in said
     assert hub.requests == []
 
 

@@ -270,7 +270,7 @@ def test_one_disk_must_hold_the_download_and_the_result(todo, tmp_path, monkeypa
     space(monkeypatch, folder=need)
     check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
     space(monkeypatch, folder=need - 10**7)
-    with pytest.raises(UserError, match=r"folder: 0.02 GB are free, 0.03 GB are needed .* Free 0.01 GB there, or give"):
+    with pytest.raises(UserError, match=r"folder: 24.19 MB are free, 0.03 GB are needed .* Free 10.00 MB there"):
         check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
 
 
@@ -297,7 +297,7 @@ def test_a_full_disk_before_the_first_byte_downloads_nothing(place, hub, tmp_pat
     full = "import shutil\nshutil.disk_usage = lambda path: shutil._ntuple_diskusage(10, 10, 0)\n"
     hub.requests.clear()
     said = refused_client(hub, full + PUBLISH, tmp_path / "weights", tmp_path / "scratch", place / "pins.json")
-    assert "0.00 GB are free, 0." in said and "are needed for what is still to come" in said
+    assert "0.00 MB are free, 0." in said and "are needed for what is still to come" in said
     assert hub.requests == []
 
 

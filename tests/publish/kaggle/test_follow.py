@@ -89,6 +89,12 @@ def test_a_run_that_fails_is_told_with_the_last_lines_of_its_log(kaggle, project
     assert said.splitlines()[1:] == LINES[-30:]
 
 
+@pytest.mark.parametrize("log", ["[" * 100_000, '[{"data": 7}]', '{"data": []}', "null", "7"])
+def test_a_log_that_is_no_list_of_lines_is_told_as_it_is(kaggle, project, log):
+    kaggle.kernel_statuses, kaggle.failure_message, kaggle.log = ["ERROR"], "Your notebook died", log
+    assert refused_push(project, wait=True).splitlines()[1:] == [log]
+
+
 def test_a_cancelled_run_is_told(kaggle, project):
     kaggle.kernel_statuses = ["CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"]
     assert "version 1 ended in CANCEL_ACKNOWLEDGED" in refused_push(project, wait=True)

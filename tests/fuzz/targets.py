@@ -1,0 +1,49 @@
+"""What reads files of others, each as a function of a file's bytes: it reads them, or says what is wrong with them."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from kernel.banks.prompt_files import SUFFIXES, read_prompts_from
+from kernel.errors import UserError
+from kernel.models.weights_folder import read_manifest
+from kernel.pipeline.submission import check_submission, read_submission
+from kernel.system.tensor_files import read_header
+
+CORPUS = Path(__file__).with_name("corpus")  # by target: files that something was found with, and some that are valid
+
+
+def header(folder: Path, content: bytes) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(content)
+    with suppress(ValueError):
+        read_header(path)
+
+
+def submission(folder: Path, content: bytes) -> None:
+    path = folder / "submission.csv"
+    path.write_bytes(content)
+    for read in (read_submission, lambda path: check_submission(path, ["a", "b"])):
+        with suppress(UserError):
+            read(path)
+
+
+def prompts(folder: Path, content: bytes) -> None:
+    """The first byte chooses the kind of file."""
+    path = folder / f"prompts{SUFFIXES[content[0] % len(SUFFIXES)] if content else '.txt'}"
+    path.write_bytes(content[1:])
+    with suppress(UserError):
+        for _ in read_prompts_from([path]):
+            pass
+
+
+def manifest(folder: Path, content: bytes) -> None:
+    path = folder / "manifest.json"
+    path.write_bytes(content)
+    with suppress(UserError):
+        read_manifest(path)
+
+
+TARGETS: dict[str, Callable[[Path, bytes], None]] = {
+    own.__name__: own for own in (header, submission, prompts, manifest)
+}
