@@ -150,7 +150,7 @@ def test_a_disk_that_is_too_small_is_refused_before_the_first_image(mount, image
     with pytest.raises(UserError, match=r"0\.09 MB are free, a run over 6 images may write"):
         run(FAST, Paths(image_folder, weights_folder, folder / "run"), "cpu")
     assert {path.name for path in (folder / "run").iterdir()} == {"run.json", "submission.csv"}  # the constant
-    check_disk(folder, 2, 0)  # two images would fit
+    check_disk(folder, 1, 0)  # one image would fit
 
 
 def test_a_disk_that_was_remounted_read_only_is_said_and_keeps_its_submission(where, disk):
