@@ -10,6 +10,7 @@ from kernel.models.weights_folder import open_weights
 from kernel.pipeline.images import list_images
 from kernel.pipeline.submission import write_submission
 from kernel.system.devices import Device
+from kernel.system.files import writing
 
 
 def write_constant(images: Path, weights: Path, submission: Path) -> int:
@@ -20,5 +21,6 @@ def write_constant(images: Path, weights: Path, submission: Path) -> int:
     opened = open_weights(weights, parts=("sentences", PRIOR, ROW))
     ids = [image.id for image in list_images(images)]
     row = constant_row(weights, lambda: SentenceEncoder.load(opened, Device("cpu")))
-    write_submission(submission, ids, np.broadcast_to(row, (len(ids), len(row))))
+    with writing(submission, "give --out a file in a folder that you may write into, then run again"):
+        write_submission(submission, ids, np.broadcast_to(row, (len(ids), len(row))))
     return len(ids)
