@@ -248,6 +248,15 @@ def test_a_report_that_cannot_be_written_is_told_in_a_line(away, own, refusal):
     )
 
 
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("form", [(), ("--pictures-beside",)])
+def test_a_report_into_a_folder_that_may_not_be_written_is_told_in_a_line(away, own, refusal, form):
+    run = own("whole")
+    run.chmod(0o500)
+    line = refusal("report", run, "--images", away / "images", *form)
+    assert f"error: {run}: cannot be written (Permission denied); there is no report" in line
+
+
 def test_a_folder_is_no_image_to_explain(away, refusal):
     line = refusal("explain", away / "whole", "--weights", away / "weights")
     assert f"{away / 'whole'}: a folder; expected one image" in line

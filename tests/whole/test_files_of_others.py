@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernel.__main__ import main
 from kernel.banks.build import scored_prompts
@@ -25,6 +27,8 @@ from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.images import list_images
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.publish.hub.prompts import left_record
+from kernel.publish.hub.weights import finished_files
+from tests.banks.test_prompt_files_of_others import PIECES
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     **{f"prompts{suffix}": (f"prompts{suffix}", lambda path: count_prompts([path])) for suffix in SUFFIXES},
@@ -42,6 +46,7 @@ READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "images": ("images", list_images),
 }
 DEEP = b"[" * 100_000
+HEADERS = [b"imgId,prompt\n", b"imgId_eId,val\n", b"a_0,1\n", b"{", b":", b'"identity"', b"\xff\xfe\0\0"]
 
 
 def pipe(path: Path) -> None:
@@ -79,10 +84,11 @@ NO_FILES = (*NOTHING, pipe, unix_socket, device, forbidden_file, forbidden_folde
 @pytest.fixture(autouse=True)
 def ends() -> Iterator[None]:
     """Nothing here waits for what never comes."""
-    signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waits"))
+    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waits"))
     signal.alarm(60)
     yield
     signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def refusal(read: Callable[[Path], Any], path: Path) -> str:
@@ -114,6 +120,25 @@ def test_a_file_of_no_meaning_is_refused_in_one_line_where_it_has_none(tmp_path,
         assert name == "prompts.txt"  # a line is a prompt, whatever stands in it
     except UserError as error:
         assert str(error).isprintable() and str(tmp_path / name) in str(error)
+
+
+@pytest.mark.parametrize("reader", [reader for reader in READERS if reader not in ("images", "prior")])
+@settings(deadline=None, max_examples=50)
+@given(content=st.lists(st.sampled_from([*PIECES, *HEADERS]) | st.binary(max_size=8), max_size=12).map(b"".join))
+def test_any_bytes_are_read_or_refused_in_one_line(reader, tmp_path_factory, content):
+    name, read = READERS[reader]
+    path = tmp_path_factory.getbasetemp() / name
+    path.write_bytes(content)
+    try:
+        read(path)
+    except UserError as error:
+        assert str(error).isprintable() and str(path) in str(error)
+
+
+def test_a_deep_record_of_weights_under_way_says_what_to_remove(tmp_path):
+    (tmp_path / "record.json").write_bytes(DEEP)
+    said = refusal(lambda path: finished_files(path.parent, []), tmp_path / "record.json")
+    assert f"Remove {tmp_path} and run again" in said
 
 
 @pytest.mark.parametrize("make", NO_FILES)

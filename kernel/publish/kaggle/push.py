@@ -301,6 +301,6 @@ def log_tail(client: Any, kernel: str) -> str:
         return str(error)
     try:
         text = "".join(part["data"] for part in json.loads(log))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = log
     return "\n".join(map(plain, text.splitlines()[-LOG_LINES:]))

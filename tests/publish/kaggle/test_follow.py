@@ -89,6 +89,11 @@ def test_a_run_that_fails_is_told_with_the_last_lines_of_its_log(kaggle, project
     assert said.splitlines()[1:] == LINES[-30:]
 
 
+def test_a_log_that_no_json_reader_can_hold_is_told_as_it_stands(kaggle, project):
+    kaggle.kernel_statuses, kaggle.log = ["ERROR"], "[" * 100_000
+    assert refused_push(project, wait=True).splitlines()[1:] == ["[" * 100_000]
+
+
 def test_a_cancelled_run_is_told(kaggle, project):
     kaggle.kernel_statuses = ["CANCEL_REQUESTED", "CANCEL_ACKNOWLEDGED"]
     assert "version 1 ended in CANCEL_ACKNOWLEDGED" in refused_push(project, wait=True)
