@@ -47,4 +47,4 @@ def text_lines(path: Path) -> Iterator[tuple[int, str]]:
             rest = line
             while len(rest) > LONGEST and rest[-1] not in "\r\n":
                 rest = read()
-            yield number, line.lstrip("\ufeff")
+            yield number, line.lstrip("\ufeff") if len(line) <= LONGEST else line

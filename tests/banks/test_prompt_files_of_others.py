@@ -50,7 +50,7 @@ def test_any_bytes_are_prompts_or_one_line(suffix, tmp_path_factory, content):
 
 
 @pytest.mark.parametrize("length", [200_000, LONGEST + 1, 3 * LONGEST])
-@pytest.mark.parametrize("first", [b"x", b" "])
+@pytest.mark.parametrize("first", [b"x", b" ", b"\xef\xbb\xbf"])
 def test_a_long_line_of_text_is_dropped_and_counted_and_the_others_stay(tmp_path, length, first):
     content = b"a cat\n" + first * (length // 2) + b"x" * length + b"\na dog\n"
     assert kept(tmp_path / "a.txt", content) == (["a cat", "a dog"], {"too long": 1})
