@@ -227,7 +227,7 @@ def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
 def parsed(text: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 

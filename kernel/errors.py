@@ -5,6 +5,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+MOST_SHOWN = 500  # characters of a text that others wrote
+
 
 class UserError(Exception):
     """Says what was found, what was expected, what follows and what to do next, in one line.
@@ -13,9 +15,23 @@ class UserError(Exception):
     """
 
 
+def shown(text: str) -> str:
+    """A text of others as far as it goes on one short line, without what a terminal would obey.
+
+    Example: shown("a\\n\\x1b[2Jb") == "a  [2Jb"
+    """
+    short = "".join(character if character.isprintable() else " " for character in text[:MOST_SHOWN])
+    return short + "..." * (len(text) > MOST_SHOWN)
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names that others gave, in words. Example: listed([]) == "none" """
+    return shown(", ".join(names)) or "none"
+
+
 def first_line(error: BaseException) -> str:
     """An error's own words as far as they go on one line; its kind where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return shown((str(error).strip().splitlines() or [type(error).__name__])[0])
 
 
 def kind_and_line(error: BaseException) -> str:

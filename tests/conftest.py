@@ -4,10 +4,11 @@ from kernel.system.offline import refuse_network
 
 refuse_network()
 
+import ctypes  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 import subprocess  # noqa: E402
-from collections.abc import Callable  # noqa: E402
+from collections.abc import Callable, Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -49,6 +50,18 @@ def weights(weights_folder: Path) -> Weights:
 def warm_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Processes that the test's own one starts are forked from one that has imported the large libraries."""
     monkeypatch.setattr(subprocess, "Popen", warm.Popen)
+
+
+@pytest.fixture
+def as_a_user() -> Iterator[None]:
+    """The test's thread without root's rights over all files, where it has them: what is forbidden stays forbidden."""
+    capability, header, sets = ctypes.CDLL(None), (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    capability.capget(header, sets)  # linux/capability.h: effective, permitted and inheritable, twice
+    effective, sets[0], sets[3] = (sets[0], sets[3]), 0, 0
+    capability.capset(header, sets)
+    yield
+    sets[0], sets[3] = effective
+    capability.capset(header, sets)
 
 
 @pytest.fixture(scope="session")

@@ -255,3 +255,8 @@ def test_shares_that_make_no_sense_are_refused(settings, words):
 
 def test_a_whole_number_stands_for_a_fraction():
     assert recipe_named("text", ["neighbour_temperature=1"]).neighbour_temperature == 1.0
+
+
+def test_deep_json_is_a_text_like_any_other():
+    with pytest.raises(UserError, match="expected int, such as 5"):
+        recipe_named("baseline", ["num_beams=" + "[" * 100_000])

@@ -5,11 +5,11 @@ each shard whole or not there, so that a killed build goes on with what is missi
 """
 
 import hashlib
-import json
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from kernel.banks.cost import text_tower_cost
 from kernel.banks.encoding import (
     BATCH,
     CLIP,
+    REMOVE,
     SENTENCES,
     Choice,
     Encoding,
@@ -45,6 +46,7 @@ from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.system.devices import Device, find_devices
 from kernel.system.files import file_sha256, write_json, writing
+from kernel.system.records import read_record
 
 SHARD = 8192  # prompts; the most that a killed build encodes again
 BUILDING, IDENTITY = "building", "identity.json"
@@ -56,6 +58,8 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
     Raises UserError for bad files and settings before anything is encoded, and for what cannot be written.
     """
     read = count_prompts(settings.sources, settings.column)
+    if settings.exclude is not None:
+        scored_prompts(settings.exclude)
     weights = open_weights(weights_folder)
     devices = find_devices(device_name)
     build = identity(settings, weights)
@@ -111,13 +115,21 @@ def open_building(out: Path, identity: dict[str, Any]) -> Path:
     record = building / IDENTITY
     if out.is_dir() and any(out.iterdir()) and not (record.is_file() or (out / RECORD).is_file()):
         raise UserError(f"{out}: holds files but no bank. Give --out an empty or a new folder")
-    if not record.is_file() or json.loads(record.read_text(encoding="utf-8")) != identity:
+    if not record.is_file() or read_record(record, dict[str, Any], "what a build is of", REMOVE) != identity:
         shutil.rmtree(building, ignore_errors=True)
         building.mkdir(parents=True)
         write_json(record, identity)
     else:
         print(f"{building}: going on with the last build", file=sys.stderr)
     return building
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """cleaned.json: how many shards of prompts there are, and what was dropped by its reason."""
+
+    shards: int
+    dropped: dict[str, int]
 
 
 def clean_stage(settings: BankSettings, building: Path) -> tuple[range, dict[str, int]]:
@@ -133,9 +145,9 @@ def clean_stage(settings: BankSettings, building: Path) -> tuple[range, dict[str
             raise UserError(
                 f"{', '.join(map(str, settings.sources))}: no usable prompt ({dict(counts)}); expected at least one"
             )
-        write_json(done, {"shards": number + 1, "dropped": counts})
-    content = json.loads(done.read_text(encoding="utf-8"))
-    return range(content["shards"]), content["dropped"]
+        write_json(done, asdict(Cleaned(number + 1, dict(counts))))
+    content = read_record(done, Cleaned, "what was cleaned", REMOVE)
+    return range(content.shards), content.dropped
 
 
 def batches(prompts: Iterator[str]) -> Iterator[list[str]]:

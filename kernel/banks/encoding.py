@@ -6,7 +6,6 @@ with one, so faster devices do more. It answers with the shard's rows, or with w
 does.
 """
 
-import json
 import os
 import signal
 import sys
@@ -32,8 +31,10 @@ from kernel.system.devices import Device, worker_environment
 from kernel.system.files import write_json, write_whole
 from kernel.system.offline import refuse_network
 from kernel.system.processes import ending
+from kernel.system.records import read_record
 
 SENTENCES, CLIP = "sentences", "clip"
+REMOVE = "Remove the folder in which it lies and run again: the build begins anew"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def write_prompts(building: Path, shard: int, prompts: list[str]) -> None:
 
 
 def read_prompts(building: Path, shard: int) -> list[str]:
-    return json.loads((building / f"{shard:05d}.json").read_text(encoding="utf-8"))
+    return read_record(building / f"{shard:05d}.json", list[str], "a shard of prompts", REMOVE)
 
 
 def chosen_prompts(building: Path, shard: int) -> list[str]:
@@ -73,7 +74,7 @@ def write_choice(building: Path, shard: int, choice: Choice) -> None:
 
 
 def read_choice(building: Path, shard: int) -> Choice:
-    return Choice(**json.loads(choice_path(building, shard).read_text(encoding="utf-8")))
+    return read_record(choice_path(building, shard), Choice, "a choice of a shard's prompts", REMOVE)
 
 
 def rows_path(building: Path, model: str, shard: int) -> Path:

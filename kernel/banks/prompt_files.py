@@ -10,8 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kernel.banks.cleaning import has_letter
-from kernel.errors import UserError, first_line
+from kernel.banks.cleaning import MAX_DECOMPOSED, has_letter
+from kernel.banks.text_lines import LONGEST, text_lines
+from kernel.errors import UserError, first_line, listed
+from kernel.system.opening import open_file
 
 COLUMNS = ("prompt", "Prompt", "text", "caption")
 DIALECTS = {".csv": csv.excel, ".tsv": csv.excel_tab}
@@ -58,7 +60,7 @@ def find_column(path: Path, column: str | None) -> str:
     texts = [name for name, is_text in columns.items() if is_text and column is None]
     if not named and len(texts) != 1:
         raise UserError(
-            f"{path}: its columns of text are {', '.join(columns) or 'none'}; expected {' or '.join(names)}: "
+            f"{path}: its columns of text are {listed(columns)}; expected {' or '.join(names)}: "
             "which one holds the prompts is unknown. Name it with --column"
         )
     return named[0] if named else texts[0]
@@ -69,6 +71,7 @@ def columns_of(path: Path) -> dict[str, bool]:
     kind = path.suffix.lower()
     record: dict[str, Any] = {}
     if kind == ".parquet":
+        open_file(path).close()  # before Arrow opens it, which would wait for what comes through a pipe
         return dict.fromkeys(parquet_text_columns(path), True)
     if kind in DIALECTS:
         rows = table_rows(path)
@@ -77,7 +80,7 @@ def columns_of(path: Path) -> dict[str, bool]:
     elif kind == ".jsonl":
         _, record = next(json_records(path), (0, {}))
     else:
-        path.open("rb").close()
+        next(text_lines(path), None)
     return {name: isinstance(value, str) and has_letter(value) for name, value in record.items()}
 
 
@@ -85,8 +88,7 @@ def read_file(path: Path, column: str) -> Iterator[str]:
     kind = path.suffix.lower()
     with readable(path):
         if kind == ".txt":
-            # a carriage return alone ends a line too, as old Macs wrote it
-            yield from (own for _, line in text_lines(path) for own in line.rstrip("\r\n").split("\r"))
+            yield from (line.rstrip("\r\n") if len(line) <= LONGEST else cut(line) for _, line in text_lines(path))
         elif kind in DIALECTS:
             rows = table_rows(path)
             place = next(rows).index(column)
@@ -97,6 +99,11 @@ def read_file(path: Path, column: str) -> Iterator[str]:
             yield from (value or "" for (value,) in parquet_rows(path, [column]))
 
 
+def cut(line: str) -> str:
+    """The beginning of a line, all that a model would read of it, and more behind it than any prompt may have."""
+    return line[:MAX_DECOMPOSED] + "…" * (MAX_DECOMPOSED + 1)
+
+
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
     """Turns what reading raises into one line that names the file. The readers raise ValueError with the line."""
@@ -105,30 +112,33 @@ def readable(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected a file of prompts") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or first_line(error)}). Fetch it again") from error
+        reason = error.strerror or first_line(error)
+        raise UserError(f"{path}: cannot be read ({reason}). Give a file that can be, or fetch it again") from error
     except ValueError as error:
         raise UserError(f"{path}: {first_line(error)}") from error
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, the line with its end), decoded one by one so that an error can name its line.
-
-    Byte order marks before a line are no part of it: files put behind one another bring one each.
-    """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8").lstrip("\ufeff")
-            except UnicodeDecodeError as error:
-                raise ValueError(f"line {number}: not UTF-8 ({error.reason}). Save the file as UTF-8") from error
-
-
 def table_rows(path: Path) -> Iterator[list[str]]:
     """The values of each row of .csv and .tsv, the header first; every row as long as the header."""
-    reader = csv.reader((line for _, line in text_lines(path)), DIALECTS[path.suffix.lower()], strict=True)
+    first = held = 0  # line and characters of the row that is being read: an open quote would take the whole file
+
+    def lines() -> Iterator[str]:
+        nonlocal first, held
+        for number, line in text_lines(path):
+            first = first if held else number
+            held += len(line)
+            if held > LONGEST:
+                raise ValueError(
+                    f"line {first}: a row of more than {LONGEST:,} characters. Close every double quote, or take it out"
+                )
+            yield line
+
+    csv.field_size_limit(LONGEST)
+    reader = csv.reader(lines(), DIALECTS[path.suffix.lower()], strict=True)
     width = None
     try:
         for row in reader:
+            held = 0
             if not row:
                 continue
             width = width or len(row)
@@ -149,6 +159,8 @@ def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in text_lines(path):
         if not line.strip():
             continue
+        if len(line) > LONGEST:
+            raise ValueError(f"line {number}: more than {LONGEST:,} characters. Take it out")
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -161,11 +173,22 @@ def json_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 def json_prompts(path: Path, column: str) -> Iterator[str]:
     for number, record in json_records(path):
         if column not in record:
-            raise ValueError(f"line {number}: no {column} among {', '.join(record) or 'no names'}. Give every line one")
+            raise ValueError(f"line {number}: no {column} among {listed(record)}. Give every line one")
         value = record[column]
         if not isinstance(value, str | None):
             raise ValueError(f"line {number}: {column} is no text but {value!r:.40}. Name another column with --column")
         yield value or ""
+
+
+@contextmanager
+def arrow() -> Iterator[None]:
+    """Turns what Arrow has for a damaged file, exceptions of a dozen kinds, into ValueError."""
+    import pyarrow
+
+    try:
+        yield
+    except (pyarrow.ArrowException, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot be read ({first_line(error)}). Fetch it again") from error
 
 
 def parquet_text_columns(path: Path) -> list[str]:
@@ -174,17 +197,18 @@ def parquet_text_columns(path: Path) -> list[str]:
 
     def is_text(kind: Any) -> bool:
         kind = kind.value_type if types.is_dictionary(kind) else kind
-        return types.is_string(kind) or types.is_large_string(kind)
+        return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with arrow(), pyarrow.parquet.ParquetFile(path) as file:
         return [field.name for field in file.schema_arrow if is_text(field.type)]
 
 
 def parquet_rows(path: Path, columns: list[str]) -> Iterator[tuple[Any, ...]]:
-    """The values of these columns, row by row; None for a null."""
+    """The values of these columns, row by row; None for a null. Of columns of the same name the first is taken."""
     import pyarrow.parquet
 
     # buffering ahead would hold the columns of every row group until the end
-    with pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
+    with arrow(), pyarrow.parquet.ParquetFile(path, pre_buffer=False) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=columns):
-            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+            found = [batch.column(batch.schema.names.index(name)) for name in columns]
+            yield from zip(*(column.to_pylist() for column in found), strict=True)

@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from kernel.banks.cleaning import MAX_CHARACTERS
 from kernel.banks.nearest import best
+from kernel.banks.text_lines import not_text
 from kernel.config import Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.models.weights_folder import FEATURES_FOLDER, Weights
 from kernel.system.files import write_whole
+from kernel.system.opening import read_whole
 
 if TYPE_CHECKING:
     from kernel.models.clip import ClipEncoder
 
+MOST_BYTES = 2**26  # of a list; the longest known, clip-interrogator's flavors, takes 2.5 MB
 PART = 1024  # phrases that are encoded together: on a CPU lists take hours, of which a kill takes a part at most
 
 
@@ -37,21 +41,30 @@ class Part(NamedTuple):
     path: Path
 
 
-def read_phrases(path: Path) -> Phrases:
-    """One phrase a line; blank, repeated and undecodable lines are dropped and counted.
+def read_phrases(path: Path, most_bytes: int = MOST_BYTES) -> Phrases:
+    """One phrase a line; blank, repeated, undecodable and too long lines are dropped and counted.
 
-    Raises UserError when the file is missing or no phrase is left.
+    Raises UserError when the file is missing, cannot be read, is no text or larger, or when no phrase is left.
     """
-    if not path.is_file():
-        raise UserError(f"{path}: no such word list; expected a text file with one phrase a line")
+    expected = "expected a text file with one phrase a line"
+    try:
+        content = read_whole(path, most_bytes)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such word list; {expected}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {expected}. Give another one") from error
+    if (what := not_text(content[:1024])) is not None:
+        raise UserError(f"{path}: not UTF-8 but {what}")
     phrases: dict[str, None] = {}
-    dropped = {"blank": 0, "duplicate": 0, "undecodable": 0}
-    for line in path.read_bytes().removeprefix(b"\xef\xbb\xbf").splitlines():
-        phrase = line.decode("utf-8", errors="replace").strip()
+    dropped = {"blank": 0, "duplicate": 0, "undecodable": 0, "too long": 0}
+    for line in content.splitlines():
+        phrase = line.decode("utf-8", errors="replace").lstrip("\ufeff").strip()
         if not phrase:
             dropped["blank"] += 1
         elif "\ufffd" in phrase:
             dropped["undecodable"] += 1
+        elif len(phrase) > MAX_CHARACTERS:
+            dropped["too long"] += 1
         elif phrase in phrases:
             dropped["duplicate"] += 1
         else:

@@ -11,6 +11,7 @@ from kernel.models.vectors import unit_rows
 
 PRIOR, ROW = "prior.txt", "prior.safetensors"
 BATCH = 256  # 400 prompts of the real prior take seconds on any CPU
+MOST_BYTES = 2**20  # of prior.txt: a thousand prompts of the longest kind, which take a minute
 
 
 def constant_row(weights: Path, load: Callable[[], SentenceEncoder]) -> np.ndarray:
@@ -22,7 +23,7 @@ def constant_row(weights: Path, load: Callable[[], SentenceEncoder]) -> np.ndarr
 
     if (weights / ROW).is_file():
         return load_file(weights / ROW)["row"]
-    prompts = read_phrases(weights / PRIOR).phrases
+    prompts = read_phrases(weights / PRIOR, MOST_BYTES).phrases
     return unit_rows(load().encode(prompts, BATCH).mean(axis=0, keepdims=True))[0]
 
 

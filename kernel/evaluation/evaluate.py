@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from kernel.errors import UserError, first_line
+from kernel.errors import UserError, first_line, shown
 from kernel.models.vectors import unit_rows
 from kernel.system.files import file_sha256
+from kernel.system.opening import open_file
 
 
 @dataclass(frozen=True)
@@ -111,15 +112,17 @@ def read_prompts(path: Path) -> dict[str, str]:
     import pandas as pd
 
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8")
+        with open_file(path) as file:
+            table = pd.read_csv(file, dtype=str, keep_default_na=False, encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected prompts with the columns imgId,prompt") from error
     except IsADirectoryError as error:
         raise UserError(f"{path}: a folder; expected prompts with the columns imgId,prompt, a file") from error
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a CSV table ({first_line(error)}); expected the columns imgId,prompt") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path}: not a CSV table ({reason}); expected the columns imgId,prompt") from error
     if list(table.columns) != ["imgId", "prompt"]:
-        raise UserError(f"{path}: columns {','.join(map(str, table.columns))}; expected exactly imgId,prompt")
+        raise UserError(f"{path}: columns {shown(','.join(map(str, table.columns)))}; expected exactly imgId,prompt")
     if not isinstance(table.index, pd.RangeIndex):  # pandas takes the first of too many values as row labels
         raise UserError(f"{path}: rows hold more than two values; put prompts that contain commas in double quotes")
     repeated = table["imgId"][table["imgId"].duplicated()]

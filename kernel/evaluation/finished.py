@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from kernel.banks.prompt_bank import RECORD, PromptBank
 from kernel.errors import UserError
@@ -15,8 +16,65 @@ from kernel.pipeline.folder.run_folder import RunFolder, read_run
 from kernel.pipeline.images import ImageFile, list_images
 from kernel.pipeline.submission import read_submission
 from kernel.system.files import file_sha256
+from kernel.system.records import read_record
 
 GO_ON = "Give the same 'python -m kernel run' command again"
+
+
+class Counts(TypedDict):
+    images: int
+    bad_images: int
+    degraded_rows: int
+
+
+class Asked(TypedDict):
+    name: str
+    estimates: dict[str, float]
+    shard_images: int
+    text_batch: int
+
+
+class Models(TypedDict):
+    clip: str
+    sentences: str
+
+
+class Estimates(TypedDict):
+    models: Models
+    bank: str | None
+
+
+class Identity(TypedDict):
+    estimates: Estimates
+
+
+class Bank(TypedDict):
+    folder: str
+    excluded: dict[str, Any] | None
+
+
+class Answered(TypedDict):
+    """Of run.json what is read here, once the run has answered."""
+
+    identity: Identity
+    recipe: Asked
+    counts: Counts
+    images: str
+    weights: str
+    bank: Bank | None
+    device: str
+    shares_from: str
+    versions: dict[str, str]
+    captioners: dict[str, int]
+    bad_images: dict[str, str]
+    caption_failures: dict[str, str]
+    problems: list[str]
+    warnings: list[str]
+    seconds: dict[str, float]
+    images_per_second: dict[str, float]
+    plan: dict[str, dict[str, float | None]]
+    memory: dict[str, dict[str, int | None]]
+    scores: NotRequired[dict[str, float]]
 
 
 @dataclass(frozen=True)
@@ -114,6 +172,7 @@ def answered_record(run: Path) -> dict[str, Any]:
             f"{run}: has no answer yet: the run was ended before its first one, or is still at work. {GO_ON}: it goes "
             "on where it was"
         )
+    read_record(run / "run.json", Answered, "the record of a run that has answered", f"{GO_ON}: it is written anew")
     return record
 
 

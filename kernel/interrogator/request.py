@@ -6,6 +6,7 @@ from pathlib import Path
 
 from kernel.config import DEFAULT_FEATURES
 from kernel.errors import UserError, did_you_mean
+from kernel.system.records import read_record
 
 NAME = "request.json"
 MODES = ("classic", "fast", "best", "negative")
@@ -43,5 +44,4 @@ class Request:
 
     @classmethod
     def read(cls, folder: Path) -> "Request":
-        content = json.loads((folder / NAME).read_text(encoding="utf-8"))
-        return cls(**{**content, "without": tuple(content["without"])})
+        return read_record(folder / NAME, cls, "what was asked of describe", "Give the same command again")

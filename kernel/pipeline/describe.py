@@ -24,6 +24,7 @@ from kernel.pipeline.images import ImageFile, image_paths, left_out_note
 from kernel.pipeline.job import Job
 from kernel.pipeline.workers.dispatch import Ends, Outcome, work
 from kernel.system.devices import Device, find_devices
+from kernel.system.files import writing
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
@@ -63,6 +64,8 @@ def describe(
         inspect_captioner(weights, captioners[0])
     with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as scratch, counted_warnings() as counted:
         line = Line(job_in(Path(scratch), files, request, recipe, weights), request, devices, tell)
+        if line.job.of_unknown(banks).words:  # told now, not after hours of captions
+            require_writable(Path(request.features))
         if captioners:
             line.captions(captioners)
         line.descriptions(banks)
@@ -80,6 +83,12 @@ def without_models(paths: list[Path], mode: str, tell: Callable[[dict[str, Any]]
         records.append({"image": str(path), "mode": mode, "error": found.reason})
         tell(records[-1])
     return records
+
+
+def require_writable(features: Path) -> None:
+    with writing(features, "give --features a folder that you may write into, then run again"):
+        features.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=features).close()
 
 
 def recipe_of(mode: str, captioner: str) -> Recipe:

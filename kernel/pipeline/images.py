@@ -53,9 +53,15 @@ def expected() -> str:
 def image_paths(folder: Path) -> list[Path]:
     """What lies directly in `folder` and is an image by its suffix, sorted by name; hidden files are none.
 
-    Raises UserError when there is none, naming the subfolders, which are not searched.
+    Raises UserError when the folder cannot be listed, or when there is none, naming the subfolders, which are not
+    searched.
     """
-    inside = sorted(folder.iterdir())
+    try:
+        inside = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be listed ({error.strerror}); expected a folder of images. Give one that may be read"
+        ) from error
     found = [path for path in inside if path.suffix.lower() in formats() and not path.name.startswith(".")]
     if not found:
         folders = ", ".join([path.name for path in inside if path.is_dir()][:3])

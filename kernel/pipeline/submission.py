@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from kernel.config import EMBEDDING_DIMENSIONS
-from kernel.errors import UserError, first_line
+from kernel.errors import UserError, first_line, shown
 from kernel.system.files import whole_file
+from kernel.system.opening import open_file
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -222,10 +223,9 @@ def blocks(path: Path) -> Iterator[tuple["pa.StringArray", np.ndarray]]:
     parts = csv.ReadOptions(block_size=BLOCK * EMBEDDING_DIMENSIONS * 4)
     try:
         # opened here, where Python's audit events tell of it: what a run reads can be tested
-        with path.open("rb") as file, csv.open_csv(file, read_options=parts, convert_options=as_texts) as batches:
+        with open_file(path) as file, csv.open_csv(file, read_options=parts, convert_options=as_texts) as batches:
             if batches.schema.names != COLUMNS:
-                found = ",".join(batches.schema.names)
-                raise UserError(f"{path}: columns {found}; expected exactly {HEADER}")
+                raise UserError(f"{path}: columns {shown(','.join(batches.schema.names))}; expected exactly {HEADER}")
             whole = in_blocks(batches, BLOCK * EMBEDDING_DIMENSIONS)
             ahead = in_threads(lambda _: next(whole, None), count(), threads=1)
             for names, values in takewhile(lambda block: block is not None, ahead):
@@ -235,7 +235,8 @@ def blocks(path: Path) -> Iterator[tuple["pa.StringArray", np.ndarray]]:
     except IsADirectoryError as error:
         raise UserError(f"{path}: a folder; expected a submission.csv. Give {path / 'submission.csv'}") from error
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not a CSV table ({first_line(error)}); expected the columns {HEADER}") from error
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise UserError(f"{path}: not a CSV table ({reason}); expected the columns {HEADER}") from error
 
 
 def in_blocks(batches: Any, rows: int) -> Iterator[list[Any]]:

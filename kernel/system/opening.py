@@ -5,8 +5,8 @@ What is refused is an OSError with the reason in words, as the system itself ref
 
 import errno
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 
 def not_a_file(path: Path) -> str | None:
@@ -18,7 +18,7 @@ def not_a_file(path: Path) -> str | None:
     return "a named pipe" if stat.S_ISFIFO(mode) else "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
-def open_file(path: Path) -> BinaryIO:
+def open_file(path: Path) -> BufferedReader:
     """A file's bytes. Raises OSError for what cannot be read, or is no file."""
     if (what := not_a_file(path)) is not None:
         raise OSError(errno.EINVAL, f"{what}, not a file", str(path))

@@ -308,6 +308,14 @@ def test_when_every_prompt_is_scored_it_says_so(tmp_path, source, weights):
         build_bank(BankSettings([source], None, source), weights.folder, tmp_path / "bank", "cpu")
 
 
+@pytest.mark.parametrize(("name", "words"), [("gone.csv", "no such file"), ("empty.txt", "nothing would be excluded")])
+def test_scored_prompts_that_cannot_be_read_are_told_before_anything_is_made(tmp_path, source, weights, name, words):
+    (tmp_path / "empty.txt").touch()
+    with pytest.raises(UserError, match=f"{name}: .*{words}"):
+        build_bank(BankSettings([source], None, tmp_path / name), weights.folder, tmp_path / "bank", "cpu")
+    assert not (tmp_path / "bank").exists()
+
+
 def test_one_prompt_makes_a_bank(tmp_path, weights):
     (tmp_path / "one.txt").write_text("a red fish on a hill\n")
     build_bank(BankSettings([tmp_path / "one.txt"]), weights.folder, tmp_path / "bank", "cpu")

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from kernel.banks.build import BUILDING, IDENTITY, open_building
+from kernel.errors import UserError
 from kernel.system.devices import Device, worker_environment
 from tests.conftest import ROOT
 
@@ -18,6 +20,14 @@ def test_a_gpus_worker_sees_no_other_gpu(monkeypatch, visible, expected):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     environment, seen = worker_environment(Device("cuda:1"), 2)
     assert environment["CUDA_VISIBLE_DEVICES"] == expected and seen.name == "cuda:0"
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b"[]"])
+def test_a_damaged_record_of_a_build_says_what_to_remove(tmp_path, content):
+    (tmp_path / BUILDING).mkdir()
+    (tmp_path / BUILDING / IDENTITY).write_bytes(content)
+    with pytest.raises(UserError, match=f"{IDENTITY}: not what a build is of .* Remove the folder in which it lies"):
+        open_building(tmp_path, {})
 
 
 PARENT = """

@@ -22,7 +22,7 @@ from kernel.models.vectors import unit_rows
 
 WORDS = Phrases("mediums", ["a woodcut", "größe 猫", "swirl"], {"blank": 0, "duplicate": 0, "undecodable": 0})
 FEATURES = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
-NOTHING = {"blank": 0, "duplicate": 0, "undecodable": 0}
+NOTHING = {"blank": 0, "duplicate": 0, "undecodable": 0, "too long": 0}
 
 
 def phrases_in(tmp_path: Path, content: bytes) -> Phrases:
@@ -83,10 +83,10 @@ def test_a_list_without_a_phrase_is_refused(tmp_path, content):
         phrases_in(tmp_path, content)
 
 
-@pytest.mark.parametrize("name", ["gone.txt", "folder"])
-def test_a_missing_list_is_refused(tmp_path, name):
+@pytest.mark.parametrize(("name", "why"), [("gone.txt", "no such word list"), ("folder", "cannot be read .+")])
+def test_a_missing_list_is_refused(tmp_path, name, why):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(UserError, match=f"{name}: no such word list; expected a text file with one phrase a line"):
+    with pytest.raises(UserError, match=f"{name}: {why}; expected a text file with one phrase a line"):
         read_phrases(tmp_path / name)
 
 
@@ -112,7 +112,7 @@ def real_lists() -> Path:
         ("movements", 200, NOTHING),
         ("artists", 5_265, NOTHING),
         # 100,970 lines, 100,955 of them different: an empty one and two with U+FFFD are no phrases either
-        ("flavors", 100_952, {"blank": 1, "duplicate": 15, "undecodable": 2}),
+        ("flavors", 100_952, {**NOTHING, "blank": 1, "duplicate": 15, "undecodable": 2}),
     ],
 )
 def test_the_real_lists_have_these_phrases(real_lists, name, kept, dropped):

@@ -1,16 +1,23 @@
 """What looks at a run copes with runs that were killed, came too late, or were moved since: real ones, all of them."""
 
+import json
 import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernel.__main__ import main
+from kernel.errors import UserError
+from kernel.evaluation.finished import finished_run, images_of
+from kernel.evaluation.report_content import ablation, stages, summary
 from tests import warm
 from tests.conftest import ROOT
 from tests.evaluation.test_report import content_of
+from tests.system.test_records import JSON, places, put
 
 # Every run is a real process, forked from one that has imported everything. Those of a stage's name kill themselves
 # when this stage's first shard would be written; "late" finds that the time is over before CLIP.
@@ -209,6 +216,22 @@ def test_what_was_damaged_in_a_run_is_told_in_a_line(away, own, refusal):
         assert f"error: {run}: what the run left cannot be read" in line and "command again" in line
 
 
+@settings(deadline=None, max_examples=50)
+@given(data=st.data())
+def test_any_value_in_any_place_of_a_runs_record_is_read_or_one_line(away, data):
+    run = away / "any"
+    shutil.copytree(away / "whole", run, dirs_exist_ok=True)
+    content = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    changed = put(content, data.draw(st.sampled_from(places(content))), data.draw(JSON))
+    (run / "run.json").write_text(json.dumps(changed), encoding="utf-8")
+    try:
+        finished = finished_run(run)
+        assert images_of(run, finished.record["images"], finished.ids, away / "images")
+        assert summary(finished, []) and [*stages(finished.record), *ablation(finished.record), "read"]
+    except UserError as error:
+        assert len(str(error).splitlines()) == 1 and str(run) in str(error)
+
+
 def test_a_submission_of_other_images_beside_a_run_is_told(away, own, refusal):
     run = own("whole")
     rows = (run / "submission.csv").read_text().splitlines()
@@ -223,6 +246,15 @@ def test_a_report_that_cannot_be_written_is_told_in_a_line(away, own, refusal):
     assert f"error: {run}: cannot be written (Is a directory); there is no report" in refusal(
         "report", run, "--images", away / "images"
     )
+
+
+@pytest.mark.usefixtures("as_a_user")
+@pytest.mark.parametrize("form", [(), ("--pictures-beside",)])
+def test_a_report_into_a_folder_that_may_not_be_written_is_told_in_a_line(away, own, refusal, form):
+    run = own("whole")
+    run.chmod(0o500)
+    line = refusal("report", run, "--images", away / "images", *form)
+    assert f"error: {run}: cannot be written (Permission denied); there is no report" in line
 
 
 def test_a_folder_is_no_image_to_explain(away, refusal):

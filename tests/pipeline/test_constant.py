@@ -15,6 +15,10 @@ from kernel.pipeline.submission import check_submission, read_submission
 from tests.conftest import ROOT
 
 
+def refused_model():
+    raise AssertionError("MiniLM was loaded")
+
+
 def test_every_image_gets_the_same_unit_row(tmp_path, image_folder, weights_folder):
     assert write_constant(image_folder, weights_folder, tmp_path / "submission.csv") == 6
     rows = np.stack(list(read_submission(tmp_path / "submission.csv").values()))
@@ -36,16 +40,13 @@ def test_only_the_scorer_and_the_prior_are_needed(tmp_path, image_folder, weight
 
 
 def test_the_row_that_the_weights_bring_is_the_priors_mean_and_loads_no_model(weights_folder, weights, cpu, tmp_path):
-    def refused():
-        raise AssertionError("MiniLM was loaded")
-
     shutil.copy(weights_folder / "prior.txt", tmp_path)
     encoded = constant_row(tmp_path, lambda: SentenceEncoder.load(weights, cpu))
     with pytest.raises(AssertionError, match="was loaded"):
-        constant_row(tmp_path, refused)
+        constant_row(tmp_path, refused_model)
     keep_constant_row(tmp_path, lambda: SentenceEncoder.load(weights, cpu))
-    assert constant_row(tmp_path, refused).tolist() == encoded.tolist()
-    np.testing.assert_allclose(constant_row(weights_folder, refused), encoded, atol=1e-6)
+    assert constant_row(tmp_path, refused_model).tolist() == encoded.tolist()
+    np.testing.assert_allclose(constant_row(weights_folder, refused_model), encoded, atol=1e-6)
 
 
 def test_a_damaged_prior_is_refused(tmp_path, image_folder, weights_folder):
@@ -100,3 +101,15 @@ def test_nothing_is_touched_where_an_answer_at_once_has_no_place(tmp_path, image
     before = sorted(path.name for path in tmp_path.rglob("*"))
     answer_at_once(Paths(images, weights, folder), None)
     assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_a_prior_of_more_than_a_minutes_work_is_refused_before_a_model_is_loaded(tmp_path):
+    (tmp_path / "prior.txt").write_text("\n".join(f"{number} {'x' * 100_000}" for number in range(20)))
+    with pytest.raises(UserError, match=r"prior.txt: cannot be read \(more than 1 MiB\); expected a text file"):
+        constant_row(tmp_path, refused_model)
+
+
+def test_prompts_of_a_prior_that_no_model_reads_whole_are_left_out(tmp_path):
+    (tmp_path / "prior.txt").write_text("x" * 1001 + "\n")
+    with pytest.raises(UserError, match="prior.txt: no phrase left .*'too long': 1"):
+        constant_row(tmp_path, refused_model)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernel.banks.encoding import read_choice, read_prompts
 from kernel.banks.prompt_bank import BankRecord, Fusion, read_bank_record
 from kernel.errors import UserError
 from kernel.models.weights_folder import read_manifest
@@ -40,6 +41,11 @@ RECORDS: dict[str, tuple[dict, Callable[[Path], Any]]] = {
     "fusion.json": (
         {"format": 1, "clip": SHA256, "sentences": SHA256, "regression": SHA256, "shares": {"prompts": 1.0}},
         lambda path: read_record(path, Fusion, "fitted shares", "Fit again"),
+    ),
+    "00000.json": (["a cat"], lambda path: read_prompts(path.parent, 0)),
+    "choice-00000.json": (
+        {"seal": SHA256, "stays": [0], "equal": 0, "near": 0},
+        lambda path: read_choice(path.parent, 0),
     ),
     "pins.json": (json.loads(PINS.read_text()), read_pins),
     "run.json": ({"identity": {"clip": {"files": 1}}, "counts": {"images": 3}}, lambda path: read_run(path.parent)),

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kernel.pipeline.folder.run_folder import RunFolder, Shards
+from kernel.pipeline.folder.run_folder import MOST_BYTES, RunFolder, Shards
 from kernel.system.files import write_json, write_whole
+from kernel.system.opening import read_whole
 
 CLIP = Shards("clip", ".safetensors", lambda folder, shard: read_clip_shard(folder, shard)[2])
 CAPTIONS = Shards("captions", ".json", lambda folder, shard: read_caption_shard(folder, shard).unmade)
@@ -57,7 +58,7 @@ def write_modifiers(folder: RunFolder, modifiers: list[list[str]]) -> None:
 
 
 def read_modifiers(folder: RunFolder) -> list[list[str]]:
-    return json.loads((folder.folder / "clip" / "modifiers.json").read_text(encoding="utf-8"))
+    return json.loads(read_whole(folder.folder / "clip" / "modifiers.json", MOST_BYTES))
 
 
 @dataclass(frozen=True)

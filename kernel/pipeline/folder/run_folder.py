@@ -17,9 +17,11 @@ from typing_extensions import TypedDict
 
 from kernel.pipeline.images import ImageFile
 from kernel.system.files import json_bytes, write_json, write_whole
+from kernel.system.opening import read_whole
 from kernel.system.records import read_record
 
 FORMAT = 3  # of shards: those of another are made again
+MOST_BYTES = 2**30  # of JSON that a stage left: a kilobyte for each of a million images
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ class RunFolder:
         self.write_shard(shards, shard, json_bytes(content), whole)
 
     def read_json(self, shards: Shards, shard: int) -> Any:
-        return json.loads(self.shard_path(shards, shard).read_text(encoding="utf-8"))
+        return json.loads(read_whole(self.shard_path(shards, shard), MOST_BYTES))
 
     def has_shard(self, shards: Shards, shard: int) -> bool:
         """Whether the shard is there, whole, and of this very stage and run."""

@@ -5,12 +5,14 @@ scratch folder, so that other filters and seeds need no second one.
 """
 
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from typing_extensions import TypedDict
 
 from kernel.banks.prompt_bank import write_prompts
 from kernel.banks.prompt_files import parquet_rows, parquet_text_columns, readable
@@ -20,10 +22,30 @@ from kernel.publish.hub.pins import Repository, pinned_repositories
 from kernel.publish.hub.prompt_filters import REASONS, PromptSettings, passed
 from kernel.publish.hub.prompt_sources import PROMPTS, PromptSource, chosen_sources
 from kernel.system.files import file_sha256, require_space, whole_file, write_json
+from kernel.system.records import read_record
 from kernel.system.terminal.progress import progress_bar
 
 FORMAT = 1
 NOT_DRAWN = "duplicate or not drawn"
+
+
+class Counts(TypedDict):
+    """Of rows: those read, those dropped by reason, those written."""
+
+    read: int
+    dropped: dict[str, int]
+    written: int
+
+
+class Sample(TypedDict):
+    """OUT.json, but for what was asked."""
+
+    __pydantic_config__ = {"extra": "allow"}  # type: ignore[misc]
+    format: int
+    sources: list[dict[str, Any]]
+    counts: Counts
+    bytes: int
+    sha256: str
 
 
 def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Path) -> dict[str, Any]:
@@ -47,7 +69,7 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
         "seed": settings.seed,
         "count": settings.count,
     }
-    record = read_record(out)
+    record = left_record(out)
     if out.exists() and record is None:
         raise UserError(f"{out}: exists, and no {record_path(out).name} says that this made it. Give --out a new file")
     made = record is not None and out.is_file() and all(record.get(key) == asked[key] for key in asked)
@@ -71,13 +93,12 @@ def record_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.json")
 
 
-def read_record(out: Path) -> dict[str, Any] | None:
+def left_record(out: Path) -> dict[str, Any] | None:
     """What stands beside `out`; None when nothing does, or nothing that this command wrote."""
-    try:
-        record = json.loads(record_path(out).read_text(encoding="utf-8"))
-        return record if record["format"] == FORMAT and record["sha256"] and record["counts"] else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    with suppress(UserError):
+        record = read_record(record_path(out), Sample, "the record of a sample", "Give --out a new file")
+        return dict(record) if record["format"] == FORMAT else None
+    return None
 
 
 def downloaded(taken: list[tuple[PromptSource, Repository]], scratch: Path) -> list[tuple[PromptSource, Path]]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES, Recipe
 from kernel.errors import UserError, first_line
@@ -39,6 +41,7 @@ from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device, find_device
 from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json, writing
+from kernel.system.records import read_record
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 # result by download, for the check of free disk: halved, or with the parts that stay float32
@@ -158,10 +161,19 @@ def items_of(repositories: dict[str, Repository], captioners: list[str]) -> list
     return items
 
 
-def finished_files(unfinished: Path, items: list[Item]) -> dict[str, dict[str, Any]]:
+class Made(TypedDict):
+    """A file that is made: what of, its sha256 and its bytes."""
+
+    origin: list[str]
+    sha256: str
+    bytes: int
+
+
+def finished_files(unfinished: Path, items: list[Item]) -> dict[str, Made]:
     """What record.json and the disk agree on for these items; every other file under way is removed."""
     folder, path = unfinished / "weights", unfinished / "record.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    cure = f"Remove {unfinished} and run again: it is made anew"
+    record = read_record(path, dict[str, Made], "what was made so far", cure) if path.is_file() else {}
     origins = {item.target: item.origin() for item in items}
     finished = {
         target: entry
@@ -194,7 +206,7 @@ def device_of(path: Path) -> int:
     return os.stat(path).st_dev
 
 
-def make(item: Item, folder: Path, scratch: Path, record: dict[str, dict[str, Any]]) -> None:
+def make(item: Item, folder: Path, scratch: Path, record: dict[str, Made]) -> None:
     """Gets one file, puts it into the folder converted, notes that and sends the download away."""
     target = folder / item.target
     if item.is_weights:
@@ -258,7 +270,7 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
     return kind.tokenizer_record(kind.read_processor(folder))
 
 
-def check_written(folder: Path, record: dict[str, dict[str, Any]]) -> None:
+def check_written(folder: Path, record: dict[str, Made]) -> None:
     """The disk must give back what was written to it."""
     for entry in read_manifest(folder / MANIFEST).files:
         written = record.get(entry.path)

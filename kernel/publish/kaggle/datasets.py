@@ -75,7 +75,7 @@ def held_code(client: Any, dataset: str) -> str | None:
     with suppress(Unknown):
         with asking(f"reading {MARKER} of dataset {dataset}"), client.build_kaggle_client() as service:
             content = service.datasets.dataset_api_client.download_dataset(request).content
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, RecursionError):
             return json.loads(content)["sha256"]
     return None
 

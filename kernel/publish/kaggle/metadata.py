@@ -143,7 +143,7 @@ def check_kernel(project: Path, kernel: dict[str, Any]) -> None:
         )
     try:
         json.loads((project / code_file).read_text(encoding="utf-8"))["metadata"]["kernelspec"]["name"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{code_file}: has no metadata.kernelspec.name, so the service cannot run it. Run 'make notebooks'"
         ) from error

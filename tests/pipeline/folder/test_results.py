@@ -1,8 +1,9 @@
 import json
 
 import numpy as np
+import pytest
 
-from kernel.pipeline.folder import results
+from kernel.pipeline.folder import results, run_folder
 from tests.pipeline.folders import captioned, opened
 
 UNUSUAL = ["größe 猫", 'say "hi"', "two words", "a,b"]
@@ -75,3 +76,14 @@ def test_an_id_that_utf8_cannot_hold_does_not_stop_the_captions(tmp_path):
     run = opened(tmp_path)
     results.write_captions(run, 0, captioned([[]], bad={"\udce9": "bad"}))
     assert json.loads(run.shard_path(results.CAPTIONS, 0).read_text(encoding="utf-8"))["bad"] == {"?": "bad"}
+
+
+def test_a_file_of_any_size_in_a_run_folder_is_not_read(tmp_path, monkeypatch):
+    run = opened(tmp_path)
+    results.write_captions(run, 0, captioned([["x" * 2**20], ["x"]]))
+    results.write_modifiers(run, [["x" * 2**20]])
+    for module in (results, run_folder):
+        monkeypatch.setattr(module, "MOST_BYTES", 2**20)
+    for read in (results.read_captions, results.read_modifiers):
+        with pytest.raises(OSError, match="more than 1 MiB"):
+            read(run)

@@ -102,7 +102,7 @@ def test_no_dataset_holds_no_code(kaggle):
     assert held_code(connect(), WEIGHTS) is None
 
 
-@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"<html>", b"\xff"])
+@pytest.mark.parametrize("content", [b"", b"{}", b"[]", b"<html>", b"\xff", b"[" * 100_000])
 def test_a_marker_that_cannot_be_read_holds_no_code(kaggle, content):
     kaggle.datasets[WEIGHTS] = Dataset(1, {"image-to-prompts.json": content})
     assert held_code(connect(), WEIGHTS) is None

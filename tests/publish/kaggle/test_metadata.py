@@ -221,7 +221,11 @@ def test_the_other_weights_source_does_not_stand_in_for_the_code(project):
     assert f"dataset_sources lacks '{CODE}'" in refusal(project)
 
 
-@pytest.mark.parametrize("notebook", ["{}", "not json", '{"metadata": {"kernelspec": {}}}', "[]", '{"metadata": null}'])
+@pytest.mark.parametrize(
+    "notebook",
+    ["{}", "not json", '{"metadata": {"kernelspec": {}}}', "[]", '{"metadata": null}', "[" * 100_000],
+    ids=["empty", "text", "unnamed", "list", "null", "deep"],
+)
 def test_a_notebook_without_a_kernelspec_is_refused(project, notebook):
     (project / "notebooks/image_to_prompts.ipynb").write_text(notebook)
     assert "has no metadata.kernelspec.name, so the service cannot run it. Run 'make notebooks'" in refusal(project)
