@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from kernel.banks.nearest import best
 from kernel.banks.text_lines import not_text
 from kernel.config import Recipe
 from kernel.errors import UserError, did_you_mean
-from kernel.models.weights_folder import FEATURES_FOLDER, Weights
+from kernel.models.weights_folder import FEATURES_FOLDER, Weights, check_header
 from kernel.system.files import write_whole
 from kernel.system.opening import read_whole
 
@@ -97,13 +98,13 @@ def read_features(words: Phrases, path: Path) -> np.ndarray:
     """The unit text features of the phrases, (n, d) float32. Raises UserError for another number of rows."""
     from safetensors.numpy import load_file
 
-    features = load_file(path)["features"].astype(np.float32)
-    if features.shape[0] != len(words.phrases):
+    found = [(own.name, own.shape) for own in check_header(path) if own.dtype in ("F16", "F32")]
+    if [(name, shape[:1], len(shape)) for name, shape in found] != [("features", (len(words.phrases),), 2)]:
         raise UserError(
-            f"{path}: {features.shape[0]} rows for the {len(words.phrases)} phrases of {words.name}: the file is "
-            "damaged. Remove it and run again"
+            f"{path}: holds {reprlib.repr(found)}; expected rows for the {len(words.phrases)} phrases of {words.name}: "
+            "the file is damaged. Remove it and run again"
         )
-    return features
+    return load_file(path)["features"].astype(np.float32)
 
 
 def write_features(path: Path, features: np.ndarray) -> None:

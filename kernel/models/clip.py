@@ -1,18 +1,45 @@
 """CLIP: images and texts to unit features, by open_clip from a local folder."""
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NotRequired
 
 import numpy as np
 from PIL import Image
+from typing_extensions import TypedDict
 
-from kernel.errors import UserError, first_line
+from kernel.models.configurations import check_configurations, read_configuration
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
-from kernel.models.weights_folder import ADVICE, Weights
+from kernel.models.weights_folder import Weights, loading
 from kernel.system.devices import Device
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+class Tower(TypedDict, total=False):
+    mlp_ratio: float  # a text would be repeated as often as the tower is wide
+
+
+class ModelConfiguration(TypedDict):
+    embed_dim: int
+    vision_cfg: Tower
+    text_cfg: Tower
+
+
+class Preprocessing(TypedDict, total=False):
+    mean: tuple[float, float, float] | None
+    std: tuple[float, float, float] | None
+    interpolation: Literal["bicubic", "bilinear", "random"] | None
+    resize_mode: Literal["shortest", "longest", "squash"] | None
+
+
+class Configuration(TypedDict):
+    """open_clip_config.json."""
+
+    model_cfg: ModelConfiguration
+    preprocess_cfg: NotRequired[Preprocessing | None]
+
+
+CONFIGURATIONS: dict[str, Any] = {CONFIG: Configuration}
 
 
 class ClipEncoder:
@@ -27,18 +54,15 @@ class ClipEncoder:
 
         On a GPU the matrices are half precision and LayerNorm stays float32, as open_clip's fp16 does.
         """
-        import open_clip
-        from safetensors import SafetensorError
-
         folder = weights.model_folder("clip")
-        try:
+        check_configurations(folder, CONFIGURATIONS)
+        with loading(folder, "open_clip"):
             model, preprocess = load_model(folder, device)
-        except (RuntimeError, ValueError, KeyError, TypeError, OSError, SafetensorError) as error:
-            raise UserError(f"{folder}: open_clip cannot load it ({first_line(error)}). {ADVICE}") from error
-        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+            tokenizer = clip_tokenizer(folder)
+            record = clip_tokenizer_record(tokenizer)
         check_tokenizer(
             str(folder),
-            clip_tokenizer_record(tokenizer),
+            record,
             weights.models["clip"].get("tokenizer"),
             model.token_embedding.num_embeddings,
         )
@@ -76,7 +100,7 @@ def load_model(folder: Path, device: Device) -> tuple[Any, Any]:
     from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
     from safetensors.torch import load_file
 
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    config = read_configuration(folder / CONFIG, Configuration)
     model = meta_clip(config["model_cfg"], device.dtype == torch.float16)
     dtypes = {name: tensor.dtype for name, tensor in model.state_dict().items()}
     state = load_file(folder / WEIGHTS)
@@ -97,7 +121,8 @@ def load_model(folder: Path, device: Device) -> tuple[Any, Any]:
 
 def model_without_weights(folder: Path) -> Any:
     """The model that `folder` holds, by its configuration alone: for what is counted of it."""
-    return meta_clip(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_cfg"], half=False)
+    with loading(folder, "open_clip"):
+        return meta_clip(read_configuration(folder / CONFIG, Configuration)["model_cfg"], half=False)
 
 
 def meta_clip(model_config: dict[str, Any], half: bool) -> Any:
@@ -111,6 +136,13 @@ def meta_clip(model_config: dict[str, Any], half: bool) -> Any:
     if half:
         convert_weights_to_lp(model, torch.float16)
     return model.eval()
+
+
+def clip_tokenizer(folder: Path) -> Any:
+    """open_clip's own, or the one that lies in the folder where the configuration names one."""
+    import open_clip
+
+    return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
 def clip_tokenizer_record(tokenizer: Any) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import numpy as np
 from kernel.errors import UserError
 from kernel.models.vectors import check_finite, unit_rows
 from kernel.system.files import write_whole
+from kernel.system.tensor_files import read_header
 
 # Of the mean squared feature an element, so that it means the same for every d and n. For unit rows this mean is
 # 1 / d, never 0, so one prompt and fewer prompts than dimensions have a solution too.
@@ -202,6 +203,7 @@ def load_head(path: Path) -> Head:
     from safetensors import SafetensorError, safe_open
 
     try:
+        read_header(path)
         with safe_open(path, framework="np") as file:
             tensors = [file.get_tensor(name) for name in TENSORS]
             regularisation = float((file.metadata() or {})["regularisation"])

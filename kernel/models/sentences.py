@@ -1,15 +1,94 @@
 """MiniLM: prompts to unit rows, the same numbers as the competition's scorer."""
 
-from typing import Any
+import reprlib
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
+from typing_extensions import TypedDict
 
 from kernel.config import EMBEDDING_DIMENSIONS
 from kernel.errors import UserError
+from kernel.models.configurations import check_configurations
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.models.vectors import check_finite
-from kernel.models.weights_folder import ADVICE, Weights
+from kernel.models.weights_folder import ADVICE, Weights, loading
 from kernel.system.devices import Device
+
+# as the releases of sentence-transformers write them, by which they are imported
+MODULES = {
+    f"sentence_transformers.{place}"
+    for name in ("Transformer", "Pooling", "Normalize")
+    for place in (
+        f"models.{name}",
+        f"models.{name}.{name}",
+        f"base.modules.{name.lower()}.{name}",
+        f"sentence_transformer.modules.{name.lower()}.{name}",
+    )
+}
+
+
+@dataclass(frozen=True)
+class Module:
+    """One of modules.json: its class, and its folder in the model's."""
+
+    type: str
+    path: str
+
+    def __post_init__(self) -> None:
+        if self.type not in MODULES:
+            raise ValueError(
+                f"type {reprlib.repr(self.type)} would be imported; expected sentence_transformers.models.Transformer, "
+                "Pooling or Normalize"
+            )
+        if PurePosixPath(self.path).is_absolute() or ".." in PurePosixPath(self.path).parts:
+            raise ValueError(f"path {reprlib.repr(self.path)} lies outside the folder")
+
+
+class Bert(TypedDict, total=False):
+    """config.json."""
+
+    model_type: Literal["bert"]
+    architectures: list[Literal["BertModel"]] | None
+
+
+class Modality(TypedDict, total=False):
+    method: Literal["forward"]  # any method of the model could be named, and would be called
+
+
+class Transformer(TypedDict, total=False):
+    """sentence_bert_config.json."""
+
+    max_seq_length: int | None
+    do_lower_case: bool | None
+    transformer_task: Literal["feature-extraction"]
+    modality_config: dict[str, Modality]
+
+
+class Pooling(TypedDict, total=False):
+    """1_Pooling/config.json."""
+
+    word_embedding_dimension: int
+    embedding_dimension: int
+
+
+class Settings(TypedDict, total=False):
+    """config_sentence_transformers.json."""
+
+    model_type: Literal["SentenceTransformer"]
+    prompts: dict[str, str]
+    default_prompt_name: str | None
+    similarity_fn_name: str | None
+
+
+CONFIGURATIONS: dict[str, Any] = {
+    "modules.json": list[Module],
+    "config.json": Bert,
+    "sentence_bert_config.json": Transformer,
+    "1_Pooling/config.json": Pooling,
+    "config_sentence_transformers.json": Settings,
+}
 
 
 class SentenceEncoder:
@@ -20,18 +99,16 @@ class SentenceEncoder:
 
     @classmethod
     def load(cls, weights: Weights, device: Device) -> "SentenceEncoder":
-        from sentence_transformers import SentenceTransformer
-
         folder = weights.model_folder("sentences")
-        model = SentenceTransformer(str(folder), device=device.name, local_files_only=True)
-        check_tokenizer(
-            str(folder),
-            sentence_tokenizer_record(model.tokenizer),
-            weights.models["sentences"].get("tokenizer"),
-            model[0].auto_model.get_input_embeddings().num_embeddings,
-        )
-        encoder = cls(model)
-        dimensions = encoder.encode(["a"], 1).shape[1]
+        check_configurations(folder, CONFIGURATIONS)
+        with loading(folder, "sentence-transformers"):
+            from sentence_transformers import SentenceTransformer
+
+            model = SentenceTransformer(str(folder), device=device.name, local_files_only=True)
+            encoder, record = cls(model), sentence_tokenizer_record(model.tokenizer)
+            embedding_rows = model[0].auto_model.get_input_embeddings().num_embeddings
+            dimensions = encoder.encode(["a"], 1).shape[1]
+        check_tokenizer(str(folder), record, weights.models["sentences"].get("tokenizer"), embedding_rows)
         if dimensions != EMBEDDING_DIMENSIONS:
             raise UserError(
                 f"{folder}: embeds in {dimensions} dimensions, the competition scores {EMBEDDING_DIMENSIONS}: "
@@ -47,6 +124,12 @@ class SentenceEncoder:
         rows = self.model.encode(prompts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
         check_finite("MiniLM's", rows)
         return rows
+
+
+def sentence_tokenizer(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def sentence_tokenizer_record(tokenizer: Any) -> dict[str, Any]:

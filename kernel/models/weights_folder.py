@@ -10,16 +10,19 @@ at the start of the next command that adds or publishes.
 import hashlib
 import reprlib
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from kernel.errors import UserError, others_beside
+from kernel.errors import UserError, kind_and_line, others_beside
 from kernel.system.files import file_sha256, write_json
+from kernel.system.memory import is_out_of_memory
 from kernel.system.records import read_record
+from kernel.system.tensor_files import Tensor, read_header
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -64,8 +67,17 @@ class FileEntry:
             )
 
 
+class TokenizerRecord(TypedDict, total=False):
+    """See kernel/models/tokenizers.py."""
+
+    size: int
+    special_ids: dict[str, int | None]
+    sentence: str
+    ids: list[int]
+
+
 Model = TypedDict(
-    "Model", {"class": str, "source": str, "revision": str, "sha256": str, "tokenizer": NotRequired[dict[str, Any]]}
+    "Model", {"class": str, "source": str, "revision": str, "sha256": str, "tokenizer": NotRequired[TokenizerRecord]}
 )
 
 
@@ -83,6 +95,9 @@ class Manifest:
             raise ValueError(f"format is {self.format}")
         if not set(self.captioners) <= set(self.models):
             raise ValueError(f"captioners {self.captioners} are not all among the models")
+        outside = [name for name in self.models if PurePosixPath(name).name != name or name in ("", "..")]
+        if outside:
+            raise ValueError(f"models {reprlib.repr(outside)} are no names of folders")
 
 
 @dataclass(frozen=True)
@@ -170,11 +185,26 @@ def read_manifest(path: Path) -> Manifest:
     return read_record(path, Manifest, f"a weights manifest of format {FORMAT}", ADVICE)
 
 
-def check_header(path: Path) -> None:
-    with path.open("rb") as file:
-        head = file.read(9)
-    if len(head) < 9 or int.from_bytes(head[:8], "little") > path.stat().st_size or head[8:] != b"{":
-        raise UserError(f"{path}: named safetensors but is not (a renamed pickle?). {ADVICE}")
+def check_header(path: Path) -> list[Tensor]:
+    """The tensors of a safetensors file; raises UserError where it is none."""
+    try:
+        return read_header(path)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. {ADVICE}") from error
+
+
+@contextmanager
+def loading(folder: Path, library: str) -> Iterator[None]:
+    """Whatever a library raises over a model's folder is a UserError, but where memory is full: with less to do at
+    once, or a smaller model, a run goes on."""
+    try:
+        yield
+    except BaseException as error:
+        # what the Rust in some of them calls a panic is no Exception
+        refused = isinstance(error, Exception) or type(error).__name__ == "PanicException"
+        if not refused or isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        raise UserError(f"{folder}: {library} cannot load it ({kind_and_line(error)}). {ADVICE}") from error
 
 
 def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) -> None:

@@ -43,6 +43,14 @@ def return_freed_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a computation found no room, in the host's memory or a GPU's."""
+    import torch
+
+    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(own in str(error) for own in words)
+
+
 @contextmanager
 def long_lived() -> Iterator[None]:
     """What is there already is left out of the collections of garbage within: the libraries alone are half a million

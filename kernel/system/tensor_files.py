@@ -5,6 +5,7 @@ So what stays in memory is one block, whatever the size of the file or of its la
 
 import hashlib
 import json
+import reprlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from kernel.system.files import whole_file
+from kernel.system.opening import open_file
 
+MOST_SAID = 200  # characters of a header in one line
+MOST_HEADER_BYTES = 2**24  # 100 bytes for each of 160,000 tensors; a shard of 9 GB has a few hundred kB
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 
@@ -33,36 +37,46 @@ class Tensor:
 def read_header(path: Path) -> list[Tensor]:
     """The tensors of a safetensors file in the order of their bytes, which follow each other without gap or overlap.
 
-    Raises ValueError that says what is wrong. Whether a dtype is one of ITEM_BYTES is left to who reads on.
+    Raises ValueError that says what is wrong, a name that stands twice included: libraries take the last and tell
+    nobody. Whether a dtype is one of ITEM_BYTES is left to who reads on.
     """
     size = path.stat().st_size
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > size:
-                raise ValueError(f"its header claims {length} bytes of {size}")
-            header = json.loads(file.read(length))
-        header.pop("__metadata__", None)
+            if length > min(size, MOST_HEADER_BYTES):
+                raise ValueError(f"its header claims {length} bytes, the file has {size}")
+            header = json.loads(file.read(length).decode(), object_pairs_hook=named_once)
+        if not all(type(value) is str for value in header.pop("__metadata__", {}).values()):
+            raise ValueError("its metadata are no words")
         found = [(name, entry["dtype"], entry["shape"], *entry["data_offsets"]) for name, entry in header.items()]
         found.sort(key=lambda own: own[3:])
         tensors = []
         place = 0
         for name, dtype, shape, begin, end in found:
+            sound = type(dtype) is str and type(shape) is list
+            sound = sound and all(type(number) is int and number >= 0 for number in (*shape, begin, end))
             tensor = Tensor(name, dtype, tuple(shape), 8 + length + begin)
-            whole = all(type(number) is int and number >= 0 for number in (*shape, begin, end))
-            if not whole or begin != place or (dtype in ITEM_BYTES and end - begin != tensor.bytes):
-                raise ValueError(f"{name} of {dtype} {shape} at {begin} to {end}")
+            if not sound or not begin == place <= end or (dtype in ITEM_BYTES and end - begin != tensor.bytes):
+                raise ValueError(f"{name} of {dtype} {shape} at {begin} to {end}"[:MOST_SAID])
             tensors.append(tensor)
             place = end
             if 8 + length + end > size:
                 break
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"named safetensors but is not ({error!r})") from error
+        raise ValueError(f"named safetensors but is not (a renamed pickle?): {error!r}") from error
     if 8 + length + place > size:
-        raise ValueError(f"ends before {tensors[-1].name} does: it is incomplete")
+        raise ValueError(f"ends before {reprlib.repr(tensors[-1].name)} does: it is incomplete")
     if 8 + length + place < size:
         raise ValueError(f"{size} bytes, its header says {8 + length + place}")
     return tensors
+
+
+def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
 
 
 def header_of(tensors: Iterable[Tensor], metadata: dict[str, str]) -> tuple[bytes, list[Tensor]]:

@@ -324,7 +324,7 @@ def test_a_matrix_file_shorter_than_its_header_says_is_refused(folder):
     data = (folder / "clip.safetensors").read_bytes()
     (folder / "clip.safetensors").write_bytes(data[:-2])
     vouch(folder)
-    assert "clip.safetensors: not a matrix named features (ValueError('ends before features does" in refusal(folder)
+    assert "clip.safetensors: not a matrix named features (ValueError(\"ends before 'features' does" in refusal(folder)
 
 
 @pytest.mark.parametrize(("name", "tensor", "rows"), MATRICES)

@@ -242,7 +242,19 @@ def test_shipped_half_precision_is_read_as_float32(shipped, computed):
 @pytest.mark.parametrize("rows", [2, 4])
 def test_features_of_another_number_of_phrases_are_refused(shipped, computed, rows):
     keep(computed, np.ones((rows, 2), dtype=np.float32))
-    with pytest.raises(UserError, match=rf"{rows} rows for the 3 phrases of mediums.*Remove it and run again"):
+    said = (
+        rf"holds \[\('features', \({rows}, 2\)\)\]; expected rows for the 3 phrases of mediums.*Remove it and run again"
+    )
+    with pytest.raises(UserError, match=said):
+        banked(Counting(), shipped, computed)
+
+
+@pytest.mark.parametrize("tensors", [{"rows": FEATURES}, {"features": FEATURES, "more": FEATURES}, {}, {
+    "features": FEATURES.astype(np.int64)}, {"features": FEATURES[:, 0]}, {"features": FEATURES[None]}])  # fmt: skip
+def test_a_file_that_holds_other_than_the_phrases_features_is_refused(shipped, computed, tensors):
+    keep(computed, FEATURES)
+    save_file({name: np.ascontiguousarray(rows) for name, rows in tensors.items()}, next(computed.iterdir()))
+    with pytest.raises(UserError, match="expected rows for the 3 phrases of mediums"):
         banked(Counting(), shipped, computed)
 
 

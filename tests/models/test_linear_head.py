@@ -343,6 +343,15 @@ def test_a_head_that_lacks_a_part_is_refused(tmp_path, changes):
         load_head(head_file(tmp_path, **changes))
 
 
+def test_a_head_whose_header_names_a_tensor_twice_is_refused(tmp_path):
+    path = head_file(tmp_path)
+    content = path.read_bytes()
+    assert content.count(b'"feature_mean"') == 1
+    path.write_bytes(content.replace(b'"feature_mean":', b'"weights"     :'))
+    with pytest.raises(UserError, match="not a text-only head .*a name stands twice"):
+        load_head(path)
+
+
 @pytest.mark.parametrize("content", [b"", b"{", bytes(100), json.dumps({"weights": []}).encode()])
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
     (tmp_path / "head.safetensors").write_bytes(content)

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from kernel.errors import UserError
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.models.weights_folder import MANIFEST, open_weights, write_manifest
 from kernel.system.files import file_sha256
+from tests.system.test_tensor_files import entry, put
 
 MODELS = {
     name: {"class": name.title(), "source": f"somewhere/{name}", "revision": "1"}
@@ -195,6 +197,22 @@ def test_a_manifest_of_another_shape_is_refused(folder, changes):
     assert "manifest.json: not a weights manifest of format 1" in refusal(folder)
 
 
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "..", "", "a/b"])
+def test_a_model_whose_name_leads_out_of_the_folder_is_refused(folder, name):
+    """Its files would be none of those that the manifest vouches for."""
+    change_manifest(folder, models={**manifest(folder)["models"], name: {**MODELS["blip"], "sha256": "0" * 64}})
+    assert f"models [{name!r}] are no names of folders" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    "tokenizer", ["x", [], {"size": "100"}, {"special_ids": {"pad": "x"}}, {"ids": ["5\n\x1b[2J"]}, {"sentence": 3}]
+)
+def test_a_tokenizers_record_of_another_type_is_refused(folder, tokenizer):
+    models = manifest(folder)["models"]
+    change_manifest(folder, models={**models, "clip": {**models["clip"], "tokenizer": tokenizer}})
+    assert "not a weights manifest of format 1 (models.clip.tokenizer" in refusal(folder)
+
+
 @pytest.mark.parametrize("key", ["format", "files", "models", "captioners"])
 def test_a_manifest_that_lacks_a_part_is_refused_naming_it(folder, key):
     content = manifest(folder)
@@ -309,6 +327,29 @@ def test_a_pickle_renamed_to_safetensors_is_refused_even_when_it_is_listed(folde
     (folder / TENSORS).write_bytes(content)
     write_manifest(folder, MODELS, CAPTIONERS)
     assert f"{TENSORS}: named safetensors but is not (a renamed pickle?)" in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ({"w": entry([-2, -2], 0, 8)}, "named safetensors but is not"),
+        ({"w": entry([4], -8, 0)}, "named safetensors but is not"),
+        ({"a": entry([2], 0, 4), "b": entry([4], 0, 8)}, "named safetensors but is not"),
+        ({"w": entry([2], 0, 4)}, "bytes, its header says"),
+        ({"w": entry([6], 0, 12)}, "ends before 'w' does"),
+    ],
+)
+def test_a_header_that_cannot_be_is_refused_before_a_loader_runs(folder, header, said):
+    put(folder / TENSORS, header, bytes(8))
+    write_manifest(folder, MODELS, CAPTIONERS)
+    assert f"{TENSORS}: " in refusal(folder) and said in refusal(folder)
+
+
+def test_a_listed_pipe_is_refused_and_not_waited_for(folder):
+    (folder / "prior.txt").unlink()
+    os.mkfifo(folder / "prior.txt")
+    change_entry(folder, "prior.txt", bytes=0)
+    assert "prior.txt: missing" in refusal(folder)
 
 
 # tokenizers

@@ -4,6 +4,7 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from kernel.config import Paths
 from kernel.errors import UserError
@@ -47,6 +48,13 @@ def test_the_row_that_the_weights_bring_is_the_priors_mean_and_loads_no_model(we
     keep_constant_row(tmp_path, lambda: SentenceEncoder.load(weights, cpu))
     assert constant_row(tmp_path, refused_model).tolist() == encoded.tolist()
     np.testing.assert_allclose(constant_row(weights_folder, refused_model), encoded, atol=1e-6)
+
+
+@pytest.mark.parametrize("tensors", [{"row": np.ones(3)}, {"row": np.full(384, np.nan)}, {"rows": np.ones(384)}, {}])
+def test_what_is_no_row_of_the_prior_is_refused(tmp_path, tensors):
+    save_file({name: row.astype(np.float32) for name, row in tensors.items()}, tmp_path / "prior.safetensors")
+    with pytest.raises(UserError, match="prior.safetensors.*(expected one row of 384 numbers|not finite)"):
+        constant_row(tmp_path, lambda: pytest.fail("MiniLM was loaded"))
 
 
 def test_a_damaged_prior_is_refused(tmp_path, image_folder, weights_folder):

@@ -1,6 +1,8 @@
 """BLIP (arXiv 2201.12086): a vision transformer, and a BERT that looks at its tokens as it writes."""
 
-from typing import Any
+from typing import Any, Literal
+
+from typing_extensions import TypedDict
 
 from kernel.models.captioners.captioner import CaptionerKind, Published
 
@@ -10,9 +12,25 @@ BLIP_TEXT = {"num_attention_heads": 12}
 LARGE_VISION = {"hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16, "num_hidden_layers": 24}
 
 
+class BlipText(TypedDict, total=False):
+    model_type: Literal["blip_text_model"]
+
+
+class BlipVision(TypedDict, total=False):
+    model_type: Literal["blip_vision_model"]
+
+
+class BlipConfiguration(TypedDict, total=False):
+    model_type: Literal["blip"]
+    architectures: list[Literal["BlipForConditionalGeneration"]] | None
+    text_config: BlipText | None
+    vision_config: BlipVision | None
+
+
 class Blip(CaptionerKind):
     class_name = "BlipForConditionalGeneration"
     name = "blip"
+    configuration = BlipConfiguration
     published = (
         Published("blip-image-captioning-base", class_name, {"text_config": BLIP_TEXT}, parameters=223_971_644),
         Published(

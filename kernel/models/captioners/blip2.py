@@ -4,15 +4,15 @@ The image reaches the language model through slots in its text, and T5's output 
 transformers: both can be silently wrong, so both are checked.
 """
 
-import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from PIL import Image
+from typing_extensions import TypedDict
 
 from kernel.config import Recipe
 from kernel.errors import UserError
-from kernel.models.captioners.captioner import CaptionerKind, Published
+from kernel.models.captioners.captioner import CONFIG, CaptionerKind, Published
 from kernel.models.weights_folder import ADVICE
 
 
@@ -48,9 +48,32 @@ OPT = {
 }
 
 
+class LanguageModel(TypedDict, total=False):
+    model_type: Literal["t5", "opt"]
+
+
+class QFormer(TypedDict, total=False):
+    model_type: Literal["blip_2_qformer"]
+
+
+class Blip2Vision(TypedDict, total=False):
+    model_type: Literal["blip_2_vision_model"]
+
+
+class Blip2Configuration(TypedDict, total=False):
+    model_type: Literal["blip-2"]
+    architectures: list[Literal["Blip2ForConditionalGeneration"]] | None
+    text_config: LanguageModel | None
+    qformer_config: QFormer | None
+    vision_config: Blip2Vision | None
+    image_token_index: int | None
+    num_query_tokens: int
+
+
 class Blip2(CaptionerKind):
     class_name = "Blip2ForConditionalGeneration"
     name = "blip2"
+    configuration = Blip2Configuration
     # T5 overflows in half precision in its `wo` matrices; the Q-Former and its queries were trained in float32.
     # Versions of transformers differ in which of these they keep by themselves.
     full_precision = ("wo", "query_tokens", "qformer")
@@ -64,7 +87,7 @@ class Blip2(CaptionerKind):
     shipped = "blip2-flan-t5-xl"
 
     def check(self, folder: Path, config: Any, processor: Any) -> None:
-        check_output_scaling(folder, config.text_config)
+        check_output_scaling(folder / CONFIG, self.read_config(folder / CONFIG), config.text_config)
         check_image_slots(folder, config, processor)
 
     def stated(self, config: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +97,7 @@ class Blip2(CaptionerKind):
         latter, and transformers 5.0 then scales.
         """
         stated = super().stated(config)
-        if stated.get("text_config", {}).get("model_type") == "t5":
+        if (stated.get("text_config") or {}).get("model_type") == "t5":
             stated["text_config"] |= {"scale_decoder_outputs": False, "tie_word_embeddings": False}
         return stated
 
@@ -135,11 +158,10 @@ class Blip2(CaptionerKind):
 BLIP2 = Blip2()
 
 
-def check_output_scaling(folder: Path, text_config: Any) -> None:
+def check_output_scaling(path: Path, file: dict[str, Any], text_config: Any) -> None:
     """T5 must not scale its decoder's outputs, as flan-T5 was not trained so, and the file must say it: where it does
     not, transformers 5.0 scales, and others guess otherwise."""
-    path = folder / "config.json"
-    stated = json.loads(path.read_text(encoding="utf-8")).get("text_config", {}).get("scale_decoder_outputs")
+    stated = (file.get("text_config") or {}).get("scale_decoder_outputs")
     for found in (stated, text_config.scale_decoder_outputs) if text_config.model_type == "t5" else ():
         if found is not False:
             raise UserError(

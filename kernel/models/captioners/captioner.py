@@ -16,17 +16,18 @@ from typing import Any
 from PIL import Image
 
 from kernel.config import Recipe
-from kernel.errors import UserError, first_line
+from kernel.errors import UserError
+from kernel.models.configurations import check_configurations, read_configuration
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
-from kernel.models.weights_folder import ADVICE
+from kernel.models.weights_folder import ADVICE, loading
 from kernel.system.devices import Device
 
-LOADING_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError)
+CONFIG = "config.json"
 
 
 def load_complete(model_class: Any, folder: Path, device: Device, full_precision: Sequence[str] = ()) -> Any:
     """The model with every weight from the file, in the device's dtype but for the parts in float32; else UserError."""
-    try:
+    with loading(folder, "transformers"):
         model, info = model_class.from_pretrained(
             folder,
             dtype=device.dtype,
@@ -34,15 +35,9 @@ def load_complete(model_class: Any, folder: Path, device: Device, full_precision
             use_safetensors=True,
             output_loading_info=True,
         )
-    except LOADING_ERRORS as error:
-        raise cannot_load(folder, error) from error
     check_complete(folder, info)
     check_dtypes(folder, model, device, full_precision)
     return model
-
-
-def cannot_load(folder: Path, error: Exception) -> UserError:
-    return UserError(f"{folder}: transformers cannot load it ({first_line(error)}). {ADVICE}")
 
 
 def check_complete(folder: Path, info: dict[str, Any]) -> None:
@@ -97,13 +92,15 @@ class CaptionerKind(ABC):
     """One class of checkpoints. What is not abstract is what transformers' image-to-text models have in common.
 
     A manifest names `class_name`; `name` is the folder in `captioners/` that `publish weights` and the miniature world
-    fill. `full_precision` are dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what
-    the halved file takes of its download. `published` are the sizes that can be planned by name; `publish weights`
+    fill. `configuration` is the type of its config.json (see kernel/models/configurations.py). `full_precision` are
+    dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what the halved file takes of its
+    download. `published` are the sizes that can be planned by name; `publish weights`
     ships the one called `shipped`, or none.
     """
 
     class_name: str
     name: str
+    configuration: Any
     full_precision: tuple[str, ...] = ()
     stored_share: float = 0.5
     published: tuple[Published, ...] = ()
@@ -140,14 +137,23 @@ class CaptionerKind(ABC):
     def inspect(self, folder: Path, tokenizer: dict[str, Any] | None) -> Any:
         """Checks what needs no weights in memory against itself and the manifest's tokenizer record; returns the
         processor. Raises UserError."""
-        try:
+        check_configurations(folder, self.configurations)
+        with loading(folder, "transformers"):
             config = self.of_transformers("Config").from_pretrained(folder, local_files_only=True)
             processor = self.read_processor(folder)
-        except LOADING_ERRORS as error:
-            raise cannot_load(folder, error) from error
-        self.check(folder, config, processor)
-        check_tokenizer(str(folder), self.tokenizer_record(processor), tokenizer, self.embedding_rows(config))
+            self.check(folder, config, processor)
+            record = self.tokenizer_record(processor)
+        check_tokenizer(str(folder), record, tokenizer, self.embedding_rows(config))
         return processor
+
+    @property
+    def configurations(self) -> dict[str, Any]:
+        """The types of its JSON files, for `check_configurations`."""
+        return {CONFIG: self.configuration}
+
+    def read_config(self, path: Path, advice: str = ADVICE) -> dict[str, Any]:
+        """A config.json of this kind, all of it. Raises UserError."""
+        return read_configuration(path, self.configuration, advice)
 
     def tokenizer_record(self, processor: Any) -> dict[str, Any]:
         """What the manifest keeps of the tokenizer."""

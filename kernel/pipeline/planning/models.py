@@ -7,15 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Any
 
 from kernel.banks.word_banks import read_phrases
 from kernel.config import CAPTIONS, Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.captioner import Published
-from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, published_captioners
-from kernel.models.clip import CONFIG
-from kernel.models.weights_folder import ADVICE, Weights
+from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, kind_of, published_captioners
+from kernel.models.clip import CONFIG, Configuration
+from kernel.models.configurations import read_configuration
+from kernel.models.sentences import Bert
+from kernel.models.weights_folder import ADVICE, Weights, check_header
 from kernel.pipeline.planning.model_costs import (
     Captioning,
     Clip,
@@ -26,7 +27,6 @@ from kernel.pipeline.planning.model_costs import (
     sentence_costs,
 )
 from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
-from kernel.system.records import read_record
 
 # open_clip carries this configuration itself: open_clip.get_model_config("ViT-g-14")
 CLIP = "ViT-g-14"
@@ -75,11 +75,14 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
     name = captioners_named(recipe, weights)[0]
     clip_folder, captioner_folder, sentence_folder = map(weights.model_folder, ("clip", name, "sentences"))
     try:
-        clip = clip_costs(weights.models["clip"]["source"], read_config(clip_folder / CONFIG)["model_cfg"], half)
-        published = Published(name, weights.models[name]["class"], read_config(captioner_folder / "config.json"))
+        clip_config = read_configuration(clip_folder / CONFIG, Configuration)["model_cfg"]
+        clip = clip_costs(weights.models["clip"]["source"], clip_config, half)
+        kind = kind_of(weights.models[name]["class"], captioner_folder)
+        published = Published(name, kind.class_name, kind.read_config(captioner_folder / "config.json"))
         captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
-        sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, read_config(sentence_folder / "config.json"))
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        sentence_config = read_configuration(sentence_folder / "config.json", Bert)
+        sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, sentence_config)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
         raise UserError(
             f"{weights.folder}: its configurations make no models to count ({error!r}), so a run with them cannot be "
             f"planned. {ADVICE}"
@@ -92,10 +95,6 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
     return Models(clip, captioner, (sentences, sentence), lists)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    return read_record(path, dict[str, Any], "a configuration, so its model cannot be counted", ADVICE)
-
-
 def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:
     """With what the files add: the bytes that a CPU runs as they lie there."""
     in_float32 = sum(4 * count for dtype, count in stored_tensors(folder) if dtype == "F32")
@@ -104,13 +103,6 @@ def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:
 
 def stored_tensors(folder: Path) -> Iterator[tuple[str, int]]:
     """(dtype in safetensors' words, number of items) of every tensor of a model's folder."""
-    from safetensors import SafetensorError, safe_open
-
     for path in sorted(folder.glob("*.safetensors")):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                for name in file.keys():  # noqa: SIM118 - no mapping
-                    tensor = file.get_slice(name)
-                    yield tensor.get_dtype(), prod(tensor.get_shape())
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: not a safetensors file ({error}). {ADVICE}") from error
+        for tensor in check_header(path):
+            yield tensor.dtype, prod(tensor.shape)

@@ -11,7 +11,7 @@ from kernel.errors import kind_and_line
 from kernel.pipeline.decoding import BadImage, decoded_batches
 from kernel.pipeline.images import ImageFile
 from kernel.system.deadline import Deadline, OutOfTime
-from kernel.system.memory import return_freed_memory
+from kernel.system.memory import is_out_of_memory, return_freed_memory
 from kernel.system.terminal.progress import STDERR
 
 
@@ -116,13 +116,6 @@ def encoded(images: list[Image], size: BatchSize, encode: Callable[[list[Image]]
         else:
             results.extend(own for image in part for own in encoded([image], size, encode))
     return results
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    import torch
-
-    words = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(own in str(error) for own in words)
 
 
 def release_memory() -> None:

@@ -4,6 +4,7 @@ Files are read with plain reads at the offsets of the safetensors header, not ma
 in memory is one block, whatever the size of the checkpoint or of its largest tensor.
 """
 
+import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -18,13 +19,15 @@ BLOCK_BYTES = 2**26
 # how much of a mapped pickle may be read before it is mapped anew: mapped pages count as memory until then
 REMAP_BYTES = 2**28
 NARROWED = ("F32", "BF16")
+NUMPY = {"F32": "<f4", "F16": "<f2"}
 
 
 def convert_safetensors(source: Path, target: Path, full_precision: Sequence[str] = ()) -> str:
     """Writes `source`'s tensors to `target` in half precision; returns the sha256 of what was written.
 
     float32 and bfloat16 become float16, or float32 where a dotted part of the name is in `full_precision`;
-    all else stays. Raises UserError on a value that float16 cannot hold, a dtype that is none of these, a full disk.
+    all else stays. Raises UserError on NaN, a value that float16 cannot hold, a dtype that is none of these, a full
+    disk.
     """
 
     def blocks(tensor: Tensor) -> Iterator[bytes]:
@@ -75,7 +78,8 @@ def open_pickle(path: Path) -> dict[str, Any]:
         raise UserError(
             f"{path}: torch does not read it as plain weights ({first_line(error)}); nothing in it was run"
         ) from error
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    flat = isinstance(state, dict) and all(isinstance(name, str) for name in state)
+    if not flat or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise UserError(
             f"{path}: not a flat dictionary of tensors, so its names cannot be the model's. Nothing was run"
         )
@@ -87,7 +91,7 @@ def tensors_in(path: Path) -> list[Tensor]:
     try:
         return read_header(path)
     except ValueError as error:
-        raise UserError(f"{path}: {error}. Remove it and run again") from error
+        raise UserError(f"{path}: {error}. Remove it and run again, or pin another revision") from error
 
 
 def write_converted(
@@ -115,25 +119,30 @@ def target_dtype(tensor: Tensor, full_precision: Sequence[str]) -> str:
 
 
 def recoded(block: bytes, dtype: str, wanted: str, name: str) -> bytes:
-    """The values of `block` in another dtype. Raises UserError when a finite value becomes infinite."""
-    if dtype == wanted:
-        return block
+    """The values of `block` in another dtype. Raises UserError for NaN, and when a finite value becomes infinite."""
     if dtype == "BF16":
         # bfloat16 is the upper half of a float32
         values = (np.frombuffer(block, "<u2").astype("<u4") << 16).view("<f4")
+    elif dtype in NUMPY:
+        values = np.frombuffer(block, NUMPY[dtype])
     else:
-        values = np.frombuffer(block, "<f4")
-    if wanted == "F32":
-        return values.tobytes()
+        return block
     with np.errstate(over="ignore"):
-        halves = values.astype("<f2")
-    lost = np.isinf(halves) & np.isfinite(values)
-    if lost.any():
-        raise UserError(
-            f"{name}: holds {values[lost][0]:g}, beyond float16's 65504: the model would give infinities. "
-            "This checkpoint cannot be halved; use the one whose revision is pinned"
-        )
-    return halves.tobytes()
+        recoded = values.astype(NUMPY[wanted], copy=False)
+    # one look at all, for both: it is the only one where nothing is wrong
+    if not np.isfinite(recoded).all():
+        if np.isnan(recoded).any():
+            raise UserError(
+                f"{name}: holds NaN, which is no number: all that the model says would be NaN. This checkpoint is "
+                "damaged; use the one whose revision is pinned"
+            )
+        lost = np.isinf(recoded) & np.isfinite(values)
+        if lost.any():
+            raise UserError(
+                f"{name}: holds {values[lost][0]:g}, beyond float16's 65504: the model would give infinities. "
+                "This checkpoint cannot be halved; use the one whose revision is pinned"
+            )
+    return recoded.tobytes()
 
 
 def write_checkpoint(path: Path, tensors: Sequence[Tensor], blocks: Callable[[Tensor], Iterable[bytes]]) -> str:
@@ -149,9 +158,19 @@ def write_checkpoint(path: Path, tensors: Sequence[Tensor], blocks: Callable[[Te
 
 
 def shard_index(shards: list[Path]) -> dict[str, Any]:
-    """The index that transformers reads beside shards: which file holds which tensor."""
-    tensors = {shard.name: tensors_in(shard) for shard in shards}
-    return {
-        "metadata": {"total_size": sum(tensor.bytes for listed in tensors.values() for tensor in listed)},
-        "weight_map": {tensor.name: shard for shard, listed in tensors.items() for tensor in listed},
-    }
+    """The index that transformers reads beside shards: which file holds which tensor.
+
+    Raises UserError where two hold the same one: the values of which would be the model's is chance.
+    """
+    total = 0
+    places: dict[str, str] = {}
+    for shard in shards:
+        for tensor in tensors_in(shard):
+            if tensor.name in places:
+                raise UserError(
+                    f"{shard}: holds {reprlib.repr(tensor.name)}, as {places[tensor.name]} does: nobody knows which of "
+                    "the two is the model's. This checkpoint is damaged; pin another revision"
+                )
+            places[tensor.name] = shard.name
+            total += tensor.bytes
+    return {"metadata": {"total_size": total}, "weight_map": places}

@@ -16,11 +16,14 @@ from typing_extensions import TypedDict
 
 from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES, Recipe
-from kernel.errors import UserError, first_line
+from kernel.errors import UserError
 from kernel.estimates.constant import keep_constant_row
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
-from kernel.models.clip import ClipEncoder, clip_tokenizer_record
-from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
+from kernel.models.clip import CONFIGURATIONS as OF_CLIP
+from kernel.models.clip import ClipEncoder, clip_tokenizer, clip_tokenizer_record
+from kernel.models.configurations import check_configurations
+from kernel.models.sentences import CONFIGURATIONS as OF_SENTENCES
+from kernel.models.sentences import SentenceEncoder, sentence_tokenizer, sentence_tokenizer_record
 from kernel.models.weights_folder import (
     FEATURES_FOLDER,
     MANIFEST,
@@ -31,6 +34,7 @@ from kernel.models.weights_folder import (
     drop_files_to_add,
     files_to_add,
     finish_additions,
+    loading,
     open_weights,
     read_manifest,
     write_manifest,
@@ -44,6 +48,11 @@ from kernel.system.files import file_sha256, require_space, unfinished_path, who
 from kernel.system.records import read_record
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
+CONFIGURATIONS: dict[str, dict[str, Any]] = {
+    "clip": OF_CLIP,
+    "sentences": OF_SENTENCES,
+    **{name: kind.configurations for name, kind in SHIPPED_KINDS.items()},
+}
 # result by download, for the check of free disk: halved, or with the parts that stay float32
 RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()}}
 
@@ -228,7 +237,7 @@ def put(item: Item, source: Path, target: Path) -> str:
     if item.is_weights and model != "sentences":
         return convert_safetensors(source, target, kind.full_precision if kind else ())
     if item.name == "config.json" and kind:
-        write_json(target, kind.stated(json.loads(source.read_text(encoding="utf-8"))))
+        write_json(target, kind.stated(kind.read_config(source, item.repository.other_revision)))
         return file_sha256(target)
     with whole_file(target) as unfinished:
         shutil.copyfile(source, unfinished)
@@ -243,14 +252,17 @@ def manifest_models(repositories: dict[str, Repository], folder: Path, captioner
     weights = Weights(folder, models, captioners)
     for model, repository in repositories.items():
         try:
-            tokenizer = tokenizer_record_of(weights, model)
+            folder_of_model = weights.model_folder(model)
+            check_configurations(folder_of_model, CONFIGURATIONS[model])
+            with loading(folder_of_model, "open_clip" if model == "clip" else "transformers"):
+                tokenizer = tokenizer_record_of(weights, model)
             models[model] = {"class": classes[model], "source": repository.name, "revision": repository.revision}
             models[model]["tokenizer"] = tokenizer
             if model in captioners:
                 inspect_captioner(weights, model)
-        except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except UserError as error:
             raise UserError(
-                f"{repository}: its configuration is not what a run needs ({first_line(error)}); no weights were "
+                f"{repository}: its configuration is not what a run needs ({error}); no weights were "
                 f"downloaded for it. {repository.other_revision}"
             ) from error
     return models
@@ -259,13 +271,9 @@ def manifest_models(repositories: dict[str, Repository], folder: Path, captioner
 def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
     folder = weights.model_folder(model)
     if model == "clip":
-        import open_clip
-
-        return clip_tokenizer_record(open_clip.get_tokenizer(f"local-dir:{folder}"))
+        return clip_tokenizer_record(clip_tokenizer(folder))
     if model == "sentences":
-        from transformers import AutoTokenizer
-
-        return sentence_tokenizer_record(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        return sentence_tokenizer_record(sentence_tokenizer(folder))
     kind = SHIPPED_KINDS[model]
     return kind.tokenizer_record(kind.read_processor(folder))
 

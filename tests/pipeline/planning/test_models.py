@@ -115,16 +115,19 @@ def test_a_configuration_that_makes_no_model_is_refused(own_copy):
     broken = own_copy("clip")
     path = broken.model_folder("clip") / CONFIG
     path.write_text(json.dumps({"model_cfg": {"embed_dim": 4}}))
-    with pytest.raises(UserError, match="cannot be planned"):
+    with pytest.raises(UserError, match="open_clip_config.json: not a model's configuration .*vision_cfg is missing"):
         models_of(broken, BASELINE, half=False)
     path.write_text("{")
-    with pytest.raises(UserError, match="its model cannot be counted"):
+    with pytest.raises(UserError, match="open_clip_config.json: not a model's configuration .*Invalid JSON"):
+        models_of(broken, BASELINE, half=False)
+    path.write_text(json.dumps({"model_cfg": {"embed_dim": 4, "vision_cfg": {"head_width": 0}, "text_cfg": {}}}))
+    with pytest.raises(UserError, match="cannot be planned"):
         models_of(broken, BASELINE, half=False)
 
 
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path, in_float32):
     (tmp_path / "model.safetensors").write_bytes(b"no")
-    with pytest.raises(UserError, match=r"model.safetensors: not a safetensors file"):
+    with pytest.raises(UserError, match=r"model.safetensors: named safetensors but is not"):
         as_stored(in_float32.clip.weights, tmp_path, half=False)
 
 

@@ -28,9 +28,9 @@ def converted(tmp_path: Path, tensors: dict[str, torch.Tensor], full_precision=(
     return load_file(tmp_path / "target.safetensors")
 
 
-def refusal(tmp_path: Path, tensors: dict[str, torch.Tensor]) -> str:
+def refusal(tmp_path: Path, tensors: dict[str, torch.Tensor], full_precision=()) -> str:
     with pytest.raises(UserError) as refused:
-        converted(tmp_path, tensors)
+        converted(tmp_path, tensors, full_precision)
     assert "\n" not in str(refused.value)
     return str(refused.value)
 
@@ -107,6 +107,14 @@ def test_an_infinity_of_the_checkpoint_stays_one(tmp_path):
     assert converted(tmp_path, {"w": torch.tensor([math.inf, 1.0])})["w"].tolist() == [math.inf, 1.0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", [VISION, WO])
+def test_a_checkpoint_with_nan_is_refused_whether_it_is_converted_or_copied(tmp_path, name, dtype):
+    values = torch.zeros(50, dtype=dtype)
+    values[33] = math.nan
+    assert f"{name}: holds NaN, which is no number" in refusal(tmp_path, {name: values}, BLIP2.full_precision)
+
+
 def test_a_dtype_that_is_not_foreseen_is_refused(tmp_path):
     assert "w is of dtype F64; expected one of F32" in refusal(tmp_path, {"w": torch.ones(2, dtype=torch.float64)})
 
@@ -160,7 +168,7 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path, content):
 def test_a_file_that_ends_too_early_is_refused(tmp_path):
     save_file({"w": torch.ones(9)}, tmp_path / "whole.safetensors")
     (tmp_path / "source.safetensors").write_bytes((tmp_path / "whole.safetensors").read_bytes()[:-1])
-    with pytest.raises(UserError, match="ends before w does"):
+    with pytest.raises(UserError, match="ends before 'w' does"):
         convert_safetensors(tmp_path / "source.safetensors", tmp_path / "target.safetensors")
 
 
@@ -246,7 +254,20 @@ def test_a_pickle_that_is_no_flat_dictionary_of_tensors_is_refused(tmp_path, con
         from_pickle(tmp_path, content)
 
 
+def test_a_pickle_whose_tensors_have_no_names_is_refused(tmp_path):
+    with pytest.raises(UserError, match="source.bin: not a flat dictionary of tensors"):
+        from_pickle(tmp_path, {1: torch.ones(2), "w": torch.ones(2)})
+
+
 # indexes
+
+
+def test_a_tensor_that_two_shards_hold_is_refused(tmp_path):
+    shards = [tmp_path / "model-00001-of-00002.safetensors", tmp_path / "model-00002-of-00002.safetensors"]
+    save_file({"a": torch.ones(3), "b": torch.ones(2)}, shards[0])
+    save_file({"b": torch.zeros(2)}, shards[1])
+    with pytest.raises(UserError, match=f"{shards[1]}: holds 'b', as {shards[0].name} does"):
+        shard_index(shards)
 
 
 def test_a_shard_index_says_where_each_tensor_is_and_how_large_all_are(tmp_path):

@@ -238,6 +238,31 @@ def test_a_configuration_that_lacks_the_image_token_stops_before_the_gigabytes(p
         assert [request for request in older.downloads() if request.path.startswith("/storage/")] == []
 
 
+MODULES = [{"idx": 0, "name": "0", "path": "", "type": "os.system"}]
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "changed", "said"),
+    [
+        ("blip", "config.json", b"[]", "it is []: input should be an object"),
+        ("clip", "open_clip_config.json", '{"model_cfg": {}}'.encode("utf-16"), "Invalid JSON"),
+        ("blip2", "tokenizer.json", b"[" * 100_000, "Invalid JSON"),
+        ("sentences", "modules.json", json.dumps(MODULES).encode(), "type 'os.system' would be imported"),
+    ],
+)
+def test_a_configuration_that_no_library_may_see_stops_before_the_gigabytes(
+    place, hub, tmp_path, model, name, changed, said
+):
+    repository = read_pins(place / "pins.json")[model].name
+    content = {**hub.files, repository: {**hub.files[repository], name: changed}}
+    with Hub(content, hub.revisions) as other:
+        pinned(other, tmp_path / "pins.json")
+        line = refused_client(other, PUBLISH, *arguments(tmp_path))
+        assert f"{name}: not a model's configuration" in line and said in line
+        assert f'set "revision" of {model} in' in line
+        assert [request for request in other.downloads() if request.path.startswith("/storage/")] == []
+
+
 def test_a_run_without_pins_says_how_to_pin(tmp_path):
     from kernel.publish.hub.pins import PINS
 
