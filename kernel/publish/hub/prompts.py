@@ -5,7 +5,6 @@ scratch folder, so that other filters and seeds need no second one.
 """
 
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -19,6 +18,7 @@ from kernel.publish.hub.download import bytes_to_come, fetch
 from kernel.publish.hub.pins import Repository, pinned_repositories
 from kernel.publish.hub.prompt_filters import REASONS, PromptSettings, passed
 from kernel.publish.hub.prompt_sources import PROMPTS, PromptSource, chosen_sources
+from kernel.system import records
 from kernel.system.files import file_sha256, require_space, whole_file, write_json
 from kernel.system.terminal.progress import progress_bar
 
@@ -74,9 +74,9 @@ def record_path(out: Path) -> Path:
 def read_record(out: Path) -> dict[str, Any] | None:
     """What stands beside `out`; None when nothing does, or nothing that this command wrote."""
     try:
-        record = json.loads(record_path(out).read_text(encoding="utf-8"))
+        record = records.read_record(record_path(out), dict[str, Any], "a sample's record", "")
         return record if record["format"] == FORMAT and record["sha256"] and record["counts"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (UserError, KeyError):
         return None
 
 
