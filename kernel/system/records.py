@@ -13,7 +13,7 @@ from kernel.errors import UserError
 from kernel.system.opening import read_whole
 
 if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+    from pydantic import TypeAdapter, ValidationError
 
 Kind = TypeVar("Kind")
 MOST_BYTES = 64 * 2**20  # 200 bytes for each of 300,000 bad images in run.json
@@ -35,10 +35,7 @@ def read_record(path: Path, kind: type[Kind], expected: str, advice: str) -> Kin
     try:
         return schema(kind).validate_json(content, strict=True)  # type: ignore[arg-type]  # types can be hashed
     except ValidationError as error:
-        problems = [problem(own) for own in error.errors(include_url=False)]
-        more = [f"and {len(problems) - MOST_SAID} more"] if len(problems) > MOST_SAID else []
-        found = " ".join("; ".join([*problems[:MOST_SAID], *more]).split())  # keys and values can hold line breaks
-        raise UserError(f"{path}: not {expected} ({found}). {advice}") from error
+        raise UserError(f"{path}: not {expected} ({problems(error)}). {advice}") from error
 
 
 @cache
@@ -46,6 +43,13 @@ def schema(kind: Any) -> "TypeAdapter[Any]":
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind)
+
+
+def problems(error: "ValidationError") -> str:
+    """The first of what is wrong, in one line."""
+    found = [problem(own) for own in error.errors(include_url=False)]
+    more = [f"and {len(found) - MOST_SAID} more"] if len(found) > MOST_SAID else []
+    return " ".join("; ".join([*found[:MOST_SAID], *more]).split())  # keys and values can hold line breaks
 
 
 def problem(error: Any) -> str:
@@ -56,5 +60,5 @@ def problem(error: Any) -> str:
     if error["type"] == "value_error":
         return ": ".join(filter(None, (where, str(error["ctx"]["error"]))))
     if error["type"] == "json_invalid":
-        return error["msg"]
+        return f"{error['msg']}, in what begins with {error['input'][:30]!r}"
     return f"{where or 'it'} is {reprlib.repr(error['input'])}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -1,23 +1,55 @@
 """The hub's files at a pinned revision: what it lists, and downloads that go on where they stopped.
 
-Downloads go through huggingface_hub's own `http_get` into a part file that is ours: `hf_hub_download` throws an
-interrupted download away when its process ends, which costs hours with shards of 9 GB.
+Downloads go into a part file that is ours: the client's `hf_hub_download` throws an interrupted one away when its
+process ends, which costs hours with shards of 9 GB.
 """
 
 import json
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from time import sleep
+from typing import Annotated, Any, BinaryIO, NotRequired
+from urllib.parse import quote
 
-from kernel.errors import UserError, first_line
-from kernel.publish.hub.pins import HASHES, MODELS, Catalogue, PinnedFile, Repository, needed_files, read_pins
-from kernel.system.files import write_json
+from pydantic import FailFast
+from typing_extensions import TypedDict
 
-LISTING_TIMEOUT_SECONDS = 60.0
-# each attempt goes on where the last one stopped; so many in a row may bring nothing
-IDLE_ATTEMPTS = 3
+from kernel.errors import UserError
+from kernel.publish.answers import one_line
+from kernel.publish.hub.client import (
+    LEAST_BYTES,
+    answer,
+    asking,
+    content_of,
+    fitting,
+    headers_of,
+    transport_errors,
+    within,
+)
+from kernel.publish.hub.pins import MODELS, Catalogue, Pin, Repository, needed_files, read_pins
+from kernel.system.files import json_bytes, write_json
+from kernel.system.terminal.progress import progress_bar
+
+# each attempt goes on where the last one stopped; so many in a row may bring next to nothing
+IDLE_ATTEMPTS = 5
+KEPT = "What was downloaded is kept: run again to go on"
+
+
+class Sibling(TypedDict):
+    """A file of a listing; what is needed of it is checked as a pin."""
+
+    rfilename: str
+    size: NotRequired[Any]
+    blobId: NotRequired[Any]
+    lfs: NotRequired[dict[str, Any] | None]
+
+
+class Listing(TypedDict):
+    sha: str
+    siblings: Annotated[list[Sibling], FailFast()]  # or each of a million wrong ones would be told
 
 
 def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[str] | None = None) -> list[Repository]:
@@ -30,13 +62,9 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
     asked = catalogue.choices if keys is None else keys
     listed_there = read_pins(pins, catalogue)
     for repository in [listed_there[key] for key in asked]:
-        revision, listed = list_files(repository)
-        pinned_there = replace(repository, revision=revision)
-        try:
-            needed = needed_files(repository.key, listed, catalogue)
-        except ValueError as error:
-            raise UserError(f"{pinned_there}: {error}: nothing can be pinned. {repository.other_revision}") from error
-        files = {name: listed[name] for name in needed}
+        with asking(repository, f"{pins} stays as it was: run again"):
+            pinned_there = pinned_by_hub(repository)
+        files = pinned_there.files
         for name, pinned in repository.files.items():
             there = files.get(name)
             if there != pinned:
@@ -47,7 +75,7 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
                 )
         size = sum(file.bytes for file in files.values())
         print(f"{pinned_there}: {len(files)} files, {size / 1e9:.2f} GB", file=sys.stderr)
-        found.append(replace(pinned_there, files=files))
+        found.append(pinned_there)
     content = json.loads(pins.read_text(encoding="utf-8"))  # all else in the file stays
     for repository in found:
         content[catalogue.section][repository.key] |= repository.record()
@@ -55,38 +83,55 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
     return found
 
 
-def list_files(repository: Repository) -> tuple[str, dict[str, PinnedFile]]:
-    """The revision, and its files with size and hash as the hub keeps them: all, or those known by name beforehand."""
-    from huggingface_hub import HfApi, get_hf_file_metadata, hf_hub_url
-
-    catalogue, revision = repository.catalogue, repository.revision
-    choice = catalogue.choices[repository.key]
-    files = {}
+def pinned_by_hub(repository: Repository) -> Repository:
+    """What the hub says, as it may stand in the pins file. Raises ValueError for anything else."""
+    choice = repository.catalogue.choices[repository.key]
+    revision, listed = listed_files(repository) if choice.weights else asked_files(repository, choice.required)
     try:
-        if choice.weights:
-            info: Any = HfApi().repo_info(
-                repository.name,
-                repo_type=catalogue.kind,
-                revision=revision or None,
-                files_metadata=True,
-                timeout=LISTING_TIMEOUT_SECONDS,
-            )
-            for sibling in info.siblings or []:
-                lfs = sibling.lfs
-                pinned = PinnedFile(lfs.size, lfs.sha256) if lfs else PinnedFile(sibling.size, blob=sibling.blob_id)
-                files[sibling.rfilename] = pinned
-            return str(info.sha), files
-        # each file alone: a repository of data can list 16,000 others (DiffusionDB's archives of images)
-        for name in choice.required:
-            url = hf_hub_url(repository.name, name, repo_type=catalogue.kind, revision=revision or None)
-            found = get_hf_file_metadata(url, timeout=LISTING_TIMEOUT_SECONDS)
-            revision = revision or str(found.commit_hash)
-            for hash_kind, shape in HASHES.items():
-                if found.size is not None and shape.fullmatch(found.etag or ""):
-                    files[name] = PinnedFile(found.size, **{hash_kind: str(found.etag)})
-        return revision, files
-    except (*transport_errors(), OSError) as error:
-        raise hub_error(repository, error) from error
+        needed = needed_files(repository.key, listed, repository.catalogue)
+    except ValueError as error:
+        raise UserError(
+            f"{repository}: {one_line(str(error))}: nothing can be pinned. {repository.other_revision}"
+        ) from error
+    said = {"repository": repository.name, "revision": revision, "files": {name: listed[name] for name in needed}}
+    pin = fitting(Pin, json_bytes(said))
+    if repository.revision not in ("", pin.revision):
+        raise ValueError(f"it tells of revision {pin.revision}")
+    return replace(repository, revision=revision, files=pin.files)
+
+
+def listed_files(repository: Repository) -> tuple[str, dict[str, Any]]:
+    """The revision, and all its files, with size and hash as the hub keeps them."""
+    from huggingface_hub import constants
+
+    revision = f"/revision/{repository.revision}" if repository.revision else ""
+    address = f"{constants.ENDPOINT}/api/{repository.catalogue.kind}s/{quote(repository.name)}{revision}?blobs=true"
+    listing = fitting(Listing, content_of(address))
+    files = {}
+    for own in listing["siblings"]:
+        lfs = own.get("lfs")
+        large = lfs and {"bytes": lfs.get("size"), "sha256": lfs.get("sha256")}
+        files[own["rfilename"]] = large or {"bytes": own.get("size"), "blob": own.get("blobId")}
+    return listing["sha"], files
+
+
+def asked_files(repository: Repository, names: Iterable[str]) -> tuple[str, dict[str, Any]]:
+    """As listed_files, each file asked for alone: a repository of data can list 16,000 others (archives of images)."""
+    revision, files = repository.revision, {}
+    for name in names:
+        headers, redirected = headers_of(address_of(replace(repository, revision=revision), name))
+        revision = revision or headers.get("X-Repo-Commit", "")
+        size = headers.get("X-Linked-Size") or ("" if redirected else headers.get("Content-Length", ""))
+        tag = (headers.get("X-Linked-ETag") or headers.get("ETag", "")).removeprefix("W/").strip('"')
+        hash_kind = "sha256" if len(tag) == 64 else "blob"
+        files[name] = {"bytes": int(size) if size.isdecimal() else size, hash_kind: tag}
+    return revision, files
+
+
+def address_of(repository: Repository, name: str) -> str:
+    from huggingface_hub import hf_hub_url
+
+    return hf_hub_url(repository.name, name, repo_type=repository.catalogue.kind, revision=repository.revision or None)
 
 
 def local_path(repository: Repository, name: str, scratch: Path) -> Path:
@@ -113,17 +158,15 @@ def fetch(repository: Repository, name: str, scratch: Path) -> Path:
     pinned = repository.files[name]
     if not path.is_file():
         part = part_path(path)
-        try:
+        with asking(repository, KEPT, part):
             path.parent.mkdir(parents=True, exist_ok=True)
             download(repository, name, part)
-        except (*transport_errors(), OSError) as error:
-            raise hub_error(repository, error, part) from error
         part.replace(path)
     size = path.stat().st_size
     found = pinned.hash_of(path) if size == pinned.bytes else None
     if found != pinned.hash:
         path.unlink()
-        says = f"{pinned.kind} {found}" if found else f"{size} bytes"
+        says = f"{pinned.kind} {found}" if found else f"{size} bytes{' or more' if size > pinned.bytes else ''}"
         expected = f"{pinned.kind} {pinned.hash}" if found else f"{pinned.bytes}"
         raise UserError(
             f"{repository}: {name} came with {says}, pinned is {expected}: it is damaged or another file. It was "
@@ -134,75 +177,35 @@ def fetch(repository: Repository, name: str, scratch: Path) -> Path:
 
 
 def download(repository: Repository, name: str, part: Path) -> None:
-    """Appends to `part` what is missing of the file. Raises what the client raises when no more comes."""
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.file_download import http_get
-    from huggingface_hub.utils import build_hf_headers
-
-    size = repository.files[name].bytes
-    url = hf_hub_url(repository.name, name, repo_type=repository.catalogue.kind, revision=repository.revision)
-    # without compression a byte range means bytes of the file
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    """Appends to `part` what is missing of the file, and no more. Raises what `answer` raises when no more comes."""
+    size, address = repository.files[name].bytes, address_of(repository, name)
+    part.touch()
     idle = 0
-    while (here := part.stat().st_size if part.exists() else 0) < size:
-        try:
-            with part.open("ab") as file:
-                http_get(url, file, resume_size=here, headers=headers, expected_size=size, displayed_filename=name)
-        except (HfHubHTTPError, OfflineModeIsEnabled):
-            raise
-        except transport_errors():
-            idle = 0 if part.stat().st_size > here else idle + 1
-            if idle == IDLE_ATTEMPTS:
-                raise
-        except OSError as error:
-            # the client's word for another length carries no number; the check after the download says which
-            if error.errno is not None:
-                raise
-            return
+    with progress_bar(total=size, initial=part.stat().st_size, desc=name, unit="B", unit_scale=True) as bar:
+        while (here := part.stat().st_size) < size:
+            try:
+                with part.open("ab") as file:  # closed, it takes nothing of an attempt that was given up
+                    within(partial(append_rest, address, size, file, bar), file.tell)
+                return
+            except transport_errors():
+                idle = 0 if part.stat().st_size >= here + LEAST_BYTES else idle + 1
+                if idle == IDLE_ATTEMPTS:
+                    raise
+                sleep(2**idle)
 
 
-def transport_errors() -> Any:
-    """The exceptions of the client's HTTP library, which is httpx or its successor, by the client's version."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return tuple(base for base in HfHubHTTPError.__mro__ if base.__module__.startswith("httpx"))
-
-
-def hub_error(repository: Repository, error: Any, part: Path | None = None) -> UserError:
-    """The client's error as one line that says what to do."""
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        OfflineModeIsEnabled,
-        RemoteEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    kept = "What was downloaded is kept: run again to go on"
-    other = repository.other_revision
-    if isinstance(error, HfHubHTTPError):
-        status = error.response.status_code
-        words: dict[type[Exception], str] = {
-            GatedRepoError: "the hub wants its terms accepted first. Log in on its page in the browser and accept "
-            "them, then 'hf auth login' here and run again",
-            RepositoryNotFoundError: "the hub knows no such repository, or keeps it from those not logged in: it "
-            f"answers both alike. Check its name in {repository.pins}, or 'hf auth login' and run again",
-            RevisionNotFoundError: f"the hub knows no such revision. {other}",
-            RemoteEntryNotFoundError: f"the hub has no such file any more ({error.response.url.path}). {other}",
-        }
-        login = (
-            "it does not accept this login. Make a token that may read on your page of the hub, 'hf auth login' with "
-            "it and run again"
-        )
-        answered = f"the hub answered {status}" + (f": {login}" if status in (401, 403) else f". {kept} a little later")
-        said = next((text for kind, text in words.items() if isinstance(error, kind)), answered)
-        return UserError(f"{repository}: {said}")
-    if isinstance(error, OfflineModeIsEnabled):
-        return UserError(f"{repository}: HF_HUB_OFFLINE is set, so the hub is not asked. Unset it and run again")
-    if isinstance(error, OSError) and error.errno is not None and part is not None:
-        return UserError(
-            f"{part}: cannot be written ({error.strerror}). Free space there or give --scratch another disk. {kept}"
-        )
-    return UserError(f"{repository}: the connection to the hub failed ({first_line(error)}). {kept}")
+def append_rest(address: str, size: int, file: BinaryIO, bar: Any) -> None:
+    """One attempt: to the end of the answer, which can be another length, or just beyond `size` bytes."""
+    here = file.tell()
+    with answer("GET", address, **({"Range": f"bytes={here}-"} if here else {})) as response:
+        if here and not response.headers.get("Content-Range", "").startswith(f"bytes {here}-"):
+            # the range was overlooked: taken only if it is surely the file, for what is here may be hours of download
+            if response.status_code != 200 or response.headers.get("Content-Length") != str(size):
+                raise ValueError(f"asked for what follows byte {here:,}, it sent something else")
+            file.seek(0)
+            file.truncate()
+        for chunk in response.iter_raw():
+            file.write(chunk)
+            bar.update(file.tell() - bar.n)
+            if file.tell() > size:
+                return

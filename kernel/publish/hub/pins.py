@@ -19,6 +19,7 @@ from kernel.system.records import read_record
 PINS = Path(__file__).with_name("pins.json")
 NAMED_REVISION = re.compile(r"[0-9a-f]{40}")
 HASHES = {"sha256": re.compile(r"[0-9a-f]{64}"), "blob": re.compile(r"[0-9a-f]{40}")}
+MOST_BYTES = 2**40  # a hundred times the largest file that is taken
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
 OF_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -74,6 +75,8 @@ class PinnedFile:
     blob: str | None = None
 
     def __post_init__(self) -> None:
+        if not 0 <= self.bytes <= MOST_BYTES:
+            raise ValueError(f"{reprlib.repr(self.bytes)} bytes are no size of a file")
         if not HASHES[self.kind].fullmatch(self.hash):
             raise ValueError(f"{reprlib.repr(self.hash)} is no {self.kind}")
 
@@ -89,8 +92,9 @@ class PinnedFile:
         """The same kind of hash of a file here."""
         if self.kind == "sha256":
             return file_sha256(path)
-        content = path.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: digest).hexdigest()
 
     def record(self) -> dict[str, Any]:
         return {"bytes": self.bytes, self.kind: self.hash}
@@ -109,7 +113,7 @@ class Pin:
 
     def __post_init__(self) -> None:
         if not NAMED_REVISION.fullmatch(self.revision or "") and (self.revision or self.files):
-            raise ValueError(f"revision {self.revision!r} is no commit of 40 hex digits")
+            raise ValueError(f"revision {reprlib.repr(self.revision)} is no commit of 40 hex digits")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ Beside the result OUT lies .OUT.tmp while the work is under way: the folder as f
 with what each file was made of, so that a killed run goes on. Downloads lie in the scratch folder, one at a time.
 """
 
-import json
 import os
 import shutil
 import sys

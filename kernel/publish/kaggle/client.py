@@ -11,13 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
 from pathlib import Path
-from textwrap import shorten
 from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from kernel.errors import UserError, kind_and_line
-from kernel.system.records import problem, read_record, schema
+from kernel.publish.answers import one_line, plain
+from kernel.system.records import problems, read_record, schema
 
 Found = TypeVar("Found")
 
@@ -181,7 +181,7 @@ def fitting(kind: type[Found], answer: Any) -> Found:
         said = {name: plain(value) if isinstance(value, str) else value for name, value in said.items()}
         return schema(kind).validate_python(said, strict=True)  # type: ignore[arg-type]  # types can be hashed
     except ValidationError as error:
-        raise ValueError("; ".join(problem(own) for own in error.errors(include_url=False))) from error
+        raise ValueError(problems(error)) from error
 
 
 def bound_requests() -> None:
@@ -249,15 +249,6 @@ def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
             f"{said}: trouble on the service's side; {after}. Run the same command again in some minutes"
         )
     return UserError(f"{said}; {NOTHING_CHANGED}. Mend what it names, then run the same command again")
-
-
-def plain(text: str) -> str:
-    """A text of the service without what a terminal would obey, or show in another order, than it stands there."""
-    return "".join(character if character.isprintable() or character == "\n" else " " for character in text)
-
-
-def one_line(text: str) -> str:
-    return shorten(plain(text), 300, placeholder="...")
 
 
 def left_record(path: Path, kind: Any) -> Any:

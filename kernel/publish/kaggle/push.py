@@ -15,7 +15,8 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, left_record, one_line, plain, wait_until
+from kernel.publish.answers import one_line, plain
+from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, left_record, wait_until
 from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
 from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.kaggle.staging import Staged, stage_code

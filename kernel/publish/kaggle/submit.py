@@ -16,7 +16,8 @@ from typing_extensions import TypedDict
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
-from kernel.publish.kaggle.client import asking, connect, fitting, left_record, one_line, wait_until
+from kernel.publish.answers import one_line
+from kernel.publish.kaggle.client import asking, connect, fitting, left_record, wait_until
 from kernel.publish.kaggle.metadata import read_metadata
 from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
 from kernel.system.files import write_json

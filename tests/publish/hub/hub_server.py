@@ -12,10 +12,12 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save
 
@@ -24,6 +26,7 @@ from tests import warm
 from tests.conftest import ROOT
 
 TOKEN = "hf_loopback"
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 LARGE = (".safetensors", ".bin", ".onnx", ".msgpack", ".parquet")
 # what the real repositories also hold, and nobody needs
 DECOYS = ("README.md", ".gitattributes", "onnx/model.onnx", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5")
@@ -50,7 +53,10 @@ class Hub:
     cuts: dict[str, list[int]] = field(default_factory=dict)  # file name: bytes after which a download is cut
     at_cut: Callable[[], None] = lambda: None
     resets: bool = False  # a cut is then a reset, which the client takes for another error than an early end
+    odd: dict[str, Callable[["HubHandler"], None]] = field(default_factory=dict)  # what answers a kind of question
+    closing: threading.Event = field(default_factory=threading.Event)
     requests: list[Request] = field(default_factory=list)
+    sent: int = 0  # bytes of answers without end
     port: int = 0
 
     def __enter__(self) -> "Hub":
@@ -66,6 +72,7 @@ class Hub:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self.server.shutdown()
         self.server.server_close()
 
@@ -90,12 +97,18 @@ class HubHandler(BaseHTTPRequestHandler):
         self.hub.requests.append(
             Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization"))
         )
+        kind = "listing" if path.startswith("/api/") else "metadata" if self.command == "HEAD" else "download"
+        if kind in self.hub.odd:
+            with suppress(OSError):  # the client may have had enough
+                self.hub.odd[kind](self)
+            self.close_connection = True
+            return
         parts = path.strip("/").split("/")
         if parts[0] == "storage":
             repository, name = "/".join(parts[1:3]), "/".join(parts[3:])
             return self.send_content(name, self.hub.files[repository][name])
         if parts[:2] == ["api", "models"]:
-            repository, revision, name = "/".join(parts[2:4]), parts[5], None
+            repository, revision, name = "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main", None
         else:
             parts = parts[1:] if parts[0] == "datasets" else parts
             repository, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
@@ -248,6 +261,22 @@ def blip2_files(folder: Path) -> Files:
     return files
 
 
+def talk_to(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leads the client of this process to `hub`, without pauses between attempts."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import close_session
+
+    address = f"http://127.0.0.1:{hub.port}"
+    monkeypatch.setattr("kernel.publish.hub.download.sleep", lambda seconds: None)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    close_session()  # an earlier one may know a proxy
+
+
 START = """
 import sys
 from pathlib import Path
@@ -261,7 +290,7 @@ def start_client(hub: Hub, code: str, *arguments: object) -> warm.Popen:
     """Python with the real client turned to `hub`; a UserError ends it with exit code 3 and its words on stderr."""
     lines = "\n".join(f"    {line}" for line in code.strip().splitlines())
     program = f"{START}try:\n{lines}\nexcept UserError as error:\n    print(error, file=sys.stderr)\n    sys.exit(3)\n"
-    unwanted = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+    unwanted = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", *PROXIES)
     environment = {key: value for key, value in os.environ.items() if key not in unwanted}
     environment |= {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.port}",

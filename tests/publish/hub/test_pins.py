@@ -99,6 +99,9 @@ def test_a_pinned_file_that_is_not_needed_is_refused(pins, name):
         {"files": {"config.json": {"bytes": 1}}},
         {"files": {"config.json": {"bytes": "1", "blob": "0" * 40}}},
         {"files": {"config.json": {"bytes": 1, "sha256": "0" * 40}}},
+        {"files": {"config.json": {"bytes": -5, "blob": "0" * 40}}},
+        {"files": {"config.json": {"bytes": 1e30, "blob": "0" * 40}}},
+        {"files": {"config.json": {"bytes": 2**40 + 1, "blob": "0" * 40}}},
         {"files": []},
     ],
 )
