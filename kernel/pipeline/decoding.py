@@ -100,7 +100,8 @@ def white_of(image: Image.Image) -> float:
     the usual ones that no pixel exceeds."""
     if image.mode != "F":
         return WHITES[-1]
-    return next((white for white in WHITES if image.getextrema()[1] <= white), WHITES[-1])
+    largest = float(np.asarray(image).max())
+    return next((white for white in WHITES if largest <= white), WHITES[-1])
 
 
 def to_rgb(image: Image.Image, white: float) -> Image.Image:
