@@ -44,7 +44,7 @@ def read_header(path: Path) -> list[Tensor]:
     try:
         with open_file(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if length > min(size, MOST_HEADER_BYTES):
+            if length > min(size - 8, MOST_HEADER_BYTES):
                 raise ValueError(f"its header claims {length} bytes, the file has {size}")
             header = json.loads(file.read(length).decode(), object_pairs_hook=named_once)
         if not all(type(value) is str for value in header.pop("__metadata__", {}).values()):

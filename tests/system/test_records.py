@@ -15,7 +15,7 @@ from kernel.errors import UserError
 from kernel.models.weights_folder import read_manifest
 from kernel.pipeline.folder.run_folder import read_run
 from kernel.publish.hub.pins import PINS, read_pins
-from kernel.publish.kaggle.client import left_record
+from kernel.publish.kaggle.left_records import left_record
 from kernel.publish.kaggle.push import Pushed
 from kernel.publish.kaggle.submit import Submission
 from kernel.system import records

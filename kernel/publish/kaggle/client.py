@@ -251,12 +251,6 @@ def refusal(action: str, error: Any, forbidden: str, after: str) -> UserError:
     return UserError(f"{said}; {NOTHING_CHANGED}. Mend what it names, then run the same command again")
 
 
-def left_record(path: Path, kind: Any) -> Any:
-    """What an earlier command left at `path`, as a `kind`; None where none did. Raises UserError for anything else."""
-    advice = "Look on the site for what it told of, as a run may go on there, then remove the file"
-    return read_record(path, kind, "what an earlier command left", advice) if path.exists() else None
-
-
 def wait_until(
     look: Callable[[], Found | None], *, interval: float, limit: float, overdue: str, interrupted: str
 ) -> Found:

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
-from kernel.publish.kaggle.client import Unknown, asking, left_record, wait_until
+from kernel.publish.kaggle.client import Unknown, asking, wait_until
+from kernel.publish.kaggle.left_records import left_or_set_aside
 from kernel.publish.kaggle.staging import DATASET_METADATA, Staged
 from kernel.system.files import write_json
 
@@ -40,7 +41,7 @@ def publish_dataset(client: Any, staged: Staged, notes: str, records: Path) -> s
     path = records / f"{dataset.partition('/')[2]}.json"
     content = {"dataset": dataset, "sha256": staged.sha256}
     state = dataset_state(client, dataset)
-    record = left_record(path, dict[str, str | int | None]) or {}
+    record = left_or_set_aside(path, dict[str, str | int | None])[0] or {}
     sent_before = all(record.get(key) == value for key, value in content.items())
     # `version` is known once it was ready: another one since then was made elsewhere, of something else
     current = state is not None and sent_before and record.get("version", state.version) == state.version

@@ -16,8 +16,9 @@ from typing_extensions import TypedDict
 from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
 from kernel.publish.answers import one_line, plain
-from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, left_record, wait_until
+from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, wait_until
 from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
+from kernel.publish.kaggle.left_records import left_or_set_aside, left_record
 from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
 from kernel.publish.kaggle.staging import Staged, stage_code
 from kernel.system.files import write_json
@@ -90,7 +91,7 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
     path = records / ("prepare.json" if prepare else "push.json")
     content_sha256 = sha256_of_push(folder, code)
     client = connect()
-    record = left_record(path, Pushed)
+    record, _ = left_or_set_aside(path, Pushed, may=lambda: check_nothing_runs(client, kernel["id"]))
     same = record if record and record["content_sha256"] == content_sha256 and record["status"] is None else None
     unheard = same if same and same["version"] is None else None
     if unheard:
@@ -139,7 +140,7 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
 
 def pinned(records: Path) -> dict[str, Any]:
     """The metadata's keys for the image of the last run that worked."""
-    image = (left_record(records / "image.json", dict[str, str | int | None]) or {}).get("docker_image")
+    image = (left_or_set_aside(records / "image.json", dict[str, str | int | None])[0] or {}).get("docker_image")
     if not image:
         raise UserError(
             f"{records / 'image.json'}: no image of a run that worked is recorded, so there is none to pin. "
@@ -170,6 +171,19 @@ def print_gpu_hours(client: Any) -> None:
         f", all of them again on {answer.quota_refresh_time:%Y-%m-%d %H:%M} UTC" if answer.quota_refresh_time else ""
     )
     print(f"GPU hours left this week: {max(0.0, allowed - used):.1f} of {allowed:.1f}{refresh}", file=sys.stderr)
+
+
+def check_nothing_runs(client: Any, kernel: str) -> None:
+    """Where the record of the last push is lost: a run that goes on may be of this very content."""
+    running = None
+    with suppress(Unknown):
+        running, _ = kernel_status(client, kernel)
+    if running in ("QUEUED", "RUNNING"):
+        raise UserError(
+            f"{kernel}: its latest version is {running}, and what was pushed last is not on record any more, so it may "
+            f"be this very content. Nothing was pushed: look at https://www.kaggle.com/code/{kernel}, and when that "
+            "run has ended, or you stopped it, run the same command again"
+        )
 
 
 def saved_since(client: Any, record: dict[str, Any]) -> int | None:

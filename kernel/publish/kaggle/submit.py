@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
 from kernel.publish.answers import one_line
-from kernel.publish.kaggle.client import asking, connect, fitting, left_record, wait_until
+from kernel.publish.kaggle.client import asking, connect, fitting, wait_until
+from kernel.publish.kaggle.left_records import left_or_set_aside
 from kernel.publish.kaggle.metadata import read_metadata
 from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
 from kernel.system.files import write_json
@@ -46,6 +47,7 @@ OTHER_CAUSES = "most often memory or time on the 16,000 hidden images, or a subm
 
 
 ASKED = "ASKED"
+LONG_AGO = "2010-01-01T00:00:00+00:00"  # before the service was
 
 
 class Submission(TypedDict):
@@ -95,15 +97,23 @@ def submit(project: Path, message: str, version: int | None = None) -> dict[str,
     """
     kernel = read_metadata(project).kernel_id
     records = project / RECORDS
-    pushed = left_record(records / "push.json", Pushed) or {}
+    pushed, lost = left_or_set_aside(records / "push.json", Pushed)
+    pushed = pushed or {}
     version = version or pushed.get("version")
-    if version is None:
+    client = connect() if version or lost else None
+    version = version or (latest_version(client, kernel) if lost else None)
+    if not version:
         raise UserError(
             "no pushed version is on record here. Run 'python -m kernel publish push --wait', or give --version"
         )
-    client = connect()
+    same = (pushed.get("kernel"), pushed.get("version")) == (kernel, version)
+    about = {"kernel": kernel, "version": version, "ref": None, "status": ASKED,
+             "message": message or f"{kernel} version {version}", "asked": now(), "after": 0,
+             **{key: pushed.get(key) if same else None for key in ("recipe", "commit")}}  # fmt: skip
     path = records / "submission.json"
-    record = left_record(path, Submission) or {}
+    record, lost = left_or_set_aside(path, Submission)
+    # where what was handed in before is not known, anything that the service lists under these words is taken for it
+    record = record or (about | {"asked": LONG_AGO} if lost else {})
     unscored = record if (record.get("kernel"), record.get("version")) == (kernel, version) else {}
     if unscored.get("status") == ASKED and (ref := handed_in(client, record)):
         record |= {"ref": ref, "status": "PENDING"}
@@ -112,14 +122,10 @@ def submit(project: Path, message: str, version: int | None = None) -> dict[str,
         print(f"{kernel}: version {version} was handed in before as {record['ref']}; its score is waited for")
     else:
         check_version(client, kernel, version)
-        same = (pushed.get("kernel"), pushed.get("version")) == (kernel, version)
-        origin = {key: pushed.get(key) if same else None for key in ("recipe", "commit")}
-        message = message or f"{kernel} version {version}"
-        record = {"kernel": kernel, "version": version, "ref": None, "status": ASKED, "message": message,
-                  "asked": now(), "after": record.get("ref") or 0, **origin}  # fmt: skip
+        record = about | {"after": record.get("ref") or 0}
         records.mkdir(parents=True, exist_ok=True)
         write_json(path, record)
-        record |= {"ref": create(client, kernel, version, message), "status": "PENDING"}
+        record |= {"ref": create(client, kernel, version, record["message"]), "status": "PENDING"}
         write_json(path, record)
         print(f"{kernel}: version {version} handed in as {record['ref']}, a late submission: the competition is closed")
     status, answer = wait_for_score(client, record)

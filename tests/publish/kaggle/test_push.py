@@ -272,6 +272,19 @@ def test_what_was_not_saved_is_pushed_by_the_same_command(kaggle, project):
     assert quick_push(project)["version"] == 1 and len(kaggle.calls("SaveKernel")) == 2
 
 
+@pytest.mark.parametrize("damaged", [b"", b"[", b"null", b'{"version": "3"}', b"\xff"])
+def test_a_damaged_record_pushes_nothing_while_what_it_told_of_may_run(kaggle, project, damaged):
+    quick_push(project)
+    path = project / "build/kaggle/push.json"
+    path.write_bytes(damaged)
+    for _ in range(2):
+        kaggle.kernel_statuses = ["RUNNING"]
+        assert "latest version is RUNNING" in refused_push(project) and path.read_bytes() == damaged
+    kaggle.kernel_statuses = ["COMPLETE"]
+    assert quick_push(project)["version"] == 2 and len(kaggle.calls("SaveKernel")) == 2
+    assert path.with_name("push.json.damaged").read_bytes() == damaged
+
+
 def test_a_service_that_names_no_latest_version_is_not_pushed_to_again_blindly(kaggle, project):
     kaggle.script("SaveKernel", CUT)
     refused_push(project)

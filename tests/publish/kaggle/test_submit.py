@@ -237,6 +237,28 @@ def test_what_was_handed_in_earlier_is_not_taken_for_it(kaggle, project):
     assert quick_submit(project)["ref"] == 78 and len(kaggle.calls("CreateCodeSubmission")) == 3
 
 
+DAMAGED = [b"", b"[", b"null", b'{"ref": "seven"}', b"\xff"]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_record_is_set_aside_and_what_the_service_has_is_taken_up(kaggle, project, damaged, capsys):
+    quick_submit(project)
+    path = project / "build/kaggle/submission.json"
+    path.write_bytes(damaged)
+    assert quick_submit(project)["ref"] == 77 and len(kaggle.calls("CreateCodeSubmission")) == 1
+    assert path.with_name("submission.json.damaged").read_bytes() == damaged
+    assert "submission.json.damaged, and the service is asked what there is" in capsys.readouterr().err
+    assert quick_submit(project)["ref"] == 78  # from here on as ever
+
+
+@pytest.mark.parametrize("damaged", DAMAGED)
+def test_a_damaged_record_of_what_the_service_does_not_have_stops_nothing(kaggle, project, damaged):
+    (project / "build/kaggle/submission.json").write_bytes(damaged)
+    (project / "build/kaggle/push.json").write_bytes(damaged)
+    line = quick_submit(project)
+    assert (line["ref"], line["version"], line["recipe"]) == (77, 3, None)
+
+
 def test_an_answer_without_a_reference_is_told_with_its_words(kaggle, project):
     kaggle.script("CreateCodeSubmission", answered(message="Daily limit reached"))
     assert "version 3 was not taken: Daily limit reached" in refusal(project)
