@@ -101,6 +101,12 @@ def going_on(content: bytes, pause: float = 0.0, status: int = 200, headers: byt
     return answer
 
 
+def gone(handler: HubHandler) -> None:
+    """A redirect to what is not there, whose name is a code that a terminal obeys."""
+    there = handler.path.endswith("%1B%5B2J")
+    answered(b"", 404 if there else 302, Location="%1B%5B2J", X_Error_Code="EntryNotFound")(handler)
+
+
 GZIP = {"Content_Encoding": "gzip"}
 DEEP = b"[" * 100_000
 CODES = "\x1b[2J\x1b]0;pwned\x07\u202egnp"
@@ -122,7 +128,7 @@ ODD = {
     "500": (answered(b"[]", 500), *["the hub answered 500. "] * 3),
     "500 without end": (going_on(b"x" * 2**20, status=500), *["the hub answered 500. "] * 3),
     "204": (answered(b"", 204), NO_JSON[:13], NO_BLOB, OTHER_SIZE),
-    "404": (answered(b"", 404, X_Error_Code="EntryNotFound"), *["the hub has no such file any more"] * 3),
+    "404": (gone, *["the hub has no such file any more (/"] * 3),
     "a circle": (answered(b"", 302, Location="?"), *["more than 20 redirects, one to the next"] * 3),
     "redirect of nothing": (answered(b"", 302, Location="http://a:b/"), *["the hub answered 302. "] * 3),
     "redirect without end": (going_on(b"x" * 2**20, status=302, headers=b"Location: ?\r\n\r\n"), *["20 redirects"] * 3),
@@ -179,6 +185,14 @@ def test_a_listing_of_a_million_wrong_files_takes_no_more_memory_than_one(hub, p
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert "siblings.0 is 1: input should be" in words and peak < 100 * 2**20  # 64 MiB are set aside for any record
+
+
+def test_thousands_of_shards_are_one_short_line(hub, pins):
+    names = [f"model-{number:05}-of-10000.safetensors" for number in range(2, 9000)]
+    siblings = [{"rfilename": name} for name in (*names, "config.json")]
+    hub.odd["listing"] = answered(json.dumps({"sha": REVISION, "siblings": siblings}).encode())
+    words = said("listing", pins)
+    assert "its shards are incomplete: model-00002-of-10000" in words and len(words) < 1000
 
 
 @pytest.mark.parametrize(
@@ -290,7 +304,7 @@ def test_a_line_that_brings_next_to_nothing_is_given_up_and_what_came_is_kept(hu
 
 def test_an_attempt_that_was_given_up_writes_nothing_more(hub, pins, monkeypatch):
     monkeypatch.setattr(client, "SECONDS", (60.0, 0.2))
-    hub.odd["download"] = going_on(b"x", 0.01)
+    hub.odd["download"] = going_on(bytes(2**14), 0.01)
     said("download", pins)
     monkeypatch.setattr(client, "SECONDS", (60.0, 60.0))
     hub.odd.clear()

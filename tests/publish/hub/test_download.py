@@ -12,6 +12,7 @@ import pytest
 from kernel.publish.hub.download import local_path, part_path
 from kernel.publish.hub.pins import PINS, PinnedFile, read_pins
 from tests.publish.hub.hub_server import DECOYS, PIN, TOKEN, Hub, git_blob, refused_client, run_client, start_client
+from tests.publish.hub.test_client import going_on
 
 WEIGHTS = {"clip": "open_clip_model.safetensors", "blip2": "model.safetensors", "blip": "model.safetensors",
            "sentences": "model.safetensors"}  # fmt: skip
@@ -167,6 +168,12 @@ def test_a_hub_that_cannot_be_reached_ends_after_a_bounded_number_of_attempts(hu
     hub.__exit__()
     said = refused_client(hub, WITHOUT_PAUSES + FETCH, *clip_fetch(filled))
     assert "the connection to the hub failed" in said and "run again to go on" in said
+
+
+def test_a_process_ends_while_an_answer_still_drips(hub, pins):
+    hub.odd["listing"] = going_on(b" ", 0.01)
+    impatient = "from kernel.publish.hub import client\nclient.SECONDS = (60.0, 0.2)\n"
+    assert "was given up after 0.2 seconds" in refused_client(hub, impatient + PIN, pins)
 
 
 # downloads
