@@ -1,8 +1,8 @@
 """Whatever lies where a file or a folder is expected, each reader ends at once: with an answer, or one line that names
 the place and says why not."""
 
+import faulthandler
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,12 +83,10 @@ NO_FILES = (*NOTHING, pipe, unix_socket, device, forbidden_file, forbidden_folde
 
 @pytest.fixture(autouse=True)
 def ends() -> Iterator[None]:
-    """Nothing here waits for what never comes."""
-    before = signal.signal(signal.SIGALRM, lambda *_: pytest.fail("waits"))
-    signal.alarm(60)
+    """Nothing here waits for what never comes: not even Arrow, which no signal wakes."""
+    faulthandler.dump_traceback_later(60, exit=True)
     yield
-    signal.alarm(0)
-    signal.signal(signal.SIGALRM, before)
+    faulthandler.cancel_dump_traceback_later()
 
 
 def refusal(read: Callable[[Path], Any], path: Path) -> str:
