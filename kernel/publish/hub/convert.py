@@ -130,7 +130,7 @@ def recoded(block: bytes, dtype: str, wanted: str, name: str) -> bytes:
     with np.errstate(over="ignore"):
         recoded = values.astype(NUMPY[wanted], copy=False)
     # one look at all, for both: it is the only one where nothing is wrong
-    if not np.isfinite(recoded).all():
+    if not all_finite(recoded):
         if np.isnan(recoded).any():
             raise UserError(
                 f"{name}: holds NaN, which is no number: all that the model says would be NaN. This checkpoint is "
@@ -142,7 +142,14 @@ def recoded(block: bytes, dtype: str, wanted: str, name: str) -> bytes:
                 f"{name}: holds {values[lost][0]:g}, beyond float16's 65504: the model would give infinities. "
                 "This checkpoint cannot be halved; use the one whose revision is pinned"
             )
-    return recoded.tobytes()
+    return block if dtype == wanted else recoded.tobytes()
+
+
+def all_finite(values: np.ndarray) -> bool:
+    if values.itemsize > 2:
+        return bool(np.isfinite(values).all())
+    # by their bits, of which the largest exponent is that of infinity and NaN: numpy's own look takes three times that
+    return bool((values.view("<u2") & np.uint16(0x7FFF)).max(initial=0) < 0x7C00)
 
 
 def write_checkpoint(path: Path, tensors: Sequence[Tensor], blocks: Callable[[Tensor], Iterable[bytes]]) -> str:
