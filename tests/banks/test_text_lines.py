@@ -50,7 +50,7 @@ def test_byte_order_marks_before_lines_are_no_part_of_them(tmp_path):
         (TEXT.encode("utf-16"), "UTF-16"),
         ("猫".encode("utf-16"), "UTF-16"),
         ("a".encode("utf-16-le"), "UTF-16"),
-        (gzip.compress(TEXT.encode()), "gzip. Unpack it"),
+        (gzip.compress(TEXT.encode(), mtime=0), "gzip. Unpack it"),
         (lzma.compress(TEXT.encode()), "xz. Unpack it"),
         (zipped(), "a zip archive, or a sheet of Excel. Unpack or convert it"),
         (parquet(), "parquet. Give it the suffix .parquet"),
