@@ -4,15 +4,13 @@ Address, login and connection are those of its own client, huggingface_hub. Its 
 comes, as long as it comes, and take it for what they expect.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any, TypeVar
 
 from kernel.errors import UserError, first_line
-from kernel.publish.answers import one_line
+from kernel.publish.answers import one_line, within
 from kernel.publish.hub.pins import Repository
 from kernel.system.records import problems, schema
 
@@ -20,9 +18,8 @@ Found = TypeVar("Found")
 
 SECONDS = (60.0, 300.0)  # for the next byte; for an answer, or LEAST_BYTES more of a file
 LEAST_BYTES = 2**20
-MOST_BYTES = (
-    2 * 2**20
-)  # of an answer that is no file; a listing takes 300 for each file. Read, arrays take 100 times it
+# of an answer that is no file: a listing takes 300 for each file, and what is read of it up to a hundred times as much
+MOST_BYTES = 2 * 2**20
 MOST_REDIRECTS = 20
 
 
@@ -99,29 +96,6 @@ def refusal(repository: Repository, response: Any, after: str) -> str:
     return f"the hub answered {status}. {after} a little later"
 
 
-def within(call: Callable[[], Found], came: Callable[[], int] = int) -> Found:
-    """What `call` returns or raises, in a thread of its own: no wait in there, be it for a name, can outlast this one.
-
-    The thread is left to itself after SECONDS[1] in which `came`, a number of bytes, grew by less than LEAST_BYTES.
-    Raises TimeoutError then.
-    """
-    ended: Future[Found] = Future()
-
-    def run() -> None:
-        try:
-            ended.set_result(call())
-        except BaseException as error:
-            ended.set_exception(error)
-
-    before = came()
-    Thread(target=run, daemon=True).start()
-    while wait([ended], SECONDS[1]).not_done:
-        if came() < before + LEAST_BYTES:
-            raise TimeoutError(f"an answer that does not end was given up after {SECONDS[1]:g} seconds")
-        before = came()
-    return ended.result()
-
-
 @contextmanager
 def answer(method: str, url: str, **headers: str) -> Iterator[Any]:
     """The hub's response, its body still to be read from `iter_raw`: as it was sent, so no small answer becomes large.
@@ -155,7 +129,7 @@ def headers_of(url: str) -> Any:
         with answer("HEAD", url) as response:
             return response.headers, response.is_redirect
 
-    return within(ask)
+    return within(ask, SECONDS[1])
 
 
 def content_of(url: str) -> bytes:
@@ -170,7 +144,7 @@ def content_of(url: str) -> bytes:
                     raise ValueError(f"more than {MOST_BYTES // 2**20} MiB")
         return bytes(content)
 
-    return within(ask)
+    return within(ask, SECONDS[1])
 
 
 def fitting(kind: type[Found], content: bytes) -> Found:

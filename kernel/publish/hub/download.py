@@ -18,17 +18,9 @@ from pydantic import FailFast
 from typing_extensions import TypedDict
 
 from kernel.errors import UserError
-from kernel.publish.answers import one_line
-from kernel.publish.hub.client import (
-    LEAST_BYTES,
-    answer,
-    asking,
-    content_of,
-    fitting,
-    headers_of,
-    transport_errors,
-    within,
-)
+from kernel.publish.answers import one_line, within
+from kernel.publish.hub import client
+from kernel.publish.hub.client import LEAST_BYTES, answer, asking, content_of, fitting, headers_of, transport_errors
 from kernel.publish.hub.pins import MODELS, Catalogue, Pin, Repository, needed_files, read_pins
 from kernel.system.files import json_bytes, write_json
 from kernel.system.terminal.progress import progress_bar
@@ -185,7 +177,7 @@ def download(repository: Repository, name: str, part: Path) -> None:
         while (here := part.stat().st_size) < size:
             try:
                 with part.open("ab") as file:  # closed, it takes nothing of an attempt that was given up
-                    within(partial(append_rest, address, size, file, bar), file.tell)
+                    within(partial(append_rest, address, size, file, bar), client.SECONDS[1], file.tell, LEAST_BYTES)
                 return
             except transport_errors():
                 idle = 0 if part.stat().st_size >= here + LEAST_BYTES else idle + 1

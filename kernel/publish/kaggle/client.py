@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from kernel.errors import UserError, kind_and_line
-from kernel.publish.answers import one_line, plain
+from kernel.publish.answers import one_line, plain, within
 from kernel.system.records import problems, read_record, schema
 
 Found = TypeVar("Found")
@@ -218,10 +218,18 @@ def bound_requests() -> None:
             if asked[0] > MOST_REQUESTS:
                 raise EndlessAnswer
             bounds = {"timeout": settings.get("timeout") or SECONDS, "stream": True}
-            response = super().send(request, **{**settings, **bounds})
-            if not settings.get("stream"):  # its clock starts now: what is sent may be gigabytes, and take hours
-                response._content = whole(response, monotonic() + SECONDS[1])
-            return response
+
+            def ask() -> Any:
+                response = really.send(request, **{**settings, **bounds})
+                if not settings.get("stream"):  # its clock starts now: what is sent may be gigabytes, and take hours
+                    response._content = whole(response, monotonic() + SECONDS[1])
+                return response
+
+            really = super()
+            try:
+                return ask() if hasattr(request.body, "read") else within(ask, SECONDS[1])
+            except TimeoutError as error:
+                raise EndlessAnswer from error
 
     bounded = SimpleNamespace(**{**vars(requests), "Session": BoundedSession})
     for module in (kaggle_api_extended, kaggle_http_client):

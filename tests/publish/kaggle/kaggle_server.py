@@ -26,6 +26,7 @@ IMAGE = "registry/image@sha256:1234"
 CUT = "the connection is cut"
 SILENCE = "no answer ever comes"
 DRIP = "an answer of which a byte comes now and then"
+DRIPPING_HEADER = "a header of which a byte comes now and then"
 ENDLESS = "an answer that goes on and on"
 
 
@@ -264,7 +265,14 @@ class Handler(BaseHTTPRequestHandler):
             self.kaggle.closing.wait()
         if answer in (CUT, SILENCE):
             self.cut()
+        elif answer == DRIPPING_HEADER:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Odd: ")
+            self.go_on(b" ", 0.01)
         elif answer in (DRIP, ENDLESS):
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(2**40))
+            self.end_headers()
             self.go_on(b" " if answer == DRIP else b" " * 2**20, 0.01 if answer == DRIP else 0)
         else:
             status, reply, headers = answer
@@ -326,10 +334,6 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def go_on(self, part: bytes, pause: float) -> None:
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(2**40))
-        self.end_headers()
         with suppress(OSError):  # until the client has enough
             while not self.kaggle.closing.wait(pause):
                 self.wfile.write(part)

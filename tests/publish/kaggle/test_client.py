@@ -6,7 +6,18 @@ from kernel.publish.kaggle import client as client_module
 from kernel.publish.kaggle.client import asking, configured_user, connect
 from kernel.publish.kaggle.datasets import wait_ready
 from tests.publish.kaggle.kaggle_client import publish, refusal
-from tests.publish.kaggle.kaggle_server import CUT, DRIP, ENDLESS, KERNEL, SILENCE, WEIGHTS, Dataset, answered, refused
+from tests.publish.kaggle.kaggle_server import (
+    CUT,
+    DRIP,
+    DRIPPING_HEADER,
+    ENDLESS,
+    KERNEL,
+    SILENCE,
+    WEIGHTS,
+    Dataset,
+    answered,
+    refused,
+)
 
 # what the service answers
 
@@ -66,9 +77,9 @@ def test_a_silent_service_is_not_waited_for_without_bound(kaggle, folder, monkey
     assert "no answer from the service (ReadTimeout)" in refusal(folder)
 
 
-@pytest.mark.parametrize("answer", [DRIP, ENDLESS])
+@pytest.mark.parametrize("answer", [DRIP, DRIPPING_HEADER, ENDLESS])
 def test_an_answer_that_never_ends_is_given_up(kaggle, folder, monkeypatch, answer):
-    monkeypatch.setattr(client_module, "SECONDS", (5.0, 1.0 if answer == DRIP else 300.0))
+    monkeypatch.setattr(client_module, "SECONDS", (5.0, 300.0 if answer == ENDLESS else 1.0))
     kaggle.script("GetDatasetStatus", answer)
     assert "no answer from the service (EndlessAnswer)" in refusal(folder)
 
