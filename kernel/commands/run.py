@@ -33,12 +33,15 @@ def add_run(commands: argparse._SubParsersAction) -> None:
 
 def run_command(options: argparse.Namespace) -> int:
     """1 where a captioner could not be used, though every image has its row: whoever starts runs unwatched is told."""
-    from kernel.pipeline.run import run
+    from kernel.pipeline.constant import answer_at_once
     from kernel.system.deadline import seconds_of
 
     recipe = recipe_named(options.recipe, options.settings)
     deadline = Deadline.after(None if options.deadline is None else seconds_of(options.deadline), options.started)
     paths = Paths(options.images, options.weights, options.out, options.bank)
+    answer_at_once(paths, options.limit)
+    from kernel.pipeline.run import run  # takes seconds, of which a short deadline may not have many
+
     content = run(recipe, paths, options.device, options.limit, deadline)
     counts = content["counts"]
     written = options.out / "submission.csv"

@@ -12,7 +12,6 @@ import numpy as np
 from kernel.banks.word_banks import best_phrases
 from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
 from kernel.errors import UserError
-from kernel.pipeline.constant import answer_at_once
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
@@ -45,7 +44,6 @@ def run(
     recipe, device or output folder; after it only when nothing can be written any more, or CLIP cannot be used at all.
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     """
-    answer_at_once(paths, limit)
     with Watchdog(deadline):
         warnings = check_versions()  # before anything of these libraries is imported
         with counted_warnings() as library_warnings:

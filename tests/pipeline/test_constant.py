@@ -75,8 +75,9 @@ def test_a_time_too_short_for_the_models_leaves_the_constant(tmp_path, image_fol
 
 def test_the_answer_at_once_imports_no_models_library(tmp_path, image_folder, weights_folder):
     code = (
-        "import sys; from pathlib import Path; from kernel.config import Paths; import kernel.pipeline.run as run\n"
-        "run.answer_at_once(Paths(*map(Path, sys.argv[1:])), 2)\n"
+        "import sys; from pathlib import Path; from kernel.config import Paths\n"
+        "from kernel.pipeline.constant import answer_at_once\n"
+        "answer_at_once(Paths(*map(Path, sys.argv[1:])), 2)\n"
         "print(*sys.modules.keys() & {'torch', 'transformers', 'open_clip', 'sentence_transformers'})"
     )
     command = [sys.executable, "-c", code, str(image_folder), str(weights_folder), str(tmp_path / "run")]

@@ -52,7 +52,7 @@ def test_a_disk_that_cannot_hold_the_run_is_refused(tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage(2e9, 1e9, 1e9))
     check_disk(tmp_path, 16_000, 1_000)
-    with pytest.raises(UserError, match=r"1.00 GB are free, a run over 16,000 images may write 1.32 GB"):
+    with pytest.raises(UserError, match=r"1.00 GB are free, a run over 16,000 images may write 1.33 GB"):
         check_disk(tmp_path, 16_000, 100_000)
 
 

@@ -251,7 +251,7 @@ def test_altered_weights_stop_before_the_first_image(image_folder, tmp_path, own
     path.write_bytes(data)
     with pytest.raises(UserError, match="sha256 .* differs from the manifest's"):
         run(FAST, paths(tmp_path, broken.folder))
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "submission.csv"}  # the constant
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -271,7 +271,7 @@ def test_a_captioner_that_would_caption_wrongly_stops_before_the_first_image(
     write_manifest(broken.folder, broken.models, broken.captioners)
     with pytest.raises(UserError, match=said):
         run(FAST, paths(tmp_path, broken.folder))
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"run.json", "submission.csv"}  # the constant
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_foreign_folder_is_not_written_into(image_folder, tmp_path, weights_folder):

@@ -145,12 +145,12 @@ def test_a_disk_that_fills_up_within_the_submission_leaves_the_older_one_and_a_l
     assert distance(where.run, undisturbed) < 1e-4
 
 
-def test_a_disk_that_is_too_small_is_refused_before_the_first_image(mount, image_folder, weights_folder):
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(mount, image_folder, weights_folder):
     folder = mount(2**17)
-    with pytest.raises(UserError, match=r"0\.09 MB are free, a run over 6 images may write"):
+    with pytest.raises(UserError, match=r"0\.14 MB are free, a run over 6 images may write"):
         run(FAST, Paths(image_folder, weights_folder, folder / "run"), "cpu")
-    assert {path.name for path in (folder / "run").iterdir()} == {"run.json", "submission.csv"}  # the constant
-    check_disk(folder, 1, 0)  # one image would fit
+    assert list((folder / "run").iterdir()) == []
+    check_disk(folder, 2, 0)  # two images would fit
 
 
 def test_a_disk_that_was_remounted_read_only_is_said_and_keeps_its_submission(where, disk):

@@ -132,6 +132,7 @@ NOT_HERE = {
     "make test-slow": "it runs these tests; .ci/run runs it",
     "make test-gpu": "it runs tests that need a GPU; .ci/run runs it",
     "make demo": ".ci/run runs it whole",
+    "make fuzz": "it takes forty minutes; tests/fuzz/test_corpus.py tries what it starts from and what it found",
     "make lint": ".ci/run runs it",
     "make format": "it changes the project's files; the lines of make lint check what it would do",
     "make browser": "it installs a package of the system; .ci/run runs it",

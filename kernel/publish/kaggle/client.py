@@ -217,17 +217,18 @@ def bound_requests() -> None:
             asked[0] += 1
             if asked[0] > MOST_REQUESTS:
                 raise EndlessAnswer
+            really = super().send
             bounds = {"timeout": settings.get("timeout") or SECONDS, "stream": True}
 
             def ask() -> Any:
-                response = really.send(request, **{**settings, **bounds})
+                response = really(request, **{**settings, **bounds})
                 if not settings.get("stream"):  # its clock starts now: what is sent may be gigabytes, and take hours
                     response._content = whole(response, monotonic() + SECONDS[1])
                 return response
 
-            really = super()
             try:
-                return ask() if hasattr(request.body, "read") else within(ask, SECONDS[1])
+                # its head, then its body
+                return ask() if hasattr(request.body, "read") else within(ask, 2 * SECONDS[1])
             except TimeoutError as error:
                 raise EndlessAnswer from error
 

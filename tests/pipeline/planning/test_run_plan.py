@@ -49,7 +49,9 @@ def test_batches_start_where_they_fit(weights):
 
 def test_models_that_cannot_be_counted_are_run_without_a_plan(own_copy):
     broken = own_copy("clip")
-    (broken.model_folder("clip") / "open_clip_config.json").write_text('{"model_cfg": {"embed_dim": 8}}')
+    (broken.model_folder("clip") / "open_clip_config.json").write_text(
+        '{"model_cfg": {"embed_dim": 8, "vision_cfg": {"head_width": 0}, "text_cfg": {}}}'
+    )
     planned = plan_run(BASELINE, broken, None, [Device("cpu", memory=24 * GB)], 10, shipped=True)
     assert (planned.recipe, planned.stages) == (BASELINE, {})
     assert "make no models to count" in planned.notes[0]
