@@ -289,11 +289,12 @@ def damaged(weights: Weights, model: str) -> Path:
 
 
 @pytest.mark.parametrize("settings", [{}, {"caption_decoding": "sampling"}])
-def test_a_captioner_whose_numbers_are_none_is_followed_by_the_smaller_one(where, own_copy, settings):
+def test_a_captioner_whose_numbers_are_none_is_followed_by_the_smaller_one(where, own_copy, settings, capfd):
     content = run(replace(RECIPE, **settings), replace(where, weights=damaged(own_copy("blip2"), "blip2")), "cpu")
     assert content["captioners"] == {"blip": 6}
     assert counts(content) == {"fallback_captions": 6, "degraded_rows": 6}
     assert "captioner blip2 was given up" in content["problems"][1] and content["given_up"] == ["blip2"]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_captioner_that_says_the_same_of_every_picture_is_followed_by_the_smaller_one(where, monkeypatch):

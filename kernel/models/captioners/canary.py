@@ -27,9 +27,12 @@ def drawn() -> tuple[Image.Image, Image.Image]:
 
 
 def check_sight(captioner: Captioner, recipe: Recipe) -> None:
-    """Raises UserError where both pictures get the same words; ValueError where the scores of words are no numbers."""
+    """Raises UserError where both pictures get the same words, or the scores of words are no numbers."""
     one_beam = {"do_sample": False, "num_beams": 1, "num_return_sequences": 1}
-    said = [captioner.said([picture], recipe, one_beam)[0] for picture in drawn()]
+    try:
+        said = [captioner.said([picture], recipe, one_beam)[0] for picture in drawn()]
+    except ValueError as error:
+        raise UserError(f"{error}. {ADVICE}") from error
     if said[0] == said[1]:
         raise UserError(
             f"it says {said[0]!r} of a red disc and of blue stripes alike, so it sees nothing of what it is shown: its "
