@@ -18,7 +18,7 @@ from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
 from kernel.publish.answers import one_line
 from kernel.publish.kaggle.client import asking, connect, fitting, wait_until
-from kernel.publish.kaggle.left_records import left_or_set_aside
+from kernel.publish.kaggle.left_records import left_or_set_aside, left_record
 from kernel.publish.kaggle.metadata import read_metadata
 from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
 from kernel.system.files import write_json
@@ -97,8 +97,13 @@ def submit(project: Path, message: str, version: int | None = None) -> dict[str,
     """
     kernel = read_metadata(project).kernel_id
     records = project / RECORDS
-    pushed, lost = left_or_set_aside(records / "push.json", Pushed)
-    pushed = pushed or {}
+    pushed: dict[str, Any] = {}
+    lost = False
+    try:
+        pushed = left_record(records / "push.json", Pushed) or {}
+    except UserError as error:  # it stays where it is: the next push must look whether that one still runs
+        lost = True
+        print(error, file=sys.stderr)
     version = version or pushed.get("version")
     client = connect() if version or lost else None
     version = version or (latest_version(client, kernel) if lost else None)
@@ -113,7 +118,10 @@ def submit(project: Path, message: str, version: int | None = None) -> dict[str,
     path = records / "submission.json"
     record, lost = left_or_set_aside(path, Submission)
     # where what was handed in before is not known, anything that the service lists under these words is taken for it
-    record = record or (about | {"asked": LONG_AGO} if lost else {})
+    record = record or {}
+    if lost:
+        record = about | {"asked": LONG_AGO}
+        write_json(path, record)  # before the service is asked, which may not answer this time
     unscored = record if (record.get("kernel"), record.get("version")) == (kernel, version) else {}
     if unscored.get("status") == ASKED and (ref := handed_in(client, record)):
         record |= {"ref": ref, "status": "PENDING"}

@@ -251,6 +251,21 @@ def test_a_damaged_record_is_set_aside_and_what_the_service_has_is_taken_up(kagg
     assert quick_submit(project)["ref"] == 78  # from here on as ever
 
 
+def test_a_service_in_trouble_after_a_damaged_record_hands_nothing_in_twice(kaggle, project):
+    quick_submit(project)
+    (project / "build/kaggle/submission.json").write_bytes(b"[")
+    kaggle.script("ListSubmissions", CUT)
+    assert "no answer from the service" in refusal(project)
+    assert quick_submit(project)["ref"] == 77 and len(kaggle.calls("CreateCodeSubmission")) == 1
+
+
+def test_a_damaged_record_of_a_push_is_left_to_the_next_push(kaggle, project):
+    path = project / "build/kaggle/push.json"
+    path.write_bytes(b"[")
+    quick_submit(project)
+    assert path.read_bytes() == b"["
+
+
 @pytest.mark.parametrize("damaged", DAMAGED)
 def test_a_damaged_record_of_what_the_service_does_not_have_stops_nothing(kaggle, project, damaged):
     (project / "build/kaggle/submission.json").write_bytes(damaged)
