@@ -79,7 +79,7 @@ def csv_lines(ids: list[str], values: np.ndarray) -> memoryview:
 
     around = [around_dimension(image_id) for image_id in ids]
     starts, ends = ["\n" + start for start, _ in around], [end + "," for _, end in around]
-    lines = texts(starts, ends, pc.cast(pa.array(values), pa.string()))
+    lines = pc.binary_join_element_wise(texts(starts, ends), pc.cast(pa.array(values), pa.string()), "")
     # the texts of an array lie one behind the other
     _, offsets, data = lines.buffers()
     return memoryview(data)[: np.frombuffer(offsets, dtype=np.int32)[len(lines)]]
@@ -92,15 +92,21 @@ def around_dimension(image_id: str) -> tuple[str, str]:
     return ('"' + image_id.replace('"', '""'), '"') if "," in image_id or '"' in image_id else (image_id, "")
 
 
-def texts(starts: list[str], ends: list[str], *more: "pa.StringArray") -> "pa.StringArray":
-    """For each start and end and every dimension the text `{start}_{dimension}{end}`, then `more`, in this order."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def texts(starts: list[str], ends: list[str]) -> "pa.StringArray":
+    """For each start and end and every dimension the text `{start}_{dimension}{end}`, in this order.
 
-    images = np.arange(len(starts)).repeat(EMBEDDING_DIMENSIONS)
-    dimensions = np.tile(np.arange(EMBEDDING_DIMENSIONS), len(starts))
-    parts = [pa.array(own).take(rows) for own, rows in ((starts, images), (ENDINGS, dimensions), (ends, images))]
-    return pc.binary_join_element_wise(*parts, *more, "")
+    Put together as Arrow holds them, all texts in one and where each ends: Arrow's own take and join took 0.2 of a
+    whole submission's 1.1 seconds more.
+    """
+    import pyarrow as pa
+
+    endings = {end: ["", *(ending + end for ending in ENDINGS)] for end in set(ends)}
+    # what joins them stands before each but the first, which is empty
+    images = [start.join(endings[end]).encode() for start, end in zip(starts, ends, strict=True)]
+    fixed = np.array([len(start.encode()) + len(end) for start, end in zip(starts, ends, strict=True)])
+    lengths = np.add.outer(fixed, np.array([len(ending) for ending in ENDINGS])).ravel()
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(b"".join(images)))
 
 
 def read_submission(path: Path) -> dict[str, np.ndarray]:
