@@ -8,12 +8,13 @@ Heavy modules are imported inside the commands that need them, so that help answ
 import argparse
 import sys
 
-from kernel.commands.banks import add_bank, add_fit
+from kernel.commands.banks import add_bank
 from kernel.commands.describe import add_describe
 from kernel.commands.doctor import add_doctor
 from kernel.commands.evaluation import add_check, add_evaluate, add_explain, add_report, add_verify
 from kernel.commands.options import Parser
 from kernel.commands.run import add_constant, add_demo, add_plan, add_run
+from kernel.commands.training import add_fit, add_train
 from kernel.errors import UserError, of_this_machine
 from kernel.system.interrupts import end_when_interrupted
 from kernel.system.offline import refuse_network
@@ -42,8 +43,9 @@ def parser() -> argparse.ArgumentParser:
     top.set_defaults(offline=True)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     # in the order of the help
-    for add in (add_run, add_evaluate, add_check, add_report, add_plan, add_bank, add_fit, add_explain,
-                add_describe, add_constant, add_verify, add_doctor, add_publish, add_demo):  # fmt: skip
+    for add in (add_run, add_evaluate, add_check, add_report, add_plan, add_bank, add_train, add_fit,
+
+add_explain, add_describe, add_constant, add_verify, add_doctor, add_publish, add_demo):  # fmt: skip
         add(commands)
     return top
 

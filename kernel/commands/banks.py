@@ -1,9 +1,9 @@
-"""`bank` builds a prompt bank, `fit` the shares of the estimates that ask it."""
+"""`bank`: a prompt bank."""
 
 import argparse
 from pathlib import Path
 
-from kernel.commands.options import add_command, bank_option, device_option, out_option, weights_option
+from kernel.commands.options import add_command, device_option, out_option, weights_option
 from kernel.config import BankSettings
 
 
@@ -31,23 +31,3 @@ def bank_command(options: argparse.Namespace) -> None:
     if found := record["excluded"]:
         count = found["equal"] + found["near"]
         print(f"  {count:>10,} kept out: equal ({found['equal']:,}) or near to {found['name']}")
-
-
-def add_fit(commands: argparse._SubParsersAction) -> None:
-    fit = add_command(commands, fit_command, "fits the shares of recipe text on images with known prompts")
-    fit.add_argument("pairs", type=Path, help="a folder with images/ and prompts.csv (imgId,prompt)")
-    weights_option(fit)
-    bank_option(fit, "prompt bank; fusion.json is written there", required=True)
-    out_option(fit, "RUN", "run folder of the estimates")
-    device_option(fit)
-
-
-def fit_command(options: argparse.Namespace) -> None:
-    from kernel.training.fit import fit
-
-    result = fit(options.pairs, options.weights, options.bank, options.out, options.device)
-    for name, share in result["shares"].items():
-        print(f"{name:<12} share {share:.4f}, alone {result['alone'][name]:.4f}")
-    low, high = result["held_out"]["ci95"]
-    print(f"fitted shares {result['held_out']['mean']:.4f} on images held out ({low:.4f} to {high:.4f})")
-    print(f"published shares {result['published_shares']:.4f}; {options.bank / 'fusion.json'}")

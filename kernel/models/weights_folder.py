@@ -12,7 +12,7 @@ import reprlib
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired
 
@@ -28,6 +28,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 # what a finished folder can be added to
 FEATURES_FOLDER, BANK_FOLDER = "word_banks/features", "prompt_bank"
+ENCODERS_FOLDER, ENCODER = "encoders", "encoder.json"
 ADDED_PARTS = (FEATURES_FOLDER, BANK_FOLDER)
 # Pickles run code when they are read, so only these are ever opened.
 SAFE_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".parquet"}
@@ -102,11 +103,18 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights folder whose files are exactly the manifest's, byte for byte; each of `models` is a `Model`."""
+    """A weights folder whose files are exactly the manifest's, byte for byte; each of `models` is a `Model`.
+
+    `encoders` are its image encoders by name, each with the sha256 of its encoder.json, which names its files' own.
+    """
 
     folder: Path
     models: dict[str, Any]
     captioners: list[str]
+    encoders: dict[str, str] = field(default_factory=dict)
+
+    def encoder_folder(self, name: str) -> Path:
+        return self.folder / ENCODERS_FOLDER / name
 
     def model_folder(self, name: str) -> Path:
         parent = self.folder / "captioners" if name in self.captioners else self.folder
@@ -144,7 +152,17 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: boo
             f"{folder}: a command was ended while it put files there, and left {cut} beside it: they do not fit "
             f"{MANIFEST} yet. Run that command again, such as 'python -m kernel publish weights': it ends in a moment"
         ) from error
-    return Weights(folder, manifest.models, manifest.captioners)
+    return Weights(folder, manifest.models, manifest.captioners, encoders_of(manifest.files))
+
+
+def encoders_of(files: list[FileEntry]) -> dict[str, str]:
+    """Example: the entry encoders/vit/encoder.json with its sha256 -> {"vit": sha256}"""
+    places = [(PurePosixPath(entry.path).parts, entry.sha256) for entry in files]
+    return {
+        parts[1]: sha256
+        for parts, sha256 in places
+        if len(parts) == 3 and (parts[0], parts[2]) == (ENCODERS_FOLDER, ENCODER)
+    }
 
 
 def check_files(folder: Path, listed: dict[str, FileEntry], present: set[str], hashes: bool) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 
@@ -39,13 +40,21 @@ class BadImage:
     reason: str
 
 
-def decode(path: Path) -> Image.Image | BadImage:
+def decode_file(file: ImageFile) -> Image.Image | BadImage:
+    """As `decode`, of a file that may not be there any more."""
+    try:
+        return decode(file.source())
+    except OSError as error:
+        return bad(error)
+
+
+def decode(source: Path | BytesIO) -> Image.Image | BadImage:
     """The first frame as upright 8-bit RGB, transparency over white, of at most MOST_PIXELS; a BadImage with the reason
     if that is not possible. Raises MemoryError, which says nothing of the image."""
     try:
-        if (what := not_a_file(path)) is not None:
+        if isinstance(source, Path) and (what := not_a_file(source)) is not None:
             return BadImage(f"{what}, not a file")
-        with Image.open(path, formats=sorted(set(formats().values()))) as opened:
+        with Image.open(source, formats=sorted(set(formats().values()))) as opened:
             # Pillow only warns up to twice its limit; a filter that raises would not hold, as threads share filters
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and opened.width * opened.height > limit:
@@ -59,8 +68,12 @@ def decode(path: Path) -> Image.Image | BadImage:
     except MemoryError:
         raise
     except Exception as error:  # a decoder's own bug on broken bytes must not end a run over 16,000 images
-        words = getattr(error, "strerror", None) or error  # without the path, which stands before the reason
-        return BadImage(f"{type(error).__name__}: {words}".replace("\n", " "))
+        return bad(error)
+
+
+def bad(error: Exception) -> BadImage:
+    words = getattr(error, "strerror", None) or error  # without the path, which stands before the reason
+    return BadImage(f"{type(error).__name__}: {words}".replace("\n", " "))
 
 
 def reduction(size: tuple[int, int]) -> int:
@@ -134,14 +147,14 @@ def decoded_batches(
     with ThreadPoolExecutor(threads) as pool:
 
         def start() -> list:
-            return [(file, pool.submit(decode, file.path)) for file in islice(remaining, batch)]
+            return [(file, pool.submit(decode_file, file)) for file in islice(remaining, batch)]
 
         def result(file: ImageFile, decoded: Future) -> Image.Image | BadImage:
             try:
                 return decoded.result()
             except MemoryError:
                 wait(future for _, future in [*current, *ahead])
-                return decode(file.path)
+                return decode_file(file)
 
         current = start()
         while current:

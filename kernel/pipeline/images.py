@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 from PIL import Image, features
@@ -29,6 +30,10 @@ class ImageFile:
 
     id: str
     path: Path
+
+    def source(self) -> Path | BytesIO:
+        """What a decoder opens. Raises OSError where it cannot be read."""
+        return self.path
 
 
 @cache

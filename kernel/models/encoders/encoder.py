@@ -1,0 +1,85 @@
+"""An image encoder: pictures, or CLIP's features of them, to MiniLM's space."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from kernel.errors import UserError
+from kernel.models.encoders.output_head import PREFIX, OutputHead
+from kernel.models.encoders.record import ADVICE, RECORD, WEIGHTS, EncoderRecord, Pixels, read_encoder_record
+from kernel.models.encoders.towers import timm_model
+from kernel.models.weights_folder import check_header, loading
+from kernel.system.devices import Device
+
+TOWER = "tower."
+
+
+@dataclass(frozen=True)
+class TowerEncoder:
+    """A tower on a device, without a head: pictures to features."""
+
+    model: Any
+    pixels: Pixels
+    device: Device
+
+    def encode_images(self, images: list[Image.Image]) -> np.ndarray:
+        """RGB images -> (n, d) float32, as the tower pools them."""
+        import torch
+
+        preprocess = preprocessing(self.pixels)
+        pixels = torch.stack([preprocess(image) for image in images]).to(self.device.name, self.device.dtype)
+        with torch.inference_mode():
+            return self.model(pixels).float().cpu().numpy()
+
+
+@dataclass(frozen=True)
+class ImageEncoder:
+    """One of the weights folder's encoders; `tower` is None where it reads CLIP's features of a picture."""
+
+    record: EncoderRecord
+    tower: TowerEncoder | None
+    head: OutputHead
+
+    @classmethod
+    def load(cls, folder: Path, device: Device) -> "ImageEncoder":
+        """From a folder whose files were checked. Raises UserError where they are no encoder's."""
+        from safetensors.torch import load_file
+
+        record = read_encoder_record(folder)
+        check_header(folder / WEIGHTS)
+        tensors = load_file(folder / WEIGHTS)
+        try:
+            head = OutputHead.of({name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)})
+            if head.inputs != record.tower.dimensions:
+                raise ValueError(f"its head reads {head.inputs} numbers, {RECORD} says {record.tower.dimensions}")
+        except ValueError as error:
+            raise UserError(f"{folder / WEIGHTS}: not an encoder's ({error}). {ADVICE}") from error
+        if record.tower.pixels is None or record.tower.architecture is None:
+            return cls(record, None, head)
+        model = timm_model(record.tower.architecture, folder)
+        with loading(folder, "timm"):
+            own = {name.removeprefix(TOWER): own for name, own in tensors.items() if name.startswith(TOWER)}
+            model.load_state_dict(own, strict=True)
+        return cls(record, on_device(model, record.tower.pixels, device), head)
+
+    def encode_images(self, images: list[Image.Image]) -> np.ndarray:
+        """RGB images -> (n, 384) unit rows, by its own tower."""
+        assert self.tower is not None
+        return self.head.apply(self.tower.encode_images(images))
+
+
+def on_device(model: Any, pixels: Pixels, device: Device) -> TowerEncoder:
+    return TowerEncoder(model.eval().to(device.name, device.dtype), pixels, device)
+
+
+def preprocessing(pixels: Pixels) -> Any:
+    """The whole of a square picture, of any other its middle: as CLIP's own."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+
+    own = PreprocessCfg(
+        size=pixels.size, mean=pixels.mean, std=pixels.std, interpolation=pixels.interpolation, resize_mode="shortest"
+    )
+    return image_transform_v2(own, is_train=False)

@@ -1,0 +1,103 @@
+"""encoder.json: which tower sees how many pixels of what brightness, what it was trained on, and how good it was."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from kernel.errors import UserError, others_beside
+from kernel.models.weights_folder import ENCODER, FileEntry
+from kernel.system.records import read_record
+
+FORMAT = 1
+RECORD, WEIGHTS, SPLIT = ENCODER, "model.safetensors", "split.json"
+ADVICE = "Make it again: 'python -m kernel train PAIRS --weights DIR --out ENCODER'"
+TIERS = ("ridge", "head")
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """What a tower is shown: pictures of `size` x `size`, (value - mean) / std for values of 0 to 1, by channel."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["bicubic", "bilinear"]
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.size <= 4096:
+            raise ValueError(f"size is {self.size}; expected 1 to 4096")
+        if not all(value > 0 for value in self.std):
+            raise ValueError(f"std is {self.std}; expected numbers above 0")
+
+
+@dataclass(frozen=True)
+class Tower:
+    """`kind` "clip": the CLIP of the weights folder, by its `sha256`, whose features a run has anyway; "timm": a model
+    of timm by the name of its `architecture`, whose tensors stand in the encoder's own file, and its `pixels`."""
+
+    kind: Literal["clip", "timm"]
+    dimensions: int
+    sha256: str | None = None
+    architecture: str | None = None
+    pixels: Pixels | None = None
+
+    def __post_init__(self) -> None:
+        given = (self.sha256 is not None, self.architecture is not None, self.pixels is not None)
+        if given != ((True, False, False) if self.kind == "clip" else (False, True, True)):
+            raise ValueError("expected a sha256 of kind clip, an architecture and pixels of kind timm")
+
+
+@dataclass(frozen=True)
+class TrainedOn:
+    """The pairs: the sha256 of their ids and prompts, how many pictures of how many prompts, and their licence."""
+
+    pairs: str
+    pictures: int
+    prompts: int
+    licence: str
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The mean cosine over pictures of prompts that are near to none of those trained on, with its 95 % interval."""
+
+    pictures: int
+    prompts: int
+    mean: float
+    ci95: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class EncoderRecord:
+    """`validation` holds the mean cosine of each tier that was tried, by which the `tier` was chosen."""
+
+    format: int
+    tower: Tower
+    tier: str
+    sentences: str  # sha256 of the MiniLM that it answers for
+    trained_on: TrainedOn
+    held_out: HeldOut
+    files: list[FileEntry]
+    validation: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.format != FORMAT:
+            raise ValueError(f"format is {self.format}")
+        if self.tier not in TIERS:
+            raise ValueError(f"tier is {self.tier!r}; expected one of {', '.join(TIERS)}")
+        if sorted(entry.path for entry in self.files) != sorted((WEIGHTS, SPLIT)):
+            raise ValueError(f"lists {[entry.path for entry in self.files]}; expected {WEIGHTS} and {SPLIT}")
+
+
+def read_encoder_record(folder: Path) -> EncoderRecord:
+    """Raises UserError where there is no encoder."""
+    path = folder / RECORD
+    if not path.is_file():
+        raise UserError(f"{path}: not found; expected a trained encoder{others_beside(folder, RECORD)}. {ADVICE}")
+    return read_record(path, EncoderRecord, f"an encoder's record of format {FORMAT}", ADVICE)
+
+
+def check_encoder(folder: Path, record: EncoderRecord) -> None:
+    """Raises UserError naming the first file that is not as the record says."""
+    for entry in record.files:
+        entry.check(folder / entry.path, RECORD, ADVICE)
