@@ -1,18 +1,14 @@
 """The weights folder: its manifest, its checks, and what may lie in it. All is checked before any loader runs.
 
-A finished folder is added to so that a kill at any instant costs nothing that stands there. While something is added to
-the part `prompt_bank` of WEIGHTS, .WEIGHTS.prompt_bank.adding lies beside it: in `files/` what is added and, from the
-moment that all of it is there, `manifest.json`, the whole new manifest. The one rename that puts this file there
-decides: killed before it, WEIGHTS is as it was; killed after it, only renames are left, which `finish_additions` does
-at the start of the next command that adds or publishes.
+A finished folder is added to as kernel/models/additions.py says.
 """
 
 import hashlib
 import reprlib
-import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any, NotRequired
 
@@ -29,7 +25,6 @@ MANIFEST = "manifest.json"
 # what a finished folder can be added to
 FEATURES_FOLDER, BANK_FOLDER = "word_banks/features", "prompt_bank"
 ENCODERS_FOLDER, ENCODER = "encoders", "encoder.json"
-ADDED_PARTS = (FEATURES_FOLDER, BANK_FOLDER)
 # Pickles run code when they are read, so only these are ever opened.
 SAFE_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".parquet"}
 ADVICE = "Make it again: 'make miniature' (build/weights) or 'make weights' (the real ones)"
@@ -145,12 +140,13 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: boo
     try:
         check_files(folder, listed, present, hashes)
     except UserError as error:
-        cut = next(filter(is_decided, (addition_path(folder, part) for part in ADDED_PARTS)), None)
-        if cut is None:
+        cut = decided_additions(folder)
+        if not cut:
             raise
         raise UserError(
-            f"{folder}: a command was ended while it put files there, and left {cut} beside it: they do not fit "
-            f"{MANIFEST} yet. Run that command again, such as 'python -m kernel publish weights': it ends in a moment"
+            f"{folder}: a command was ended while it put files there, and left {addition_path(folder, cut[0])} beside "
+            f"it: they do not fit {MANIFEST} yet. Run that command again, such as 'python -m kernel publish weights': "
+            "it ends in a moment"
         ) from error
     return Weights(folder, manifest.models, manifest.captioners, encoders_of(manifest.files))
 
@@ -185,14 +181,20 @@ def check_files(folder: Path, listed: dict[str, FileEntry], present: set[str], h
 
 
 def addition_path(folder: Path, part: str) -> Path:
-    """The folder beside a weights folder in which an addition to `part` of it is put together."""
+    """The folder beside a weights folder in which an addition to `part` of it is put together.
+
+    Example: build/weights, encoders/vit -> build/.weights.adding.encoders.vit
+    """
     whole = folder.resolve()  # where `folder` is a link: files can be renamed only on the disk of the folder itself
-    return whole.with_name(f".{whole.name}.{PurePosixPath(part).name}.adding")
+    return whole.with_name(f".{whole.name}.adding.{part.replace('/', '.')}")
 
 
-def is_decided(addition: Path) -> bool:
-    """Whether all that is added is there: its manifest is the last file to come."""
-    return (addition / MANIFEST).is_file()
+def decided_additions(folder: Path) -> list[str]:
+    """The parts of which all that is added is there: its manifest is the last file to come."""
+    start = addition_path(folder, "")
+    found = sorted(start.parent.glob(f"{escape(start.name)}*/{MANIFEST}"))
+    # a part is a folder, or one in a folder without a dot
+    return [path.parent.name.removeprefix(start.name).replace(".", "/", 1) for path in found]
 
 
 def is_part(name: str, parts: tuple[str, ...] | None) -> bool:
@@ -203,12 +205,12 @@ def read_manifest(path: Path) -> Manifest:
     return read_record(path, Manifest, f"a weights manifest of format {FORMAT}", ADVICE)
 
 
-def check_header(path: Path) -> list[Tensor]:
+def check_header(path: Path, advice: str = ADVICE) -> list[Tensor]:
     """The tensors of a safetensors file; raises UserError where it is none."""
     try:
         return read_header(path)
     except ValueError as error:
-        raise UserError(f"{path}: {error}. {ADVICE}") from error
+        raise UserError(f"{path}: {error}. {advice}") from error
 
 
 @contextmanager
@@ -228,7 +230,7 @@ def loading(folder: Path, library: str) -> Iterator[None]:
 def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) -> None:
     """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s.
 
-    For a folder that nobody reads yet; a finished one is added to by `add_files`.
+    For a folder that nobody reads yet; a finished one is added to as kernel/models/additions.py says.
     """
     files = [
         FileEntry.of(path, path.relative_to(folder).as_posix())
@@ -242,77 +244,3 @@ def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) 
         own = [f"{entry.path.removeprefix(prefix)} {entry.sha256}" for entry in files if entry.path.startswith(prefix)]
         named[name] = {**model, "sha256": hashlib.sha256("\n".join(own).encode()).hexdigest()}
     write_json(folder / MANIFEST, asdict(Manifest(FORMAT, named, captioners, files)))
-
-
-NOT_ADDED = "free space there, then run the same command again: nothing that stands there is lost"
-
-
-def files_to_add(weights: Path, part: str) -> Path:
-    """The folder, made where it is missing, in which the new files of `part` are put together.
-
-    What a killed command left in it is still there. Files are written into it under other names and renamed, for under
-    its own name a file counts as whole.
-    """
-    folder = addition_path(weights, part) / "files"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def drop_files_to_add(weights: Path, part: str) -> None:
-    """Removes what was put together for `part`, unless it is decided already that it is added."""
-    if not is_decided(addition_path(weights, part)):
-        shutil.rmtree(addition_path(weights, part), ignore_errors=True)
-
-
-def add_files(weights: Path, part: str, entries: list[FileEntry], kept: Collection[str] = ()) -> None:
-    """Puts the files of `entries` from `files_to_add` into `part` and lists them there.
-
-    What `part` held before goes, but for the files named in `kept`.
-    """
-    manifest = read_manifest(weights / MANIFEST)
-    stay = [entry for entry in manifest.files if not is_of(part, entry) or name_of(part, entry) in kept]
-    files = sorted([*stay, *entries], key=lambda entry: entry.path)
-    write_json(addition_path(weights, part) / MANIFEST, asdict(replace(manifest, files=files)))
-    finish_additions(weights)
-
-
-def finish_additions(weights: Path) -> None:
-    """Brings to its end what was decided before a kill; nothing to do is the usual case."""
-    for part in ADDED_PARTS:
-        addition = addition_path(weights, part)
-        if not is_decided(addition):
-            continue
-        if belongs_to(weights, part):
-            move_in(weights, part)
-        shutil.rmtree(addition)
-
-
-def belongs_to(weights: Path, part: str) -> bool:
-    """Whether the decided addition was made of this very folder; it may have been replaced by another since."""
-    if not (weights / MANIFEST).is_file():
-        return False
-    old, new = (read_manifest(folder / MANIFEST) for folder in (weights, addition_path(weights, part)))
-    others = [[entry for entry in manifest.files if not is_of(part, entry)] for manifest in (old, new)]
-    return old.models == new.models and others[0] == others[1]
-
-
-def move_in(weights: Path, part: str) -> None:
-    """Only renames and removals, each of which may have been done before; the manifest comes last."""
-    addition, target = addition_path(weights, part), weights / part
-    expected = {name_of(part, entry) for entry in read_manifest(addition / MANIFEST).files if is_of(part, entry)}
-    target.mkdir(exist_ok=True)
-    for path in target.iterdir():
-        if path.name not in expected:
-            path.unlink()
-    for name in expected:
-        if (addition / "files" / name).is_file():
-            (addition / "files" / name).replace(target / name)
-    (addition / MANIFEST).replace(weights / MANIFEST)
-
-
-def is_of(part: str, entry: FileEntry) -> bool:
-    return entry.path.startswith(f"{part}/")
-
-
-def name_of(part: str, entry: FileEntry) -> str:
-    return entry.path.removeprefix(f"{part}/")

@@ -17,6 +17,7 @@ from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES, Recipe
 from kernel.errors import UserError
 from kernel.estimates.constant import keep_constant_row
+from kernel.models.additions import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
 from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import CONFIGURATIONS as OF_CLIP
 from kernel.models.clip import ClipEncoder, clip_tokenizer, clip_tokenizer_record
@@ -26,13 +27,8 @@ from kernel.models.sentences import SentenceEncoder, sentence_tokenizer, sentenc
 from kernel.models.weights_folder import (
     FEATURES_FOLDER,
     MANIFEST,
-    NOT_ADDED,
     FileEntry,
     Weights,
-    add_files,
-    drop_files_to_add,
-    files_to_add,
-    finish_additions,
     loading,
     open_weights,
     read_manifest,

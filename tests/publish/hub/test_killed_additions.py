@@ -1,8 +1,6 @@
 """SIGKILL at every step of adding to a weights folder, then the same command again: nothing is made anew."""
 
-import json
 import os
-import shutil
 import sys
 from pathlib import Path
 
@@ -10,8 +8,6 @@ import pytest
 
 from kernel.banks.build import build_bank
 from kernel.config import BankSettings
-from kernel.errors import UserError
-from kernel.models.weights_folder import finish_additions, open_weights
 from tests import warm
 from tests.conftest import ROOT
 
@@ -158,28 +154,3 @@ def test_a_bank_put_in_killed_anywhere_ends_with_the_same_folder(weights_folder,
     build_bank(BankSettings([tmp_path / "prompts.txt"], near=1.0), weights_folder, tmp_path / "bank", "cpu")
     verdicts, _ = killed(weights_folder, tmp_path / "killed", "--bank", tmp_path / "bank")
     assert set(verdicts) == {"same"}
-
-
-def test_a_run_on_a_folder_that_is_being_added_to_is_told_what_completes_it(weights_folder, tmp_path):
-    folder = tmp_path / "weights"
-    shutil.copytree(weights_folder, folder, copy_function=os.link)
-    addition = tmp_path / ".weights.features.adding"
-    addition.mkdir()
-    shutil.copy(folder / "manifest.json", addition)
-    open_weights(folder)
-    (folder / "word_banks" / "features").mkdir(exist_ok=True)
-    (folder / "word_banks" / "features" / "new.safetensors").write_bytes(b"")
-    with pytest.raises(UserError, match="a command was ended while it put files there.*publish weights': it ends in a"):
-        open_weights(folder)
-
-
-def test_an_addition_to_a_folder_that_was_replaced_since_is_dropped(weights_folder, tmp_path):
-    folder = tmp_path / "weights"
-    shutil.copytree(weights_folder, folder, copy_function=os.link)
-    addition = tmp_path / ".weights.features.adding"
-    addition.mkdir()
-    manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["models"]["clip"]["sha256"] = "0" * 64
-    (addition / "manifest.json").write_text(json.dumps(manifest))
-    finish_additions(folder)
-    assert open_weights(folder).sha256("clip") != "0" * 64 and not addition.exists()
