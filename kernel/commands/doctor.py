@@ -7,11 +7,12 @@ import argparse
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from kernel.commands.options import add_command, json_option, weights_option
-from kernel.errors import UserError, kind_and_line
+from kernel.errors import UserError, kind_and_line, shown
 from kernel.system.terminal.output import json_text
 
 OK, MISSING, WRONG = "ok", "missing", "wrong"
@@ -108,7 +109,7 @@ def find_all_devices() -> Iterator[Finding]:
 
 
 def find_weights(folder: Path, deep: bool) -> Iterator[Finding]:
-    """The folder, each of its models, and what would run with them."""
+    """The folder, each of its models and encoders, and what would run with them."""
     from kernel.models.weights_folder import ADVICE, MANIFEST, open_weights
 
     try:
@@ -120,6 +121,8 @@ def find_weights(folder: Path, deep: bool) -> Iterator[Finding]:
     yield Finding("weights", OK, f"{folder}, {size_of(folder)}; {how}")
     for name, model in weights.models.items():
         yield Finding(f"weights, {name}", OK, f"{model['source']}, {size_of(weights.model_folder(name))}")
+    for name in weights.encoders:
+        yield from checked(f"weights, encoders/{name}", True, partial(find_encoder, weights, name))
     lacking = [name for name in ("clip", "sentences") if name not in weights.models]
     lacking += [] if weights.captioners else ["a captioner"]
     for name in lacking:
@@ -130,6 +133,18 @@ def find_weights(folder: Path, deep: bool) -> Iterator[Finding]:
 
 def size_of(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / GB:.3f} GB"
+
+
+def find_encoder(weights: Any, name: str) -> Iterator[Finding]:
+    """An encoder that was trained for these models, and how good it was."""
+    from kernel.models.encoders.record import check_models, read_encoder_record
+
+    folder = weights.encoder_folder(name)
+    record = read_encoder_record(folder)
+    check_models(folder, record, weights.sha256("clip"), weights.sha256("sentences"))
+    tower = shown(record.tower.architecture or "CLIP's features")
+    said = f"{tower}, mean cosine {record.held_out.mean:.4f} on pictures held out, {size_of(folder)}"
+    yield Finding(f"weights, encoders/{name}", OK, said)
 
 
 def find_recipe(weights: Any) -> Iterator[Finding]:

@@ -36,6 +36,8 @@ def add_steps(publish: Parser) -> None:
     weights.add_argument("--encode", action="store_true",
                          help="then encodes the word banks; minutes on a GPU, hours without")  # fmt: skip
     bank_option(weights, "then puts this prompt bank into the folder")
+    weights.add_argument("--encoder", action="append", default=[], type=Path, metavar="ENCODER", dest="encoders",
+                         help="then puts this trained encoder in, by its folder's name; repeatable")  # fmt: skip
 
     add_prompts(steps)
 
@@ -129,6 +131,10 @@ def weights_command(options: argparse.Namespace) -> None:
         from kernel.banks.into_weights import add_bank
 
         add_bank(folder, options.bank)
+    for encoder in options.encoders:
+        from kernel.models.encoders.into_weights import add_encoder
+
+        add_encoder(folder, encoder)
     print(folder)
 
 

@@ -12,10 +12,12 @@ import pytest
 from kernel.__main__ import main
 from kernel.commands import doctor
 from kernel.commands.doctor import MISSING, OK, WRONG, Finding, can_start, examine
+from kernel.models.encoders.into_weights import add_encoder
 from kernel.models.weights_folder import MANIFEST
 from kernel.system import versions
 from kernel.system.versions import DECLARED
 from tests.conftest import ROOT
+from tests.models.encoders.by_hand import save_encoder
 
 SECRET = "KGAT_0secret0"
 
@@ -117,6 +119,20 @@ def test_a_bank_made_with_other_models_is_wrong(folder):
     findings = examine(folder)
     assert states(findings)["recipe"] == WRONG and "cannot be compared" in said(findings, "recipe")
     assert not can_start(findings)
+
+
+def test_encoders_are_told_and_one_that_was_trained_for_other_models_is_wrong(folder, weights, tmp_path):
+    add_encoder(folder, save_encoder(tmp_path / "vit", weights))
+    findings = examine(folder)
+    assert states(findings)["weights, encoders/vit"] == OK and can_start(findings)
+    assert said(findings, "weights, encoders/vit").startswith(
+        "CLIP's features, mean cosine 0.8125 on pictures held out"
+    )
+    path = folder / "encoders" / "vit" / "encoder.json"
+    path.write_bytes(path.read_bytes().replace(weights.sha256("sentences").encode(), b"0" * 64))
+    findings = examine(folder)
+    assert states(findings)["weights, encoders/vit"] == WRONG and not can_start(findings)
+    assert "trained with the MiniLM model 00000000..." in said(findings, "weights, encoders/vit")
 
 
 def test_a_version_outside_its_range_is_wrong_and_one_that_is_not_there_missing(weights_folder, monkeypatch):

@@ -1,12 +1,18 @@
 """The way up by the commands a user types, each in a process of its own."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from kernel.__main__ import main
+from kernel.models.weights_folder import open_weights
+from kernel.publish.hub.pins import Repository
+from tests.models.encoders.by_hand import save_encoder
 from tests.publish.kaggle.kaggle_client import environment_for_children, make_project
 from tests.publish.kaggle.kaggle_server import CODE, KERNEL, WEIGHTS, Dataset, KaggleServer, answered, refused
 
@@ -82,3 +88,19 @@ def test_a_missing_account_ends_with_exit_code_1_and_init(kaggle, project):
     pushed = publish(kaggle, project, "push")
     assert pushed.returncode == 1
     assert "publish init --user NAME" in pushed.stderr
+
+
+def test_encoders_are_put_into_weights_that_are_there_and_stay(weights_folder, weights, tmp_path, monkeypatch, capsys):
+    def of_these_weights(_: object, names: list[str]) -> dict[str, Repository]:
+        pinned = {name: (weights.models[name]["source"], weights.models[name]["revision"]) for name in names}
+        return {name: Repository(name, *origin, {}) for name, origin in pinned.items()}
+
+    monkeypatch.setattr("kernel.publish.hub.weights.pinned_repositories", of_these_weights)
+    folder = shutil.copytree(weights_folder, tmp_path / "weights", copy_function=os.link)
+    vit, ridge = (str(save_encoder(tmp_path / name, weights)) for name in ("vit", "ridge"))
+    command = ["publish", "weights", "--recipe", "baseline", "--out", str(folder)]
+    assert main([*command, "--encoder", vit, "--encoder", ridge]) == 0
+    assert capsys.readouterr().out == f"{folder}\n"
+    assert set(open_weights(folder).encoders) == {"vit", "ridge"}
+    assert main(command) == 0
+    assert set(open_weights(folder).encoders) == {"vit", "ridge"}

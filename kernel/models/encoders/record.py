@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from kernel.errors import UserError, others_beside
+from kernel.errors import UserError, others_beside, shown
 from kernel.models.weights_folder import ENCODER, FileEntry
 from kernel.system.records import read_record
 
@@ -101,3 +101,15 @@ def check_encoder(folder: Path, record: EncoderRecord) -> None:
     """Raises UserError naming the first file that is not as the record says."""
     for entry in record.files:
         entry.check(folder / entry.path, RECORD, ADVICE)
+
+
+def check_models(folder: Path, record: EncoderRecord, clip_sha256: str, sentences_sha256: str) -> None:
+    """Raises UserError when it was trained for another MiniLM, or reads the features of another CLIP."""
+    trained_with = {"MiniLM": (record.sentences, sentences_sha256), "CLIP": (record.tower.sha256, clip_sha256)}
+    for name, (own, given) in trained_with.items():
+        if own is not None and own != given:
+            raise UserError(
+                f"{folder / RECORD}: trained with the {name} model {shown(own[:8])}..., the weights folder holds "
+                f"{given[:8]}...: their vectors cannot be compared. Give the weights that it was trained with, or "
+                f"{ADVICE[0].lower()}{ADVICE[1:]}"
+            )

@@ -10,6 +10,7 @@ from kernel.banks.build import build_bank
 from kernel.config import BankSettings
 from tests import warm
 from tests.conftest import ROOT
+from tests.models.encoders.by_hand import save_encoder
 
 # Every point is a real process, forked from one that has imported everything, that kills itself at its n-th step:
 # before anything is opened for writing, renamed or removed in the test's folder, and in the middle of a file's bytes.
@@ -153,4 +154,10 @@ def test_a_bank_put_in_killed_anywhere_ends_with_the_same_folder(weights_folder,
     (tmp_path / "prompts.txt").write_text("\n".join(f"a woodcut of a fish number {number}" for number in range(60)))
     build_bank(BankSettings([tmp_path / "prompts.txt"], near=1.0), weights_folder, tmp_path / "bank", "cpu")
     verdicts, _ = killed(weights_folder, tmp_path / "killed", "--bank", tmp_path / "bank")
+    assert set(verdicts) == {"same"}
+
+
+def test_encoders_put_in_killed_anywhere_end_with_the_same_folder(weights_folder, weights, tmp_path):
+    encoders = [save_encoder(tmp_path / name, weights, seed) for seed, name in enumerate(("vit", "ridge"))]
+    verdicts, _ = killed(weights_folder, tmp_path / "killed", "--encoder", encoders[0], "--encoder", encoders[1])
     assert set(verdicts) == {"same"}
