@@ -59,6 +59,14 @@ def test_what_was_decided_for_a_folder_that_was_replaced_since_is_dropped(folder
     assert open_weights(folder).sha256("clip") == "0" * 64 and beside(folder) == []
 
 
+def test_what_a_part_held_before_goes(folder, tmp_path):  # noqa: F811
+    (tmp_path / "new.json").write_text("{}")
+    for name in ("first.json", "second.json"):
+        add_copies(folder, "prompt_bank", {name: tmp_path / "new.json"})
+    open_weights(folder)
+    assert [path.name for path in (folder / "prompt_bank").iterdir()] == ["second.json"]
+
+
 def test_what_was_begun_for_another_part_stays(folder, tmp_path):  # noqa: F811
     (files_to_add(folder, "word_banks/features") / "hours.safetensors").write_bytes(b"of work")
     (tmp_path / "encoder.json").write_text("{}")
