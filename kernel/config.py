@@ -5,19 +5,21 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 from kernel.errors import UserError, did_you_mean
 
 EMBEDDING_DIMENSIONS = 384
 DEFAULT_WEIGHTS = Path("build/weights")
 DEFAULT_DEMO = Path("build/demo")
+NEAR_PROMPTS = 0.7  # the cosine from which prompts of pairs are held out of training together
 DEFAULT_FEATURES = Path("build/features")  # of phrases that `describe` encoded, for the next time
 
 
 # what a run must have for an estimate
 CAPTIONS, MODIFIERS = "captions", "modifiers"
-BANK, NEAREST, FIT = "bank", "nearest prompts of the bank", "what `fit` left beside the bank"
+BANK, NEAREST = "bank", "nearest prompts of the bank"
+ENCODERS = "image encoders trained on pairs"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ ESTIMATES = {
     "modifiers": Estimate("texts", (MODIFIERS,)),
     "neighbours": Estimate("of_bank", (BANK, NEAREST)),
     "head": Estimate("of_bank", (BANK,)),
-    "regression": Estimate("of_bank", (BANK, FIT)),
+    "encoder": Estimate("of_encoders", (ENCODERS,)),
     "constant": Estimate("of_bank", (BANK,)),
 }
 
@@ -60,6 +62,7 @@ LARGEST = {
     "max_length": 512,  # the positions that BLIP's text model has; BLIP-2's captions end at a fraction of them
     "neighbours": 10_000,  # weights fall with rank: what lies behind counts for nothing
     "clip_batch": 65_536,  # what does not fit in memory is halved on the way
+    "encoder_batch": 65_536,
     "caption_batch": 65_536,
     "text_batch": 65_536,
     "shard_images": 1_000_000,  # of one shard everything is held in memory, and a kill loses all of it
@@ -109,9 +112,12 @@ class Recipe:
     neighbours: int = 100
     neighbour_weighting: str = "published"
     neighbour_temperature: float = 0.05
+    # image encoders of the weights folder, each with its share among them; none named: every one, all alike
+    encoders: dict[str, float] = field(default_factory=dict)
     normalise: bool = True
     # batch and shard borders change float rounding in the last digits, so they belong to the run's identity
     clip_batch: int = 64
+    encoder_batch: int = 64
     caption_batch: int = 16
     text_batch: int = 256
     shard_images: int = 256
@@ -142,10 +148,14 @@ class Recipe:
         for bank, count in self.modifiers.items():
             if not 0 <= count <= MOST_MODIFIERS:
                 raise UserError(f"recipe setting modifiers.{bank} is {count:,}; expected 0 to {MOST_MODIFIERS:,}")
-        for name, share in self.estimates.items():
+        for name in self.estimates:
             declared(name)
-            if not 0 <= share <= 1:
-                raise UserError(f"recipe setting estimates.{name} is {share}; expected 0 to 1")
+        for setting, shares in (("estimates", self.estimates), ("encoders", self.encoders)):
+            for name, share in shares.items():
+                if not 0 <= share <= 1:
+                    raise UserError(f"recipe setting {setting}.{name} is {share}; expected 0 to 1")
+        if self.encoders and not any(self.encoders.values()):
+            raise UserError(f"recipe setting encoders is {json.dumps(self.encoders)}; expected a share above 0")
         total = sum(self.estimates.values())
         if abs(total - 1) > 1e-6:
             raise UserError(
@@ -173,8 +183,59 @@ RECIPES = {
         distinct_captions=True,
         estimates={"neighbours": 0.42, "prompts": 0.15, "head": 0.43},
     ),
+    # The shares of the competition's 36th place: kNN 0.3, interrogator 0.1, fine-tuned encoders 0.6.
+    "pairs": Recipe(
+        name="pairs",
+        separator=", ",
+        distinct_captions=True,
+        estimates={"neighbours": 0.3, "prompts": 0.1, "encoder": 0.6},
+    ),
 }
 DEFAULT_RECIPE = "text"
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How an image encoder's tower is trained, by what the competition's write-ups say helps; of tiers blocks and full.
+
+    The learning rate is that of the uppermost layer: each below has `layer_decay` times the one above it, the head
+    `head_factor` times more. It rises over `warmup` of all steps and falls to 0 by a cosine.
+    """
+
+    epochs: int = 3
+    batch: int = 256  # pictures a step, of all processes together
+    accumulate: int = 1  # parts of a batch, one after the other, so that it needs less memory
+    learning_rate: float = 1e-4
+    head_factor: float = 10.0
+    layer_decay: float = 0.6
+    weight_decay: float = 0.05
+    warmup: float = 0.05
+    largest_gradient: float = 1.0  # its length; longer ones are cut
+    average: float = 0.9998  # of the weights over steps; those are what is judged and kept
+    trained_layers: float = 0.5  # of the tower's, the upper ones; of tier blocks
+    loss: str = "cosine"
+    # the picture cut to half of its area or more, brightness and colours by 5 %; never mirrored, which hurts
+    augment: bool = True
+    recompute: bool = False  # of what a step would hold in memory: slower, and less memory
+    workers: int = 2  # that decode, a process
+    seed: int = 0
+    checkpoint_minutes: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name, least, most in (
+            ("epochs", 1, 1000), ("batch", 2, 65_536), ("accumulate", 1, 65_536), ("learning_rate", 0, 1),
+            ("head_factor", 0, 1000), ("layer_decay", 0, 1), ("weight_decay", 0, 1), ("warmup", 0, 1),
+            ("largest_gradient", 0, 1e6), ("average", 0, 1), ("trained_layers", 0, 1), ("workers", 0, 256),
+            ("seed", 0, LARGEST_SEED), ("checkpoint_minutes", 0, 1440),
+        ):  # fmt: skip
+            if not least <= getattr(self, name) <= most:
+                raise UserError(f"training setting {name} is {getattr(self, name)}; expected {least:g} to {most:g}")
+        if self.loss not in LOSSES:
+            raise UserError(f"training setting loss is {self.loss!r}; expected one of {', '.join(LOSSES)}")
+
+
+LOSSES = ("cosine", "angular")
+TIERS = ("head", "blocks", "full")  # what of an image encoder is trained
 
 
 @dataclass(frozen=True)
@@ -205,9 +266,16 @@ def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
     """
     if name not in RECIPES:
         raise UserError(f"unknown recipe {name!r}{did_you_mean(name, RECIPES)}. Valid recipes: {', '.join(RECIPES)}")
+    return with_settings(RECIPES[name], settings)
+
+
+Settings = TypeVar("Settings", Recipe, TrainingSettings)
+
+
+def with_settings(default: Settings, settings: Iterable[str]) -> Settings:
+    """`default` with `key=value` settings over it, as `recipe_named` takes them."""
     changes: dict[str, Any] = {}
-    recipe = RECIPES[name]
-    fields = {f.name: f for f in dataclasses.fields(Recipe) if f.name != "name"}
+    fields = {f.name: f for f in dataclasses.fields(default) if f.name != "name"}
     for setting in settings:
         key, equals, text = setting.partition("=")
         if not equals:
@@ -215,13 +283,14 @@ def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
         key, _, bank = key.partition(".")
         if key not in fields:
             raise UserError(f"unknown setting {key!r}{did_you_mean(key, fields)}. Valid settings: {', '.join(fields)}")
+        own = getattr(default, key)
         value = parsed(text)
-        if bank and isinstance(getattr(recipe, key), dict):
-            value = {**changes.get(key, getattr(recipe, key)), bank: value}
+        if bank and isinstance(own, dict):
+            value = {**changes.get(key, own), bank: value}
         elif bank:
             raise UserError(f"setting {key!r} has no parts; write {key}=value")
-        changes[key] = checked(key, getattr(recipe, key), value, text)
-    return dataclasses.replace(recipe, **changes)
+        changes[key] = checked(type(default), key, own, value, text)
+    return dataclasses.replace(default, **changes)
 
 
 def parsed(text: str) -> Any:
@@ -231,11 +300,11 @@ def parsed(text: str) -> Any:
         return text
 
 
-def checked(key: str, default: Any, value: Any, text: str) -> Any:
+def checked(of: type, key: str, default: Any, value: Any, text: str) -> Any:
     """`value` when it has the setting's type; settings that are text take the words as written."""
     from pydantic import TypeAdapter, ValidationError
 
-    kind = get_type_hints(Recipe)[key]
+    kind = get_type_hints(of)[key]
     if kind is str:
         return value if isinstance(value, str) else text
     try:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from kernel.banks.prompt_bank import RECORD, REGRESSION, SHARES, PromptBank
+from kernel.banks.prompt_bank import RECORD, SHARES, PromptBank
 from kernel.models.additions import add_copies
 from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, read_manifest
 
@@ -13,5 +13,5 @@ def add_bank(weights: Path, bank: Path) -> Path:
     models = read_manifest(weights / MANIFEST).models
     opened = PromptBank.open(bank, models["clip"]["sha256"], models["sentences"]["sha256"])
     names = [RECORD, *(entry.path for entry in opened.record["files"])]
-    names += [SHARES, REGRESSION] if opened.fitted() else []
+    names += [SHARES] if opened.fitted() else []
     return add_copies(weights, BANK_FOLDER, {name: bank / name for name in names})

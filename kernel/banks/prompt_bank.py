@@ -6,12 +6,11 @@ clip.safetensors      `features` (N, d) float16 unit rows
 sentences.safetensors `embeddings` (N, 384) float16 unit rows
 head.safetensors      the text-only head fitted on them
 fusion.json           only where `fit` was run: the estimates' shares fitted on images with known prompts
-regression.safetensors beside it: the head fitted on those images' features
 bank.json             see BankRecord
 The two matrices are memory-mapped and never read whole. Rounding to float16 moves a cosine by at most 5e-4.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,19 +19,19 @@ from typing import Any, NotRequired
 import numpy as np
 from typing_extensions import TypedDict
 
-from kernel.config import BANK, EMBEDDING_DIMENSIONS, ESTIMATES, FIT, NEAREST, RECIPES, Recipe
+from kernel.config import BANK, EMBEDDING_DIMENSIONS, ENCODERS, ESTIMATES, NEAREST, RECIPES, Recipe
 from kernel.errors import UserError, others_beside
 from kernel.models.linear_head import ADVICE, Head, load_head
 from kernel.models.vectors import check_unit_rows
 from kernel.models.weights_folder import FileEntry, Weights
-from kernel.system.files import file_sha256, whole_file, write_json, writing
+from kernel.system.files import whole_file, write_json, writing
 from kernel.system.records import read_record
 from kernel.system.tensor_files import Tensor, read_header, write_tensors
 
 FORMAT = 1
 RECORD = "bank.json"
 PROMPTS, HEAD = "prompts.parquet", "head.safetensors"
-SHARES, REGRESSION = "fusion.json", "regression.safetensors"
+SHARES, SHARES_FORMAT = "fusion.json", 2
 MATRICES = {"clip.safetensors": "features", "sentences.safetensors": "embeddings"}
 
 
@@ -52,27 +51,22 @@ class BankRecord(TypedDict):
 
 @dataclass(frozen=True)
 class Fusion:
-    """fusion.json: the models' and the regression's sha256, and the estimates' shares."""
+    """fusion.json: the models' sha256, the image encoders' by name, and by recipe the estimates' shares."""
 
     format: int
     clip: str
     sentences: str
-    regression: str
-    shares: dict[str, float]
+    encoders: dict[str, str]
+    shares: dict[str, dict[str, float]]
 
     def __post_init__(self) -> None:
-        if self.format != FORMAT or not set(self.shares) <= set(ESTIMATES):
-            raise ValueError(f"format {self.format}, shares of {', '.join(self.shares)}")
-        if not all(share >= 0 for share in self.shares.values()) or not abs(sum(self.shares.values()) - 1) <= 1e-6:
-            raise ValueError(f"the shares {self.shares} sum to {sum(self.shares.values()):g}, not to 1")
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What `fit` left beside a bank: the estimates' shares, and the head on the features of images."""
-
-    shares: dict[str, float]
-    regression: Head
+        if self.format != SHARES_FORMAT:
+            raise ValueError(f"format {self.format}")
+        for recipe, shares in self.shares.items():
+            if not set(shares) <= set(ESTIMATES):
+                raise ValueError(f"shares of {', '.join(shares)}")
+            if not all(share >= 0 for share in shares.values()) or not abs(sum(shares.values()) - 1) <= 1e-6:
+                raise ValueError(f"the shares {shares} of recipe {recipe} sum to {sum(shares.values()):g}, not to 1")
 
 
 @dataclass(frozen=True)
@@ -111,10 +105,18 @@ class PromptBank:
             raise UserError(f"{folder / HEAD}: maps {bank.head.weights.shape}; expected {shape}. {ADVICE}")
         return bank
 
-    def fitted(self) -> Fitted | None:
-        """What `fit` left beside the bank; None when it was not fitted."""
-        path = self.folder / SHARES
-        return read_fitted(path, self.record, self.head.weights.shape) if path.is_file() else None
+    def fitted(self) -> Fusion | None:
+        """What `fit` left beside the bank; None when it was not fitted. Raises UserError when it is damaged, or of
+        other models than the bank's."""
+        path, refit = self.folder / SHARES, "Remove it, or run 'python -m kernel fit' again"
+        if not path.is_file():
+            return None
+        fusion = read_record(path, Fusion, f"fitted shares of format {SHARES_FORMAT}", refit)
+        if (fusion.clip, fusion.sentences) != (self.record["clip"], self.record["sentences"]):
+            raise UserError(
+                f"{path}: fitted with other models than the bank's, so its shares mean nothing here. {refit}"
+            )
+        return fusion
 
     def prompts(self, indices: Iterable[int]) -> list[str]:
         """The prompts of these rows, in the order asked for: about 100 MB are read for a million.
@@ -134,21 +136,6 @@ class PromptBank:
         if len(table) != count:
             raise UserError(f"{path}: {len(table)} rows; {RECORD} says {count}. {ADVICE}")
         return table["prompt"].take(np.fromiter(indices, dtype=np.int64)).to_pylist()
-
-
-def read_fitted(path: Path, bank: BankRecord, shape: tuple[int, ...]) -> Fitted:
-    """fusion.json and its regression, which maps `shape`. Raises UserError when they are damaged or of other models."""
-    refit = "Remove it, or run 'python -m kernel fit' again"
-    regression = path.with_name(REGRESSION)
-    fusion = read_record(path, Fusion, f"fitted shares of format {FORMAT}", refit)
-    if (fusion.clip, fusion.sentences) != (bank["clip"], bank["sentences"]):
-        raise UserError(f"{path}: fitted with other models than the bank's, so its shares mean nothing here. {refit}")
-    if not regression.is_file() or file_sha256(regression) != fusion.regression:
-        raise UserError(f"{regression}: missing, or not the one that {path.name} was fitted with. {refit}")
-    head = load_head(regression)
-    if head.weights.shape != shape:
-        raise UserError(f"{regression}: maps {head.weights.shape}; expected {shape}. {refit}")
-    return Fitted(fusion.shares, head)
 
 
 def read_bank_record(folder: Path) -> BankRecord:
@@ -258,17 +245,17 @@ def opened_bank(recipe: Recipe, given: Path | None, weights: Weights) -> PromptB
             f"{folder}: holds {len(bank.features)} prompts, recipe setting neighbours is {recipe.neighbours}. Set it "
             f"to {len(bank.features)} or less, or build a larger bank with 'python -m kernel bank'"
         )
-    if recipe.needs(FIT) and bank.fitted() is None:
-        raise UserError(
-            f"{folder}: holds no regression, for which the recipe has a share: it is fitted on images with known "
-            "prompts. Run 'python -m kernel fit PAIRS --bank BANK --out RUN', or set estimates without it"
-        )
     return bank
 
 
-def with_fitted_shares(recipe: Recipe, bank: PromptBank | None) -> tuple[Recipe, str]:
-    """The recipe with the shares fitted for this bank, where there are any and no others were set; and their origin."""
-    if bank is None or recipe.estimates != RECIPES["text"].estimates:
+def with_fitted_shares(recipe: Recipe, bank: PromptBank | None, encoders: Mapping[str, str]) -> tuple[Recipe, str]:
+    """The recipe with the shares fitted for this bank and these `encoders`, {name: sha256}, where there are any and no
+    others were set; and their origin."""
+    preset = RECIPES.get(recipe.name)
+    if bank is None or preset is None or recipe.estimates != preset.estimates:
         return recipe, "recipe"
     fitted = bank.fitted()
-    return (recipe, "published") if fitted is None else (replace(recipe, estimates=fitted.shares), "fitted")
+    shares = fitted.shares.get(recipe.name) if fitted else None
+    if fitted is None or shares is None or (recipe.needs(ENCODERS) and fitted.encoders != encoders):
+        return recipe, "published"
+    return replace(recipe, estimates=shares), "fitted"

@@ -1,7 +1,7 @@
 """What is known of images when estimates are made of them."""
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +26,7 @@ class Said(NamedTuple):
 class Known:
     """Of n images: CLIP's features (n, d) float32, a zero row for a bad one; captions and modifiers, none of a bad one.
 
+    `encoded` are the encoders' unit rows by name, (n, 384), a zero row where one says nothing of an image.
     `found` is told the nearest prompts of the bank, (n, k) int64, and their cosines, (n, k), best first, by an estimate
     that seeks them.
     """
@@ -37,4 +38,5 @@ class Known:
     image_features: np.ndarray
     captions: list[Said]
     modifiers: list[list[str]]
+    encoded: Mapping[str, np.ndarray] = field(default_factory=dict)
     found: Callable[[np.ndarray, np.ndarray], None] = lambda indices, cosines: None

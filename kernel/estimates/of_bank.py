@@ -30,14 +30,6 @@ def head(known: Known) -> Making:
     return rows, usable & (usable.sum() > 1)
 
 
-def regression(known: Known) -> Making:
-    """The head that `fit` made of images with known prompts."""
-    fitted = bank_of(known).fitted()
-    assert fitted is not None  # checked before the first image
-    yield len(known.image_features)
-    return fitted.regression.apply(known.image_features, fitted.regression.feature_mean), good(known)
-
-
 def constant(known: Known) -> Making:
     """The bank's mean prompt, whose share shrinks the other estimates toward it."""
     mean = unit_rows(bank_of(known).head.embedding_mean[None])

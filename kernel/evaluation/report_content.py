@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from kernel.banks.nearest import nearest
-from kernel.config import BANK, ESTIMATES
+from kernel.config import ESTIMATES
 from kernel.errors import UserError, did_you_mean
 from kernel.evaluation.evaluate import Score, pairwise_cosine, read_prompts, require_prompts, score
 from kernel.evaluation.finished import Finished
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline.folder.results import encoded
 from kernel.pipeline.stages.load import kept
 from kernel.system.devices import Device
 
@@ -96,6 +97,9 @@ def reasons(run: Finished) -> dict[str, list[str]]:
         if stage.writes and run.record["counts"].get(f"no_{stage.lack}"):
             for image_id in run.folder.unmade_images(stage.writes):
                 found.setdefault(image_id, []).append(f"no {stage.lack}: the run ended before")
+    for name, sha256 in run.record["identity"]["estimates"]["encoders"].items():
+        for image_id in run.folder.unmade_images(encoded(sha256)):
+            found.setdefault(image_id, []).append(f"not seen by encoder {name}")
     return found
 
 
@@ -139,7 +143,7 @@ def parts(run: Finished, truth: Truth | None) -> list[dict[str, str]]:
     shares = run.record["recipe"]["estimates"]
     rows = []
     for name, (estimate, usable) in run.estimates.items():
-        kind = "bank" if BANK in ESTIMATES[name].needs else "texts"
+        kind = {"of_bank": "bank", "of_encoders": "encoders"}.get(ESTIMATES[name].file, "texts")
         rows.append(
             {
                 "name": f"{name} ({kind})",

@@ -6,13 +6,12 @@ features lie apart, so each is centred by its own mean first; what is left betwe
 noise that the map must bear. Only the Gram matrices are kept, so memory does not depend on the number of prompts:
 (1 + d + 384) squared float64, 16 MB for ViT-g-14's 1,024 dimensions.
 
-The same ridge regression fits the head on the features of images whose prompts are known, without that noise.
+The same ridge regression fits an image encoder's head on features of images whose prompts are known, without that
+noise.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +30,6 @@ HELD_OUT_EVERY = 10
 # cosines of CLIP lie near 0.3, so 2 - 2 * 0.3, less the squared distance of the means, 0.82 (Liang et al. 2022, "Mind
 # the Gap"). Training on texts blurred by noise for that reason: Nukrai et al. 2022, "CapDec".
 IMAGE_NOISE = 0.7
-FOLDS = 5
 TENSORS = ("weights", "feature_mean", "embedding_mean")
 ADVICE = "Make the bank again: 'python -m kernel bank PROMPTS --weights DIR --out BANK'"
 
@@ -151,24 +149,6 @@ def ridge(whole: Gram, regularisation: float) -> Head:
     xx, xy, _ = whole.moments(mean_x, mean_y)
     weights = np.linalg.solve(xx + regularisation * mean_square(whole) * np.eye(len(xx)), xy)
     return Head(weights.astype(np.float32), mean_x.astype(np.float32), mean_y.astype(np.float32), regularisation)
-
-
-def fit_regression(features: np.ndarray, embeddings: np.ndarray) -> tuple[Head, np.ndarray]:
-    """A head on the features of images whose prompts are known, and what it says of each image when held out.
-
-    Features (n, d) and embeddings (n, e), n at least FOLDS -> (Head, (n, e) unit rows). Each image's row comes from a
-    head that was fitted, regularisation included, on the other folds alone, so shares can be fitted on these rows.
-    """
-    folds = [np.arange(fold, len(features), FOLDS) for fold in range(FOLDS)]
-    grams = [Gram(features.shape[1], embeddings.shape[1]) for _ in folds]
-    for gram, fold in zip(grams, folds, strict=True):
-        gram.add(features[fold], embeddings[fold])
-    held_out = np.empty((len(features), embeddings.shape[1]), dtype=np.float32)
-    for number, fold in enumerate(folds):
-        judge, *rest = grams[number + 1 :] + grams[:number]
-        head = fit_head(reduce(add, rest), judge, noise=0)
-        held_out[fold] = head.apply(features[fold], head.feature_mean)
-    return fit_head(reduce(add, grams[1:]), grams[0], noise=0), held_out
 
 
 def mean_square(gram: Gram) -> float:

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from kernel.banks.prompt_bank import RECORD, REGRESSION, PromptBank, opened_bank, with_fitted_shares
+from kernel.banks.prompt_bank import RECORD, PromptBank, opened_bank, with_fitted_shares
 from kernel.banks.word_banks import Phrases, features_file, features_key, shipped_features, word_lists
-from kernel.config import FIT, Paths, Recipe
+from kernel.config import Paths, Recipe
 from kernel.errors import UserError
 from kernel.estimates.constant import constant_row
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
+from kernel.models.encoders.choice import chosen_encoders
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.folder.run_folder import FORMAT, RunFolder, Shards, read_run
@@ -28,14 +29,16 @@ from kernel.system.files import cannot_write, file_sha256, unfinished_path
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a run works with. `shares_from` says whether the estimates' shares are the recipe's, published or fitted,
-    `planned` by stage what the run is estimated to take, `warnings` what stops nothing."""
+    """What a run works with. `encoders` are those that are asked, each with its sha256; `shares_from` says whether the
+    estimates' shares are the recipe's, published or fitted, `planned` by stage what the run is estimated to take,
+    `warnings` what stops nothing."""
 
     recipe: Recipe
     shares_from: str
     images: list[ImageFile]
     weights: Weights
     captioners: list[str]
+    encoders: dict[str, str]
     words: list[Phrases]
     bank: PromptBank | None
     devices: list[Device]
@@ -58,7 +61,7 @@ class Prepared:
             "captioner": models[self.captioners[0]],  # by whatever name it was asked for
             "words": {own.name: features_key(models["clip"], own.phrases) for own in self.words},
             "bank": file_sha256(bank.folder / RECORD) if bank else None,
-            "regression": file_sha256(bank.folder / REGRESSION) if bank and recipe.needs(FIT) else None,
+            "encoders": self.encoders,
         }
         found: dict[str, dict[str, Any]] = {}
         for stage in kept():
@@ -75,7 +78,8 @@ def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -
     captioners = captioners_named(recipe, weights)
     words = word_lists(recipe, weights)
     bank = opened_bank(recipe, paths.bank, weights)
-    recipe, shares_from = with_fitted_shares(recipe, bank)
+    encoders = chosen_encoders(recipe, weights)
+    recipe, shares_from = with_fitted_shares(recipe, bank, encoders)
     devices = find_devices(device_name)
     inspect_captioner(weights, captioners[0])
     # small, so it stays, and on the CPU, as this process never touches a GPU
@@ -83,8 +87,8 @@ def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -
     fallback = constant_row(weights.folder, lambda: encoder)
     shipped = all(features_file(own, weights.sha256("clip"), [shipped_features(weights)]) for own in words)
     plan = plan_run(recipe, weights, bank, devices, len(images), shipped)
-    return Prepared(plan.recipe, shares_from, images, weights, captioners, words, bank, devices, encoder, fallback,
-                    plan.stages, [*plan.notes, *left_out_note(paths.images)])  # fmt: skip
+    return Prepared(plan.recipe, shares_from, images, weights, captioners, encoders, words, bank, devices, encoder,
+                    fallback, plan.stages, [*plan.notes, *left_out_note(paths.images)])  # fmt: skip
 
 
 def open_run(

@@ -6,7 +6,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -35,12 +35,13 @@ class Record:
         self.folder = folder
         self.recipe = ready.recipe
         self.asked = ready.captioners[0]
+        self.encoders = ready.encoders
         self.weights = ready.weights
         self.seconds: dict[str, float] = {}
         self.memory: dict[str, dict[str, int | None]] = {}
         self.paces: dict[str, Pace] = {}
         self.library_warnings = library_warnings
-        self.given_up: list[str] = []  # captioners
+        self.given_up: list[str] = []  # captioners and image encoders
         bank = ready.bank
         self.planned = ready.planned
         self.static: dict[str, Any] = {
@@ -101,7 +102,7 @@ class Record:
 
     def write(self, problems: list[str]) -> dict[str, Any]:
         """Writes run.json as things stand, and returns its content; `problems` tell why, the shards what."""
-        short = shortfall(self.folder, self.recipe, self.asked)
+        short = shortfall(self.folder, self.recipe, self.asked, self.encoders)
         models, images = ("clip", *sorted(short["captioners"]), "sentences"), len(self.folder.images)
         content = {
             **self.static,
@@ -152,13 +153,13 @@ class Pace:
         return True
 
 
-def shortfall(folder: RunFolder, recipe: Recipe, asked: str) -> dict[str, Any]:
+def shortfall(folder: RunFolder, recipe: Recipe, asked: str, encoders: Mapping[str, str]) -> dict[str, Any]:
     """What a run's images got less than asked, read from its shards: whoever goes on with the run tells the same.
 
-    `asked` is the captioner that the run would best have. As run.json has it: `captioners`, who captioned how many;
-    `counts` of rows that are less than asked, by reason; {id: reason} of `bad_images` and, as `caption_failures`, of
-    those left without captions because a captioner failed; `problems`, a line for each kind of shortfall but bad
-    images, which are listed one by one.
+    `asked` is the captioner that the run would best have, `encoders` the sha256 of its image encoders by name. As
+    run.json has it: `captioners`, who captioned how many; `counts` of rows that are less than asked, by reason;
+    {id: reason} of `bad_images` and, as `caption_failures`, of those left without captions because a captioner failed;
+    `problems`, a line for each kind of shortfall but bad images, which are listed one by one.
     """
     total, bad = len(folder.images), results.read_clip(folder)[1]
     failed: dict[str, str] = {}
@@ -180,7 +181,9 @@ def shortfall(folder: RunFolder, recipe: Recipe, asked: str) -> dict[str, Any]:
         for own in kept()
         if own.writes and own.lack
     ]
+    unencoded = [folder.unmade_images(results.encoded(sha256)) for sha256 in encoders.values()]
     kinds += (
+        ("no_encoder", "were not come to by every image encoder", set().union(*unencoded)),
         ("caption_failures", "have none because the captioner failed on them", failed),
         ("fallback_captions", f"were captioned by a stand-in for {asked} ({others})", lesser),
         ("fewer_captions", "were captioned with less effort than asked", reduced),

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 
 from kernel.banks.word_banks import best_phrases
-from kernel.config import BANK, CAPTIONS, ESTIMATES, Paths, Recipe
+from kernel.config import CAPTIONS, ESTIMATES, MODIFIERS, Paths, Recipe
 from kernel.errors import UserError
 from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import Shards
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
 from kernel.pipeline.preparation import Prepared, open_run, prepare
 from kernel.pipeline.record import Pace, Record
-from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, estimates, words
+from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, encoders, estimates, words
 from kernel.pipeline.stages.load import kept
 from kernel.pipeline.submission import write_submission
 from kernel.pipeline.workers.dispatch import Ends, Outcome, work
@@ -54,6 +55,8 @@ def run(
                 folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
                 captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
                 results.drop_captions_of_others(folder, captioners)
+                for sha256 in ready.encoders.values():
+                    folder.drop_unsound_shards(results.encoded(sha256))
                 record = Record(ready, paths, folder, warnings, library_warnings)
                 told = [f"warning: {warning}" for warning in warnings]
                 print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
@@ -84,13 +87,15 @@ class Line:
         if not self.folder.made(results.CLIP):
             return self.record.write(self.problems)
         self.modifiers()
-        of_bank = [name for name in self.recipe.shared if BANK in ESTIMATES[name].needs]
-        of_texts = [name for name in self.recipe.shared if name not in of_bank]
-        # what the bank says does not change with captions, so it is made once, and no time is kept for it later
-        self.estimates(of_bank, "estimates of the bank")
+        self.encoders()
+        of_texts = [name for name in self.recipe.shared if {CAPTIONS, MODIFIERS}.intersection(ESTIMATES[name].needs)]
+        of_images = [name for name in self.recipe.shared if name not in of_texts]
+        # what is said of images alone does not change with captions, so it is made once, and no time is kept for it
+        self.estimates(of_images, "estimates of images")
         behind = (captions.STAGE, *self.plain(of_captions=True))
         names = self.ready.captioners
-        if self.recipe.needs(CAPTIONS) and (any(map(self.pending, behind)) or any(map(self.lesser, names))):
+        missing = any(self.pending(stage.writes) for stage in behind) or any(map(self.lesser, names))
+        if self.recipe.needs(CAPTIONS) and missing:
             start = time.perf_counter()
             self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one
@@ -112,6 +117,17 @@ class Line:
             why = outcome.why or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
+    def encoders(self) -> None:
+        """Every image by each image encoder; one that cannot be used is left out, and the others answer."""
+        for name, sha256 in self.ready.encoders.items():
+            ends = self.ends_before(1 / 3, "estimates", "submission")
+            pending = self.pending(results.encoded(sha256))
+            outcome = self.work(encoders.STAGE, pending, ends, by=name, label=f"encoder {name}")
+            if outcome.out_of_time:
+                self.problems.append(f"the time was over before encoder {name} had seen every image")
+            elif outcome.left:
+                self.give_up("encoder", name, outcome)
+
     def plain(self, of_captions: bool) -> list[StageDeclaration]:
         """The stages of this recipe that make shards in but one way, of captions or else of images alone."""
         own = [stage for stage in kept() if stage.writes and not stage.by and stage.wanted(self.recipe)]
@@ -130,7 +146,7 @@ class Line:
     def shards(self, stage: StageDeclaration, ends: Ends) -> Outcome:
         """A stage's shards that are missing, of those of which all that it reads is there."""
         ready = set(range(len(self.folder.borders))).intersection(*map(self.folder.made, stage.reads))
-        pending = {shard: size for shard, size in self.pending(stage).items() if shard in ready}
+        pending = {shard: size for shard, size in self.pending(stage.writes).items() if shard in ready}
         outcome = self.work(stage, pending, ends)
         if outcome.left:
             why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({outcome.why})"
@@ -149,12 +165,12 @@ class Line:
     def captions(self, ends: Ends) -> None:
         """Captions by the first captioner that can be used, then what is made of them; nothing here may end a run."""
         for name in self.ready.captioners:
-            outcome = self.work(captions.STAGE, self.pending(captions.STAGE), ends, by=name)
+            outcome = self.work(captions.STAGE, self.pending(results.CAPTIONS), ends, by=name)
             if outcome.out_of_time:
                 self.problems.append(f"the time was over before {captions.STAGE.aim}")
             if outcome.out_of_time or not outcome.left:
                 break
-            self.give_up(name, outcome)
+            self.give_up("captioner", name, outcome)
         else:
             self.problems.append("no captioner is left, so images without captions go without")
         self.of_captions(ends)
@@ -176,7 +192,7 @@ class Line:
             if outcome.out_of_time:
                 self.problems.append(f"the time was over before {name} had captioned what a stand-in had")
             elif outcome.left:
-                self.give_up(name, outcome)
+                self.give_up("captioner", name, outcome)
             if len(outcome.left) < len(shards):
                 self.of_captions(self.ends(reserve))
             if outcome.out_of_time:
@@ -191,9 +207,9 @@ class Line:
             if content.could_be_better(self.folder.shard_ids(shard), lesser)
         ]
 
-    def give_up(self, captioner: str, outcome: Outcome) -> None:
-        self.record.given_up.append(captioner)
-        self.problems.append(f"captioner {captioner} was given up ({outcome.why})")
+    def give_up(self, kind: str, name: str, outcome: Outcome) -> None:
+        self.record.given_up.append(name)
+        self.problems.append(f"{kind} {name} was given up ({outcome.why})")
 
     def of_captions(self, ends: Ends) -> None:
         for stage in self.plain(of_captions=True):
@@ -257,9 +273,9 @@ class Line:
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome
 
-    def pending(self, stage: StageDeclaration) -> dict[int, int]:
-        """The shards that are not made, and their images."""
-        made = set(self.folder.made(stage.writes)) if stage.writes else set()
+    def pending(self, shards: Shards | None) -> dict[int, int]:
+        """Of a stage's shards those that are not made, and their images."""
+        made = set(self.folder.made(shards)) if shards else set()
         return {shard: size for shard, size in self.folder.sizes().items() if shard not in made}
 
     def ends(self, reserve: float) -> Ends:

@@ -1,81 +1,118 @@
-"""`fit`: the shares of recipe `text`, and a head on image features, fitted on images with known prompts.
+"""`fit`: the shares of recipes `text` and `pairs`, fitted on images with known prompts that no encoder was trained on.
 
-Both are kept beside the bank, as fusion.json and regression.safetensors.
+They are kept beside the bank, as fusion.json.
 """
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from kernel.banks.prompt_bank import FORMAT, REGRESSION, SHARES, read_bank_record
-from kernel.config import ESTIMATES, FIT, RECIPES, Paths
+from kernel.banks.prompt_bank import SHARES, SHARES_FORMAT, read_bank_record
+from kernel.config import ENCODERS, ESTIMATES, RECIPES, Paths
 from kernel.errors import UserError
-from kernel.evaluation.evaluate import read_prompts, warn_of_leak
-from kernel.models.linear_head import fit_regression
+from kernel.evaluation.evaluate import warn_of_leak
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
-from kernel.models.weights_folder import MANIFEST, open_weights
+from kernel.models.weights_folder import MANIFEST, Weights, open_weights
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
-from kernel.pipeline.images import list_images
+from kernel.pipeline.images import ImageFile, list_images
 from kernel.pipeline.run import run
 from kernel.system.devices import find_device
-from kernel.system.files import file_sha256, write_json
-from kernel.training.shares import cosines, fit_shares, products, require_enough
+from kernel.system.files import write_json, write_whole, writing
+from kernel.training.pairs import PROMPTS, PairSet, TarMember, open_pairs
+from kernel.training.shares import Fit, Products, cosines, fit_shares, products, require_enough
+from kernel.training.split import read_split
 
 
 def fit(pairs: Path, weights: Path, bank: Path, out: Path, device: str = "auto") -> dict[str, Any]:
-    """Runs every estimate over `pairs/images`, fits their shares to `pairs/prompts.csv`, writes BANK/fusion.json.
+    """Runs every estimate over the pairs' pictures, fits their shares to the prompts, writes BANK/fusion.json.
 
-    What the regression says of an image comes from a fit on the other images, so its share is fitted honestly.
-    `out` is the run folder; a killed fit goes on there. Bad images are left out. Returns what it wrote.
+    Pictures that an encoder of the weights folder was trained on, or chosen by, take no part. `out` holds the run and
+    what it reads; a killed fit goes on there. Bad images are left out. Returns what it wrote.
     """
-    prompts = read_prompts(pairs / "prompts.csv")
-    images = list_images(pairs / "images")
-    if {image.id for image in images} != set(prompts):
-        odd = sorted({image.id for image in images} ^ set(prompts))
-        raise UserError(
-            f"{pairs}: {len(odd)} ids are only among the images or only in prompts.csv, the first is {odd[0]!r}; "
-            "expected a prompt for each image. Remove what has no partner"
-        )
-    require_enough(len(images))
     if (bank.parent / MANIFEST).is_file():
         raise UserError(
             f"{bank}: lies in a weights folder, whose manifest would not list what fit writes there. Copy it out, fit "
             "the copy, then 'python -m kernel publish weights --bank COPY' puts it back"
         )
-    warn_of_leak(read_bank_record(bank)["excluded"], pairs / "prompts.csv")
-    text = RECIPES["text"]
-    stated = [name for name in ESTIMATES if FIT not in ESTIMATES[name].needs]  # that is made here, of these images
-    everything = replace(text, estimates=dict.fromkeys(stated, 1 / len(stated)))
-    content = run(everything, Paths(pairs / "images", weights, out, bank), device)
-    folder = RunFolder(out, images, everything.shard_images)
+    found, opened, record = open_pairs(pairs), open_weights(weights), read_bank_record(bank)
+    if (pairs / PROMPTS).is_file():
+        warn_of_leak(record["excluded"], pairs / PROMPTS)
+    places = unseen(found, opened)
+    require_enough(len(places))
+    prompts = [found.prompts[place] for place in places]
+    images = linked(out / "images", [found.pictures[place] for place in places])
+    names = [name for name in ESTIMATES if opened.encoders or ENCODERS not in ESTIMATES[name].needs]
+    everything = replace(RECIPES["text"], estimates=dict.fromkeys(names, 1 / len(names)))
+    content = run(everything, Paths(out / "images", weights, out / "run", bank), device)
+    folder = RunFolder(out / "run", images, everything.shard_images)
     good = np.array([image.id not in content["bad_images"] for image in images])
     require_enough(int(good.sum()))
     encoder = SentenceEncoder.load(open_weights(weights, parts=("sentences",)), find_device(device))
-    truth = encoder.encode([prompts[image.id] for image in images], text.text_batch)[good]
-    regression, held_out = fit_regression(results.read_clip(folder)[0][good], truth)
-    rows = {name: said_rows(folder, name)[good] for name in stated} | {"regression": held_out}
-    known = products(np.stack([rows[name] for name in ESTIMATES]), truth)
-    fitted = fit_shares(list(ESTIMATES), known)
-    published = np.array([text.estimates.get(name, 0) for name in ESTIMATES])
-    record = read_bank_record(bank)
-    regression.save(bank / REGRESSION)
+    truth = encoder.encode(prompts, everything.text_batch)[good]
+    known = products(np.stack([said_rows(folder, name)[good] for name in names]), truth)
+    fitted = {recipe: of_recipe(recipe, names, known) for recipe in ("text", "pairs")}
+    if not opened.encoders:
+        del fitted["pairs"]
     result = {
-        "format": FORMAT,
-        "shares": fitted.shares,
+        "format": SHARES_FORMAT,
+        "shares": {recipe: own.shares for recipe, own in fitted.items()},
         "images": int(good.sum()),
-        "held_out": {"mean": fitted.held_out, "ci95": list(fitted.ci95)},
-        "published_shares": float(cosines(published, known).mean()),
-        "alone": {name: float(own.mean()) for name, own in zip(ESTIMATES, known.dots.T, strict=True)},
-        "regression": file_sha256(bank / REGRESSION),
+        "held_out": {recipe: {"mean": own.held_out, "ci95": list(own.ci95)} for recipe, own in fitted.items()},
+        "published_shares": {recipe: float(published(recipe, names, known).mean()) for recipe in fitted},
+        "alone": {name: float(own.mean()) for name, own in zip(names, known.dots.T, strict=True)},
         "clip": record["clip"],
         "sentences": record["sentences"],
+        "encoders": opened.encoders,
     }
     write_json(bank / SHARES, result)
     return result
+
+
+def unseen(pairs: PairSet, weights: Weights) -> list[int]:
+    """Places of the pairs that every encoder held out of its training; all of a set that none was trained on."""
+    held_out = {picture.id for picture in pairs.pictures}
+    for name in weights.encoders:
+        split = read_split(weights.encoder_folder(name))
+        if split.pairs == pairs.sha256:
+            held_out &= set(split.held_out)
+        else:
+            print(
+                f"warning: encoder {name} was trained on other pairs than {pairs.folder}: whether it knows these very "
+                "prompts is not known, and where it does its share is too large",
+                file=sys.stderr,
+            )
+    return [place for place, picture in enumerate(pairs.pictures) if picture.id in held_out]
+
+
+def linked(folder: Path, pictures: list[ImageFile]) -> list[ImageFile]:
+    """These pictures alone as a folder of images, in their order: as links, or as files where they stand in tars."""
+    with writing(folder, "free space there or give --out another folder, then run again: what is made is kept"):
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(pictures):
+            if not isinstance(picture, TarMember):
+                if not (link := folder / picture.path.name).is_symlink():
+                    link.symlink_to(picture.path.resolve())
+            elif not (copy := folder / f"{number:07d}.{picture.kind}").is_file():
+                write_whole(copy, picture.source().read())
+    images = list_images(folder)
+    if len(images) != len(pictures):
+        raise UserError(f"{folder}: holds {len(images)} images; expected {len(pictures)}. Give --out a new folder")
+    return images
+
+
+def of_recipe(recipe: str, names: list[str], known: Products) -> Fit:
+    """Shares of the estimates that a recipe may have: `text` is without training images."""
+    own = [name for name in names if recipe == "pairs" or ENCODERS not in ESTIMATES[name].needs]
+    return fit_shares(own, known.among([names.index(name) for name in own]))
+
+
+def published(recipe: str, names: list[str], known: Products) -> np.ndarray:
+    return cosines(np.array([RECIPES[recipe].estimates.get(name, 0) for name in names]), known)
 
 
 def said_rows(folder: RunFolder, name: str) -> np.ndarray:

@@ -27,6 +27,9 @@ class Products:
     def of(self, images: np.ndarray) -> "Products":
         return Products(self.dots[images], self.grams[images])
 
+    def among(self, estimates: list[int]) -> "Products":
+        return Products(self.dots[:, estimates], self.grams[:, estimates][:, :, estimates])
+
 
 @dataclass(frozen=True)
 class Fit:

@@ -17,7 +17,6 @@ from kernel.notebook.inputs import restore_weights
 from kernel.pipeline.run import run
 from kernel.publish.kaggle.staging import stage_dataset
 from kernel.publish.rehearsal.mounts import upload_and_unpack
-from kernel.system.files import file_sha256
 from tests.publish.conftest import project, wheels_folder  # noqa: F401
 
 FILES = {"bank.json", "clip.safetensors", "head.safetensors", "prompts.parquet", "sentences.safetensors"}
@@ -133,14 +132,13 @@ def model_names(weights) -> tuple[str, str]:
 
 def test_a_bank_with_fitted_shares_brings_them_along(own, bank, tmp_path, weights):
     copy = shutil.copytree(bank, tmp_path / "bank")
-    shutil.copy(copy / "head.safetensors", copy / "regression.safetensors")
     record = json.loads((copy / "bank.json").read_text())
     fitted = {
-        "format": 1,
-        "shares": {"prompts": 0.5, "neighbours": 0.5},
+        "format": 2,
+        "shares": {"text": {"prompts": 0.5, "neighbours": 0.5}},
         "clip": record["clip"],
         "sentences": record["sentences"],
-        "regression": file_sha256(copy / "regression.safetensors"),
+        "encoders": {},
     }
     (copy / "fusion.json").write_text(json.dumps(fitted))
     add_bank(own, copy)

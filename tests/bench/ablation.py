@@ -8,6 +8,8 @@ miniatures say that the line works; they never become defaults for real weights.
 import argparse
 import time
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ import numpy as np
 
 from kernel.banks.build import build_bank
 from kernel.banks.prompt_bank import PromptBank
-from kernel.config import CAPTIONS, DEFAULT_WEIGHTS, ESTIMATES, FIT, RECIPES, BankSettings, Paths
+from kernel.config import CAPTIONS, DEFAULT_WEIGHTS, ENCODERS, ESTIMATES, RECIPES, BankSettings, Paths
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
 from kernel.estimates.texts import weighed_captions
 from kernel.evaluation.evaluate import bootstrap_interval, pairwise_cosine
 from kernel.miniature.world.folders import ABLATION_BANK_SEED, ABLATION_SEED, draw_folder, scenes, write_prompts
-from kernel.models.linear_head import Head, fit_regression
+from kernel.models.linear_head import Gram, Head, fit_head
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights
@@ -35,6 +37,7 @@ from kernel.training.shares import best_shares, products
 
 SPLITS = 3
 SCORED, FITTED, BANK_PROMPTS, BANK_LEAST = 500, 200, 30_000, 20_000
+FOLDS = 5
 BASELINE = "baseline"
 
 
@@ -67,7 +70,7 @@ def ablation(out: Path, weights: Path, scored: int, fitted: int, bank_prompts: i
     for seed in range(SPLITS):
         fit_on = drawn(out / f"fitted-{seed}", prompts[f"fitted-{seed}"], weights, bank)
         score_on = drawn(out / f"scored-{seed}", prompts[f"scored-{seed}"], weights, bank)
-        regression, fit_on.estimates["regression"] = fit_regression(fit_on.features, fit_on.truth)
+        regression, fit_on.estimates["encoder"] = cross_fitted(fit_on.features, fit_on.truth)
         regress(regression, score_on)
         shares = best_shares(products(fit_on.rows(*ESTIMATES), fit_on.truth))
         if seed == 0:
@@ -103,7 +106,7 @@ def make_bank(out: Path, weights: Path, pairs: dict[str, list[str]], prompts: in
 
 
 def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Path) -> Draw:
-    """Every estimate of one draw but the regression, and the seed deck's own (`baseline`, joined by nothing), timed."""
+    """Every estimate of one draw but the encoder's, and the seed deck's own (`baseline`, joined by nothing), timed."""
     weights, device = open_weights(weights_folder), find_device("auto")
     text = RECIPES["text"]
     content = run(replace(text, estimates={"captions": 1.0}), Paths(pairs / "images", weights_folder, pairs / "run"))
@@ -115,7 +118,7 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
     estimates = {}
     seconds = {stage: content["seconds"][stage] / len(images) for stage in ("clip", "captions")}
-    stated = [name for name in ESTIMATES if FIT not in ESTIMATES[name].needs]
+    stated = [name for name in ESTIMATES if ENCODERS not in ESTIMATES[name].needs]
     for name in (*stated, BASELINE):
         start = time.perf_counter()
         recipe = RECIPES["baseline"] if name == BASELINE else text
@@ -127,10 +130,28 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     return Draw(features, estimates, encoder.encode(prompts, text.text_batch), seconds)
 
 
+def cross_fitted(features: np.ndarray, embeddings: np.ndarray) -> tuple[Head, np.ndarray]:
+    """A ridge regression on the features of images whose prompts are known, and what it says of each when held out.
+
+    Features (n, d) and embeddings (n, e), n at least FOLDS -> (Head, (n, e) unit rows). Each image's row comes from a
+    head that was fitted, regularisation included, on the other folds alone, so shares can be fitted on these rows.
+    """
+    folds = [np.arange(fold, len(features), FOLDS) for fold in range(FOLDS)]
+    grams = [Gram(features.shape[1], embeddings.shape[1]) for _ in folds]
+    for gram, fold in zip(grams, folds, strict=True):
+        gram.add(features[fold], embeddings[fold])
+    held_out = np.empty((len(features), embeddings.shape[1]), dtype=np.float32)
+    for number, fold in enumerate(folds):
+        judge, *rest = grams[number + 1 :] + grams[:number]
+        head = fit_head(reduce(add, rest), judge, noise=0)
+        held_out[fold] = head.apply(features[fold], head.feature_mean)
+    return fit_head(reduce(add, grams[1:]), grams[0], noise=0), held_out
+
+
 def regress(regression: Head, draw: Draw) -> None:
     start = time.perf_counter()
-    draw.estimates["regression"] = regression.apply(draw.features, regression.feature_mean)
-    draw.seconds["estimate regression"] = (time.perf_counter() - start) / len(draw.truth)
+    draw.estimates["encoder"] = regression.apply(draw.features, regression.feature_mean)
+    draw.seconds["estimate encoder"] = (time.perf_counter() - start) / len(draw.truth)
 
 
 def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:

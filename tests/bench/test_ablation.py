@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from kernel.config import ESTIMATES
-from tests.bench.ablation import Draw, ablation, seconds_of
+from tests.bench.ablation import FOLDS, Draw, ablation, cross_fitted, seconds_of
+from tests.models.test_linear_head import linear_rows, naive_ridge
 
 SMALL = {"scored": 12, "fitted": 12, "bank_prompts": 300, "bank_least": 100}
 
@@ -56,3 +57,22 @@ def test_a_stage_that_estimates_share_is_counted_once():
     assert seconds_of(["captions", "prompts"], np.array([0.5, 0.5]), draw) == pytest.approx(11.3)
     assert seconds_of(["captions", "prompts"], np.array([1.0, 0]), draw) == pytest.approx(11.1)
     assert seconds_of(["constant"], np.ones(1), draw) == 0
+
+
+def test_a_regressions_held_out_rows_come_from_heads_that_never_saw_the_image():
+    x, y = linear_rows(50, 6, 4, seed=8, noise=0.5)
+    _, rows = cross_fitted(x, y)
+    changed = y.copy()
+    changed[10::FOLDS] += 5  # the first fold, from its third image on
+    _, after = cross_fitted(x, changed)
+    np.testing.assert_array_equal(after[0::FOLDS], rows[0::FOLDS])
+    assert np.abs(after[1::FOLDS] - rows[1::FOLDS]).max() > 0.1
+
+
+def test_a_regression_is_ridge_over_all_its_images():
+    x, y = linear_rows(50, 6, 4, seed=9, noise=0.5)
+    head, rows = cross_fitted(x, y)
+    weights, mean_x, mean_y = naive_ridge(x, y, head.regularisation)
+    np.testing.assert_allclose(head.weights, weights, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(head.feature_mean, mean_x, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)

@@ -103,10 +103,10 @@ def test_without_any_bank_it_stops_before_image_1_and_names_both_ways_on(finishe
     assert not (tmp_path / "run").exists()
 
 
-def test_a_share_for_a_regression_that_was_not_fitted_stops_it_before_image_1(finished, tmp_path):
+def test_a_share_for_an_encoder_that_is_not_there_stops_it_before_image_1(finished, tmp_path):
     where, _ = finished
-    with pytest.raises(UserError, match="holds no regression.*python -m kernel fit"):
-        run(replace(FAST, estimates={"regression": 1.0}), replace(where, run=tmp_path / "run"), "cpu")
+    with pytest.raises(UserError, match="asks an image encoder.*holds none.*kernel train PAIRS.*--recipe text"):
+        run(replace(FAST, estimates={"encoder": 1.0}), replace(where, run=tmp_path / "run"), "cpu")
     assert not (tmp_path / "run").exists()
 
 

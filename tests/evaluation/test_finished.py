@@ -45,7 +45,7 @@ for name in ("whole", "late", "clip", "modifiers", "captions"):
     pid = os.fork()
     if pid == 0:
         if name not in ("whole", "late"):
-            setattr(results, f"write_{name}", die)
+            setattr(results, "write_rows" if name == "clip" else f"write_{name}", die)
         try:
             kernel.pipeline.run.run(recipe, Paths(Path("images"), Path("weights"), Path(name)), "cpu",
                                     deadline=Over() if name == "late" else NEVER)

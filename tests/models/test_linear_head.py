@@ -11,13 +11,11 @@ from safetensors.numpy import save_file
 import kernel.models.linear_head
 from kernel.errors import UserError
 from kernel.models.linear_head import (
-    FOLDS,
     IMAGE_NOISE,
     REGULARISATIONS,
     Gram,
     Head,
     fit_head,
-    fit_regression,
     held_out_errors,
     load_head,
     mean_feature,
@@ -182,25 +180,6 @@ def test_a_head_meant_for_noisy_images_beats_one_meant_for_prompts_on_them():
     for noise in (0, IMAGE_NOISE):
         found[noise] = (fit_head(*grams, noise).apply(images, mean_feature(images)) * unit_rows(y)).sum(axis=1).mean()
     assert found[IMAGE_NOISE] > found[0] + 0.01
-
-
-def test_a_regressions_held_out_rows_come_from_heads_that_never_saw_the_image():
-    x, y = linear_rows(50, 6, 4, seed=8, noise=0.5)
-    _, rows = fit_regression(x, y)
-    changed = y.copy()
-    changed[10::FOLDS] += 5  # the first fold, from its third image on
-    _, after = fit_regression(x, changed)
-    np.testing.assert_array_equal(after[0::FOLDS], rows[0::FOLDS])
-    assert np.abs(after[1::FOLDS] - rows[1::FOLDS]).max() > 0.1
-
-
-def test_a_regression_is_ridge_over_all_its_images():
-    x, y = linear_rows(50, 6, 4, seed=9, noise=0.5)
-    head, rows = fit_regression(x, y)
-    weights, mean_x, mean_y = naive_ridge(x, y, head.regularisation)
-    np.testing.assert_allclose(head.weights, weights, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(head.feature_mean, mean_x, atol=1e-5)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("noise", "chosen"), [(0.0, 1e-6), (100.0, 10.0)])

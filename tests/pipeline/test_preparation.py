@@ -22,7 +22,7 @@ def tree(folder: Path) -> set[str]:
 @pytest.mark.parametrize("name", ["run", "deep/er/run"])
 def test_a_new_folder_is_made_with_its_stages_and_its_record(tmp_path, name):
     opened(tmp_path / name)
-    assert tree(tmp_path / name) == {"clip", "captions", "cosines", "estimates", "run.json"}
+    assert tree(tmp_path / name) == {"clip", "encoders", "captions", "cosines", "estimates", "run.json"}
 
 
 def test_an_empty_folder_is_a_new_run(tmp_path):
@@ -65,12 +65,12 @@ def test_something_new_in_the_identity_is_a_change(tmp_path):
 def test_a_changed_run_removes_the_outputs_of_the_changed_stages_alone(tmp_path):
     run = opened(tmp_path)
     results.write_captions(run, 0, captioned([["a"]]))
-    results.write_clip(run, 0, np.zeros((2, 3), dtype=np.float32), {}, [])
+    results.write_rows(run, results.CLIP, 0, np.zeros((2, 3), dtype=np.float32), {}, [])
     results.write_estimate(run, "prompts", np.zeros((5, 384), dtype=np.float32), np.ones(5, dtype=bool))
     (tmp_path / "submission.csv").write_text("older")
     again = opened(tmp_path, FEWER_BEAMS)
     kept = {"clip/00000.safetensors", "clip/00000.safetensors.sha256"}
-    assert tree(tmp_path) == {"clip", *kept, "captions", "cosines", "estimates", "run.json"}
+    assert tree(tmp_path) == {"clip", *kept, "encoders", "captions", "cosines", "estimates", "run.json"}
     assert again.has_shard(results.CLIP, 0)
 
 

@@ -39,7 +39,8 @@ RECORDS: dict[str, tuple[dict, Callable[[Path], Any]]] = {
         lambda path: read_bank_record(path.parent),
     ),
     "fusion.json": (
-        {"format": 1, "clip": SHA256, "sentences": SHA256, "regression": SHA256, "shares": {"prompts": 1.0}},
+        {"format": 2, "clip": SHA256, "sentences": SHA256, "encoders": {"own": SHA256},
+         "shares": {"text": {"prompts": 1.0}}},
         lambda path: read_record(path, Fusion, "fitted shares", "Fit again"),
     ),
     "00000.json": (["a cat"], lambda path: read_prompts(path.parent, 0)),

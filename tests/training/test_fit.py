@@ -1,32 +1,30 @@
-import csv
 import json
+import os
+import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 
 from kernel.__main__ import main
 from kernel.banks.build import build_bank
 from kernel.banks.prompt_bank import PromptBank
 from kernel.config import ESTIMATES, RECIPES, BankSettings, Paths
 from kernel.errors import UserError
+from kernel.miniature.world.drawing import draw
 from kernel.miniature.world.folders import TEST_SEED, scenes
+from kernel.miniature.world.grammar import scene_stream
+from kernel.models.weights_folder import open_weights, write_manifest
 from kernel.pipeline.run import run
-from kernel.training.fit import fit
+from kernel.training.fit import fit, unseen
+from kernel.training.pairs import open_pairs
+from kernel.training.split import read_split
+from kernel.training.train import train
+from tests.training.sets import write_folder, write_tars
 
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory, drawn):
-    folder = tmp_path_factory.mktemp("pairs")
-    (folder / "images").mkdir()
-    rows = [("imgId", "prompt")]
-    for index, (picture, scene) in enumerate(drawn):
-        picture.save(folder / "images" / f"{index:03d}.png")
-        rows.append((f"{index:03d}", scene.prompt))
-    with (folder / "prompts.csv").open("w", newline="") as file:
-        csv.writer(file).writerows(rows)
-    return folder
+    return write_folder(tmp_path_factory.mktemp("pairs") / "set", [(own, scene.prompt) for own, scene in drawn])
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +39,15 @@ def fitted(tmp_path_factory, pairs, weights):
 
 def test_every_estimate_has_a_share_and_a_score_of_its_own(fitted):
     _, _, result = fitted
-    assert list(result["shares"]) == list(result["alone"]) == list(ESTIMATES)
-    assert sum(result["shares"].values()) == pytest.approx(1)
+    assert list(result["shares"]["text"]) == list(result["alone"]) == [name for name in ESTIMATES if name != "encoder"]
+    assert sum(result["shares"]["text"].values()) == pytest.approx(1)
     assert result["images"] == 24
 
 
 def test_fitted_shares_do_no_worse_than_any_estimate_alone_on_images_held_out(fitted):
     """With 24 pictures only by a margin; the ablation measures this on hundreds."""
     _, _, result = fitted
-    assert result["held_out"]["mean"] > max(result["alone"].values()) - 0.02
+    assert result["held_out"]["text"]["mean"] > max(result["alone"].values()) - 0.02
 
 
 def test_what_fit_returns_lies_beside_the_bank(fitted):
@@ -62,38 +60,7 @@ def test_a_run_takes_the_fitted_shares_and_says_so(fitted, pairs, weights, tmp_p
     where = Paths(pairs / "images", weights.folder, tmp_path / "run", bank)
     content = run(RECIPES["text"], where, "cpu", limit=2)
     assert content["shares_from"] == "fitted"
-    assert content["recipe"]["estimates"] == result["shares"]
-
-
-def test_a_pair_without_its_partner_is_refused(pairs, fitted, weights, tmp_path):
-    (tmp_path / "images").symlink_to(pairs / "images")
-    lines = (pairs / "prompts.csv").read_text().splitlines()
-    (tmp_path / "prompts.csv").write_text("\n".join(lines[:-1]) + "\n")
-    with pytest.raises(UserError, match="1 ids are only among the images or only in prompts.csv, the first is '023'"):
-        fit(tmp_path, weights.folder, fitted[0], tmp_path / "run", "cpu")
-
-
-def test_the_regression_is_kept_beside_the_bank_and_used_by_a_run(fitted, pairs, weights, tmp_path):
-    folder, run_folder, result = fitted
-    bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
-    recipe = replace(RECIPES["text"], estimates={"regression": 1.0})
-    run(recipe, Paths(pairs / "images", weights.folder, tmp_path / "run", folder), "cpu")
-    features = load_file(run_folder / "clip" / "00000.safetensors")["image_features"]
-    head = bank.fitted().regression
-    expected = head.apply(features, head.feature_mean)
-    found = load_file(tmp_path / "run" / "estimates" / "regression.safetensors")["rows"]
-    np.testing.assert_allclose(found, expected, atol=1e-6)
-
-
-def test_a_regression_that_was_changed_is_refused(fitted, weights):
-    folder, _, _ = fitted
-    path = folder / "regression.safetensors"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-4] + b"abcd")
-    bank = PromptBank.open(folder, weights.sha256("clip"), weights.sha256("sentences"))
-    with pytest.raises(UserError, match="regression.safetensors: missing, or not the one.*python -m kernel fit"):
-        bank.fitted()
-    path.write_bytes(whole)
+    assert content["recipe"]["estimates"] == result["shares"]["text"]
 
 
 def test_a_bank_in_a_weights_folder_is_not_written_into(pairs, weights, tmp_path):
@@ -116,10 +83,10 @@ def test_too_few_pairs_are_refused(pairs, fitted, weights, tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"shares": {"prompts": 0.5}}, "sum to 0.5, not to 1"),
-        ({"shares": {"nonsense": 1.0}}, "not fitted shares"),
-        ({"shares": {"prompts": 2.0, "head": -1.0}}, "not fitted shares"),
-        ({"format": 2}, "not fitted shares"),
+        ({"shares": {"text": {"prompts": 0.5}}}, "sum to 0.5, not to 1"),
+        ({"shares": {"text": {"nonsense": 1.0}}}, "not fitted shares"),
+        ({"shares": {"text": {"prompts": 2.0, "head": -1.0}}}, "not fitted shares"),
+        ({"format": 1}, "not fitted shares"),
         ({"clip": "0" * 64}, "fitted with other models"),
     ],
 )
@@ -139,6 +106,58 @@ def test_scores_and_fits_on_prompts_that_the_bank_may_hold_are_warned_of(fitted,
     other = tmp_path / "prompts.csv"
     other.write_text(prompts.read_text() + "\n")
     for file, warned in ((prompts, False), (other, True)):
-        arguments = ["evaluate", run_folder / "submission.csv", file, "--weights", weights.folder]
+        arguments = ["evaluate", run_folder / "run" / "submission.csv", file, "--weights", weights.folder]
         assert main([str(argument) for argument in arguments]) == 0
         assert (f"was built without '--exclude {file}'" in capfd.readouterr().err) is warned
+
+
+@pytest.fixture(scope="module")
+def of_tars(tmp_path_factory, weights):
+    """An encoder trained on 120 drawn pictures in tars, weights that hold it, a bank, and what fit makes of them."""
+    folder = tmp_path_factory.mktemp("encoded")
+    scenes_drawn = [(draw(scene, rng), scene.prompt) for scene, rng in scene_stream(7_800_000, 120)]
+    told = [(picture, prompt, index % 10) for index, (picture, prompt) in enumerate(scenes_drawn)]
+    pairs = write_tars(folder / "pairs", told, a_tar=60)
+    own = shutil.copytree(weights.folder, folder / "weights", copy_function=os.link)
+    (own / "manifest.json").unlink()
+    train(pairs, weights.folder, folder / "own", device="cpu")
+    shutil.copytree(folder / "own", own / "encoders" / "own", ignore=shutil.ignore_patterns("training"))
+    write_manifest(own, weights.models, weights.captioners)
+    (folder / "prompts.txt").write_text("\n".join(scene.prompt for scene in scenes(TEST_SEED + 1, 400)) + "\n")
+    build_bank(BankSettings([folder / "prompts.txt"], None, None, near=1.0), own, folder / "bank", "cpu")
+    return folder, fit(pairs, own, folder / "bank", folder / "fit", "cpu")
+
+
+def test_only_pictures_that_the_encoder_held_out_take_part(of_tars):
+    folder, result = of_tars
+    held_out = read_split(folder / "own").held_out
+    assert result["images"] == len(held_out) == 12
+    assert len(list((folder / "fit" / "images").iterdir())) == 12
+
+
+def test_text_is_fitted_without_and_pairs_with_the_encoder(of_tars):
+    _, result = of_tars
+    assert "encoder" not in result["shares"]["text"] and "encoder" in result["shares"]["pairs"]
+    for shares in result["shares"].values():
+        assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_recipe_pairs_takes_the_shares_fitted_for_this_very_encoder(of_tars, image_folder, tmp_path):
+    folder, result = of_tars
+    recipe = replace(RECIPES["pairs"], num_beams=1, captions_per_image=1)
+    paths = Paths(image_folder, folder / "weights", tmp_path / "run", folder / "bank")
+    content = run(recipe, paths, "cpu", limit=2)
+    assert content["shares_from"] == "fitted" and content["recipe"]["estimates"] == result["shares"]["pairs"]
+    fusion = json.loads((folder / "bank" / "fusion.json").read_text())
+    (folder / "bank" / "fusion.json").write_text(json.dumps(fusion | {"encoders": {"own": "0" * 64}}))
+    content = run(recipe, replace(paths, run=tmp_path / "other"), "cpu", limit=2)
+    assert content["shares_from"] == "published"
+    assert content["recipe"]["estimates"] == RECIPES["pairs"].estimates
+    (folder / "bank" / "fusion.json").write_text(json.dumps(fusion))
+
+
+def test_of_pairs_that_no_encoder_knows_all_take_part_and_that_is_warned_of(of_tars, pairs, capfd):
+    folder, _ = of_tars
+    places = unseen(open_pairs(pairs), open_weights(folder / "weights"))
+    assert len(places) == 24
+    assert "encoder own was trained on other pairs" in capfd.readouterr().err

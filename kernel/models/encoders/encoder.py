@@ -10,7 +10,7 @@ from PIL import Image
 from kernel.errors import UserError
 from kernel.models.encoders.output_head import PREFIX, OutputHead
 from kernel.models.encoders.record import ADVICE, RECORD, WEIGHTS, EncoderRecord, Pixels, read_encoder_record
-from kernel.models.encoders.towers import timm_model
+from kernel.models.encoders.towers import build_tower, load_tower
 from kernel.models.weights_folder import check_header, loading
 from kernel.system.devices import Device
 
@@ -57,13 +57,14 @@ class ImageEncoder:
                 raise ValueError(f"its head reads {head.inputs} numbers, {RECORD} says {record.tower.dimensions}")
         except ValueError as error:
             raise UserError(f"{folder / WEIGHTS}: not an encoder's ({error}). {ADVICE}") from error
-        if record.tower.pixels is None or record.tower.architecture is None:
+        if record.tower.pixels is None:
             return cls(record, None, head)
-        model = timm_model(record.tower.architecture, folder)
-        with loading(folder, "timm"):
-            own = {name.removeprefix(TOWER): own for name, own in tensors.items() if name.startswith(TOWER)}
-            model.load_state_dict(own, strict=True)
-        return cls(record, on_device(model, record.tower.pixels, device), head)
+        model = build_tower(record.tower, folder, device)
+        with loading(folder, record.tower.kind):
+            load_tower(
+                model, {name.removeprefix(TOWER): own for name, own in tensors.items() if name.startswith(TOWER)}
+            )
+        return cls(record, TowerEncoder(model.eval(), record.tower.pixels, device), head)
 
     def encode_images(self, images: list[Image.Image]) -> np.ndarray:
         """RGB images -> (n, 384) unit rows, by its own tower."""

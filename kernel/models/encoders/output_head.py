@@ -52,7 +52,7 @@ class OutputHead:
     @classmethod
     def of(cls, tensors: Mapping[str, Any]) -> "OutputHead":
         """What `tensors` wrote. Raises ValueError where layers are missing or do not fit each other."""
-        layers = []
+        layers: list[tuple[np.ndarray, np.ndarray]] = []
         for index in count():
             weight, bias = (tensors.get(f"{PREFIX}{index}.{name}") for name in ("weight", "bias"))
             if weight is None or bias is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from kernel.errors import UserError, others_beside, shown
 from kernel.models.weights_folder import ENCODER, FileEntry
@@ -11,7 +11,7 @@ from kernel.system.records import read_record
 FORMAT = 1
 RECORD, WEIGHTS, SPLIT = ENCODER, "model.safetensors", "split.json"
 ADVICE = "Make it again: 'python -m kernel train PAIRS --weights DIR --out ENCODER'"
-TIERS = ("ridge", "head")
+TIERS = ("ridge", "head", "blocks", "full")
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,23 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Tower:
-    """`kind` "clip": the CLIP of the weights folder, by its `sha256`, whose features a run has anyway; "timm": a model
-    of timm by the name of its `architecture`, whose tensors stand in the encoder's own file, and its `pixels`."""
+    """`kind` "clip": the CLIP of the weights folder, by its `sha256`, whose features a run has anyway. The tensors of
+    the others stand in the encoder's own file, and `pixels` is what they are shown: "timm", a model of timm by the name
+    of its `architecture`; "open_clip", the vision tower of a CLIP by its `configuration`, open_clip's `model_cfg`."""
 
-    kind: Literal["clip", "timm"]
+    kind: Literal["clip", "timm", "open_clip"]
     dimensions: int
     sha256: str | None = None
     architecture: str | None = None
+    configuration: dict[str, Any] | None = None
     pixels: Pixels | None = None
 
     def __post_init__(self) -> None:
-        given = (self.sha256 is not None, self.architecture is not None, self.pixels is not None)
-        if given != ((True, False, False) if self.kind == "clip" else (False, True, True)):
-            raise ValueError("expected a sha256 of kind clip, an architecture and pixels of kind timm")
+        told = {"clip": ["sha256"], "timm": ["architecture", "pixels"], "open_clip": ["configuration", "pixels"]}
+        named = ("sha256", "architecture", "configuration", "pixels")
+        given = [name for name in named if getattr(self, name) is not None]
+        if given != told[self.kind]:
+            raise ValueError(f"a tower of kind {self.kind} with {', '.join(given)}; expected {told[self.kind]}")
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class EncoderRecord:
-    """`validation` holds the mean cosine of each tier that was tried, by which the `tier` was chosen."""
+    """`validation` holds the mean cosine of each tier that was tried, by which the `tier` was chosen; `left_out` counts
+    what of the set was no pair that could be used, by reason."""
 
     format: int
     tower: Tower
@@ -79,6 +84,7 @@ class EncoderRecord:
     held_out: HeldOut
     files: list[FileEntry]
     validation: dict[str, float] = field(default_factory=dict)
+    left_out: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.format != FORMAT:

@@ -15,42 +15,63 @@ from kernel.pipeline.folder.run_folder import MOST_BYTES, RunFolder, Shards
 from kernel.system.files import write_json, write_whole
 from kernel.system.opening import read_whole
 
-CLIP = Shards("clip", ".safetensors", lambda folder, shard: read_clip_shard(folder, shard)[2])
+CLIP: Shards = Shards("clip", ".safetensors", lambda folder, shard: read_rows(folder, CLIP, shard)[2])
 CAPTIONS = Shards("captions", ".json", lambda folder, shard: read_caption_shard(folder, shard).unmade)
 COSINES = Shards("cosines", ".json")  # of each image's captions
 DESCRIPTIONS = Shards("descriptions", ".json")  # by image what `describe` found, or its `error`
 
 
-def write_clip(folder: RunFolder, shard: int, features: np.ndarray, bad: dict[str, str], unmade: list[str]) -> None:
-    """Features (n, d), zero rows for bad images and those not made; the former's reasons, the latter's ids."""
+def encoded(sha256: str) -> Shards:
+    """The rows of one image encoder: of another one they are other files."""
+    shards = Shards(
+        "encoders", f".{sha256[:16]}.safetensors", lambda folder, shard: read_rows(folder, shards, shard)[2]
+    )
+    return shards
+
+
+def write_rows(
+    folder: RunFolder, shards: Shards, shard: int, rows: np.ndarray, bad: dict[str, str], unmade: list[str]
+) -> None:
+    """A row an image (n, d), zero rows for bad images and those not made; the former's reasons, the latter's ids."""
     from safetensors.numpy import save
 
     # one entry: safetensors writes several in an order that differs from time to time, and bytes must not
     notes = {"notes": json.dumps({"bad": bad, "unmade": unmade})}
-    folder.write_shard(CLIP, shard, save({"image_features": features}, metadata=notes), whole=not unmade)
+    folder.write_shard(shards, shard, save({"rows": rows}, metadata=notes), whole=not unmade)
 
 
-def read_clip_shard(folder: RunFolder, shard: int) -> tuple[np.ndarray, dict[str, str], list[str]]:
-    """What `write_clip` wrote."""
+def read_rows(folder: RunFolder, shards: Shards, shard: int) -> tuple[np.ndarray, dict[str, str], list[str]]:
+    """What `write_rows` wrote."""
     from safetensors import safe_open
 
-    with safe_open(folder.shard_path(CLIP, shard), framework="np") as file:
+    with safe_open(folder.shard_path(shards, shard), framework="np") as file:
         notes = json.loads(file.metadata()["notes"])
-        return file.get_tensor("image_features"), notes["bad"], notes["unmade"]
+        return file.get_tensor("rows"), notes["bad"], notes["unmade"]
+
+
+def read_all_rows(folder: RunFolder, shards: Shards) -> tuple[np.ndarray, dict[str, str]]:
+    """All shards: (n, d) float32, zero rows where a shard was not made, d 0 where none was; and {id: reason} of bad
+    images."""
+    whole = np.zeros((len(folder.images), 0), dtype=np.float32)
+    bad: dict[str, str] = {}
+    for shard in folder.made(shards):
+        rows, own, _ = read_rows(folder, shards, shard)
+        if not whole.size:
+            whole = np.zeros((len(folder.images), rows.shape[1]), dtype=np.float32)
+        whole[slice(*folder.borders[shard])] = rows
+        bad |= own
+    return whole, bad
 
 
 def read_clip(folder: RunFolder) -> tuple[np.ndarray, dict[str, str]]:
-    """All shards: (n, d) float32 features, zero rows where a shard was not made, and {id: reason} of bad images. At
-    least one shard must have been made."""
-    features = np.zeros((len(folder.images), 0), dtype=np.float32)
-    bad: dict[str, str] = {}
-    for shard in folder.made(CLIP):
-        rows, own, _ = read_clip_shard(folder, shard)
-        if not features.size:
-            features = np.zeros((len(folder.images), rows.shape[1]), dtype=np.float32)
-        features[slice(*folder.borders[shard])] = rows
-        bad |= own
-    return features, bad
+    """CLIP's features; at least one shard must have been made."""
+    return read_all_rows(folder, CLIP)
+
+
+def read_encoded(folder: RunFolder, encoders: dict[str, str]) -> dict[str, np.ndarray]:
+    """By name the (n, 384) rows of each of these encoders, {name: sha256}; of those that have made any."""
+    found = {name: read_all_rows(folder, encoded(sha256))[0] for name, sha256 in encoders.items()}
+    return {name: rows for name, rows in found.items() if rows.size}
 
 
 def write_modifiers(folder: RunFolder, modifiers: list[list[str]]) -> None:

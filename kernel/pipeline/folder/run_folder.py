@@ -20,7 +20,7 @@ from kernel.system.files import json_bytes, write_json, write_whole
 from kernel.system.opening import read_whole
 from kernel.system.records import read_record
 
-FORMAT = 3  # of shards: those of another are made again
+FORMAT = 4  # of shards: those of another are made again
 MOST_BYTES = 2**30  # of JSON that a stage left: a kilobyte for each of a million images
 
 

@@ -10,11 +10,13 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from kernel.models.captioners.captioner import CaptionerKind, Published
 from kernel.models.captioners.loading import kind_of
 from kernel.models.clip import meta_clip
+from kernel.models.encoders.towers import timm_model
 
 Costs = TypeVar("Costs", bound=Callable[..., Any])
 # Source: config.json of sentence-transformers/all-MiniLM-L6-v2
@@ -69,6 +71,15 @@ class Clip:
     image: Work
     text: Work
     dimensions: int
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An image encoder trained on pairs: weights, and the work of one image."""
+
+    name: str
+    weights: Weighed
+    image: Work
 
 
 @dataclass(frozen=True)
@@ -142,6 +153,18 @@ def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
         count(lambda: model.encode_text(tokens), half),
         model_config["embed_dim"],
     )
+
+
+@counted_once
+def encoder_costs(name: str, architecture: str, size: int, half: bool) -> Encoding:
+    """A model of timm as an image encoder, without classifier, for pictures of `size` x `size`."""
+    import torch
+
+    dtype = torch.float16 if half else torch.float32
+    with torch.device("meta"):
+        model = timm_model(architecture, size, Path(name)).to(dtype).eval()
+    pixels = torch.empty(1, 3, size, size, device="meta", dtype=dtype)
+    return Encoding(name, weigh(model), count(lambda: model(pixels), half))
 
 
 @counted_once

@@ -9,27 +9,33 @@ from math import prod
 from pathlib import Path
 
 from kernel.banks.word_banks import read_phrases
-from kernel.config import CAPTIONS, Recipe
+from kernel.config import CAPTIONS, ENCODERS, Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, kind_of, published_captioners
 from kernel.models.clip import CONFIG, Configuration
 from kernel.models.configurations import read_configuration
+from kernel.models.encoders.choice import chosen_encoders
+from kernel.models.encoders.record import read_encoder_record
 from kernel.models.sentences import Bert
 from kernel.models.weights_folder import ADVICE, Weights, check_header
 from kernel.pipeline.planning.model_costs import (
     Captioning,
     Clip,
+    Encoding,
     Weighed,
     Work,
     captioner_costs,
     clip_costs,
+    encoder_costs,
     sentence_costs,
 )
 from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
 
 # open_clip carries this configuration itself: open_clip.get_model_config("ViT-g-14")
 CLIP = "ViT-g-14"
+# what an image encoder is taken to be where none is known: the tower of most of the competition's winners, and pixels
+ENCODER, ENCODER_SEEN = "ViT-L-14", ("vit_large_patch14_clip_224.openai", 224)
 # from the smallest to the largest: the order in which a smaller one is proposed
 CAPTIONERS = published_captioners()
 # what `publish weights` puts into captioners/blip2 and captioners/blip
@@ -41,12 +47,14 @@ SHIPPED = {
 
 @dataclass(frozen=True)
 class Models:
-    """The models to plan with, MiniLM with the work of a prompt, and the lengths of the word lists."""
+    """The models to plan with, MiniLM with the work of a prompt, the lengths of the word lists, and the image encoders
+    that have a tower of their own."""
 
     clip: Clip
     captioner: Captioning | None
     sentences: tuple[Weighed, Work]
     word_lists: Mapping[str, int]
+    encoders: tuple[Encoding, ...] = ()
 
 
 def published_models(recipe: Recipe, half: bool) -> Models:
@@ -58,7 +66,8 @@ def published_models(recipe: Recipe, half: bool) -> Models:
             f"expected one of {', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
         )
     captioner = captioner_costs(CAPTIONERS[name], half) if recipe.needs(CAPTIONS) else None
-    return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES)
+    encoders = (encoder_costs(ENCODER, *ENCODER_SEEN, half),) if recipe.needs(ENCODERS) else ()
+    return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES, encoders)
 
 
 def published_clip(half: bool) -> Clip:
@@ -80,6 +89,13 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         kind = kind_of(weights.models[name]["class"], captioner_folder)
         published = Published(name, kind.class_name, kind.read_config(captioner_folder / "config.json"))
         captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
+        asked = chosen_encoders(recipe, weights)
+        towers = {own: read_encoder_record(weights.encoder_folder(own)).tower for own in asked}
+        encoders = [
+            encoder_costs(own, tower.architecture, tower.pixels.size, half)
+            for own, tower in towers.items()
+            if tower.architecture and tower.pixels
+        ]
         sentence_config = read_configuration(sentence_folder / "config.json", Bert)
         sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, sentence_config)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
@@ -87,12 +103,15 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
             f"{weights.folder}: its configurations make no models to count ({error!r}), so a run with them cannot be "
             f"planned. {ADVICE}"
         ) from error
+    encoders = [
+        replace(own, weights=as_stored(own.weights, weights.encoder_folder(own.name), half)) for own in encoders
+    ]
     clip = replace(clip, weights=as_stored(clip.weights, clip_folder, half))
     captioner = captioner and replace(captioner, weights=as_stored(captioner.weights, captioner_folder, half))
     # MiniLM is float32 on every device; on a GPU nothing stays mapped
     sentences = as_stored(sentences, sentence_folder, half)
     lists = {path.stem: len(read_phrases(path).phrases) for path in (weights.folder / "word_banks").glob("*.txt")}
-    return Models(clip, captioner, (sentences, sentence), lists)
+    return Models(clip, captioner, (sentences, sentence), lists, tuple(encoders))
 
 
 def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:

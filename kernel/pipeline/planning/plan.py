@@ -90,6 +90,7 @@ def plan(
         notes.append("the word banks' features are taken to lie in the weights folder")
 
     stages = [costs.reading_stage(clip, captioner, sentences, gpu), costs.clip_stage(share)]
+    stages += [costs.encoder_stage(share, encoder) for encoder in models.encoders]
     if any(recipe.modifiers.values()):
         stages.append(costs.words_stage(whole, features_shipped, models.word_lists))
     if captioner:

@@ -11,7 +11,7 @@ from kernel.models.weights_folder import Weights
 from kernel.pipeline.planning.gpus import GB, KNOWN, Gpu
 from kernel.pipeline.planning.models import models_of
 from kernel.pipeline.planning.plan import Plan, plan
-from kernel.pipeline.planning.stage_costs import ASSUMED, Stage
+from kernel.pipeline.planning.stage_costs import ASSUMED, ENCODER, Stage
 from kernel.pipeline.stages.load import STAGES
 from kernel.system.devices import Device
 
@@ -51,6 +51,7 @@ def plan_run(
 def rows_by_label(planned: Plan) -> dict[str, list[Stage]]:
     """The plan's rows by the stage whose cost they are, as run.json names it."""
     found = {own.label: [row for row in planned.stages if row.name in own.planned_as] for own in STAGES.values()}
+    found |= {row.name: [row] for row in planned.stages if row.name.startswith(f"{ENCODER} ")}
     return {label: rows for label, rows in found.items() if rows}
 
 
@@ -73,6 +74,7 @@ def with_fitting_batches(recipe: Recipe, planned: Plan) -> Recipe:
     return replace(
         recipe,
         clip_batch=min(recipe.clip_batch, fits["clip"]),
+        encoder_batch=min([recipe.encoder_batch, *(fits[name] for name in fits if name.startswith(f"{ENCODER} "))]),
         caption_batch=min(recipe.caption_batch, fits.get("captions", recipe.caption_batch)),
     )
 

@@ -12,8 +12,9 @@ from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes
 from kernel.banks.nearest import BLOCK, IMAGES
 from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
 from kernel.pipeline.planning.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
-from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed, Work
+from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Encoding, Weighed, Work
 
+ENCODER = "encoder"  # with its name the row of one
 # phrases of CLIP-Interrogator's lists that are left after blank, repeated and undecodable lines: `clip-interrogator`
 # 0.6.0, clip_interrogator/data/
 PHRASES = {"mediums": 95, "movements": 200, "flavors": 100_952, "artists": 5265, "negative": 41}
@@ -120,7 +121,7 @@ def largest_batch(usable: int, resident: int, bytes_per_item: int) -> int:
 
 
 def model_stage(
-    case: Case, name: str, model: Clip | Captioning, per_item: int, asked: int, items: int, *,
+    case: Case, name: str, model: Clip | Captioning | Encoding, per_item: int, asked: int, items: int, *,
     operations: float, seconds: float, bytes_read: float = 0, bound_by: str = "device", features: int = 0,
 ) -> Stage:  # fmt: skip
     """A model beside MiniLM, which stays, and `features` bytes: at the recipe's batch, the largest that fits or all
@@ -166,6 +167,15 @@ def clip_stage(case: Case) -> Stage:
     seconds, bound_by = encoding_seconds(case, image)
     return model_stage(
         case, "clip", case.clip, image.activation_bytes, case.recipe.clip_batch, images,
+        operations=images * image.operations, seconds=seconds, bound_by=bound_by,
+    )  # fmt: skip
+
+
+def encoder_stage(case: Case, encoder: Encoding) -> Stage:
+    image, images = encoder.image, case.images
+    seconds, bound_by = encoding_seconds(case, image)
+    return model_stage(
+        case, f"{ENCODER} {encoder.name}", encoder, image.activation_bytes, case.recipe.encoder_batch, images,
         operations=images * image.operations, seconds=seconds, bound_by=bound_by,
     )  # fmt: skip
 

@@ -5,12 +5,13 @@ from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL.Image import Image
 
 from kernel.errors import kind_and_line
 from kernel.pipeline.decoding import BadImage, decoded_batches
 from kernel.pipeline.images import ImageFile
-from kernel.system.deadline import Deadline, OutOfTime
+from kernel.system.deadline import Deadline, Effort, OutOfTime
 from kernel.system.memory import is_out_of_memory, return_freed_memory
 from kernel.system.terminal.progress import STDERR
 
@@ -74,6 +75,23 @@ def encode_files(
         raise CannotBeUsed(next(iter(failed.values())))
     unmade = [file.id for file in files[len(results) :]]
     return Encoded([*results, *[None] * len(unmade)], bad, failed, unmade)
+
+
+def rows_of(
+    files: list[ImageFile], size: BatchSize, encode: Callable[[list[Image]], np.ndarray], share: Share, width: int
+) -> Generator[int, None, tuple[np.ndarray, dict[str, str], list[str]]]:
+    """A row of `width` numbers for every file, a zero row where there is none; {id: reason} of the bad images and of
+    those that `encode` failed on, and the ids of those that the time did not suffice for: an image has no cheaper row.
+    """
+    effort = Effort(1, share.images, share.ends)
+
+    def timed(images: list[Image]) -> np.ndarray:
+        with effort.timed(len(images)):
+            return encode(images)
+
+    made = yield from encode_files(files, size, timed)
+    rows = [np.zeros(width, dtype=np.float32) if row is None else row for row in made.results]
+    return np.stack(rows), made.bad | made.failed, made.unmade
 
 
 def in_one(encoding: Generator[int, None, Encoded]) -> Encoded:

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 
-import numpy as np
-from PIL.Image import Image
-
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import BatchSize, Share, encode_files
-from kernel.system.deadline import Effort, OutOfTime
+from kernel.pipeline.stages.batches import BatchSize, Share, rows_of
+from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
 
 
@@ -22,19 +19,12 @@ class ClipStage:
 
     def make(self, item: int, share: Share) -> Iterator[int]:
         folder = self.job.folder
-        effort = Effort(1, share.images, share.ends)
-
-        def features(images: list[Image]) -> np.ndarray:
-            with effort.timed(len(images)):  # of images there are no cheaper features: all, if the time suffices
-                return self.clip.encode_images(images)
-
+        width = self.clip.model.text_projection.shape[-1]
         files = folder.shard_files(item)
-        made = yield from encode_files(files, self.size, features)
-        if len(made.unmade) < len(files):
-            width = self.clip.model.text_projection.shape[-1]
-            rows = [np.zeros(width, dtype=np.float32) if row is None else row for row in made.results]
-            results.write_clip(folder, item, np.stack(rows), made.bad | made.failed, made.unmade)
-        if made.unmade:
+        rows, bad, unmade = yield from rows_of(files, self.size, self.clip.encode_images, share, width)
+        if len(unmade) < len(rows):
+            results.write_rows(folder, results.CLIP, item, rows, bad, unmade)
+        if unmade:
             raise OutOfTime
 
 

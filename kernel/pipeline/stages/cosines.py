@@ -20,7 +20,7 @@ class CosinesStage:
         if share.ends.left() <= 0:
             raise OutOfTime
         folder = self.job.folder
-        image_features, _, _ = results.read_clip_shard(folder, item)
+        image_features, _, _ = results.read_rows(folder, results.CLIP, item)
         captions = results.read_caption_shard(folder, item).captions
         texts = list(dict.fromkeys(text for said in captions for text in said))
         rows = dict(zip(texts, self.clip.encode_texts(texts, self.job.recipe.text_batch), strict=True)) if texts else {}

@@ -12,6 +12,7 @@ from kernel.estimates import estimating
 from kernel.estimates.fusion import fuse
 from kernel.estimates.known import Known, Said
 from kernel.estimates.texts import weighed_captions
+from kernel.models.encoders.choice import chosen_encoders
 from kernel.models.sentences import SentenceEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
@@ -47,7 +48,9 @@ class EstimatesStage:
         good = np.array([image.id not in bad for image in folder.images])
         for image in np.flatnonzero(~good).tolist():
             said[image], modifiers[image] = Said([], []), []
-        known = Known(recipe, self.device, self.encoder, self.bank, image_features, said, modifiers, self.keep_nearest)
+        encoded = results.read_encoded(folder, chosen_encoders(recipe, self.job.weights))
+        known = Known(recipe, self.device, self.encoder, self.bank, image_features, said, modifiers, encoded,
+                      self.keep_nearest)  # fmt: skip
         return known, good
 
     def keep_nearest(self, indices: np.ndarray, cosines: np.ndarray) -> None:
@@ -80,6 +83,6 @@ STAGE = StageDeclaration(
     EstimatesStage.load,
     label="estimates",
     reads=(results.CLIP, results.CAPTIONS, results.COSINES),
-    depends_on=("recipe", "models", "words", "bank", "regression"),
+    depends_on=("recipe", "models", "words", "bank", "encoders"),
     planned_as=("sentences", "neighbours"),
 )

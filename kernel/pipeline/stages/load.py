@@ -6,7 +6,17 @@ from typing import Any
 
 from kernel.errors import UserError, did_you_mean, kind_and_line
 from kernel.pipeline.job import Job
-from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, cosines, descriptions, estimates, words
+from kernel.pipeline.stages import (
+    Stage,
+    StageDeclaration,
+    captions,
+    clip,
+    cosines,
+    descriptions,
+    encoders,
+    estimates,
+    words,
+)
 from kernel.pipeline.stages.batches import CannotBeUsed, Share
 from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
@@ -15,7 +25,15 @@ from kernel.system.terminal.progress import STDERR
 # in the order in which a run comes to them
 STAGES = {
     own.name: own
-    for own in (words.STAGE, clip.STAGE, captions.STAGE, cosines.STAGE, estimates.STAGE, descriptions.STAGE)
+    for own in (
+        words.STAGE,
+        clip.STAGE,
+        encoders.STAGE,
+        captions.STAGE,
+        cosines.STAGE,
+        estimates.STAGE,
+        descriptions.STAGE,
+    )
 }
 
 

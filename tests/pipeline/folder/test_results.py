@@ -14,15 +14,15 @@ def test_image_features_come_back_in_image_order_whatever_order_shards_were_writ
     rows = np.arange(15, dtype=np.float32).reshape(5, 3)
     for shard in (2, 0, 1):
         start, stop = run.borders[shard]
-        results.write_clip(run, shard, rows[start:stop], {}, [])
+        results.write_rows(run, results.CLIP, shard, rows[start:stop], {}, [])
     assert results.read_clip(run)[0].tolist() == rows.tolist()
 
 
 def test_bad_images_of_all_shards_come_back_with_their_reasons(tmp_path):
     run = opened(tmp_path, shard_images=4)
     reasons = {UNUSUAL[0]: "OSError: 'größe 猫.png' ist kaputt", UNUSUAL[1]: 'broken "header"\\'}
-    results.write_clip(run, 0, np.zeros((4, 3), dtype=np.float32), {UNUSUAL[0]: reasons[UNUSUAL[0]]}, [])
-    results.write_clip(run, 1, np.zeros((1, 3), dtype=np.float32), {UNUSUAL[1]: reasons[UNUSUAL[1]]}, [])
+    results.write_rows(run, results.CLIP, 0, np.zeros((4, 3), dtype=np.float32), {UNUSUAL[0]: reasons[UNUSUAL[0]]}, [])
+    results.write_rows(run, results.CLIP, 1, np.zeros((1, 3), dtype=np.float32), {UNUSUAL[1]: reasons[UNUSUAL[1]]}, [])
     assert results.read_clip(run)[1] == reasons
 
 
@@ -49,7 +49,7 @@ def test_a_part_of_a_shard_is_read_but_made_again_by_the_next_run(tmp_path):
     (first, second) = (file.id for file in run.shard_files(0))
     results.write_captions(run, 0, captioned([["x"], ["y"]]))
     results.write_captions(run, 0, captioned([["x"], []], unmade=[second]))
-    results.write_clip(run, 0, np.eye(2, dtype=np.float32), {}, [first])
+    results.write_rows(run, results.CLIP, 0, np.eye(2, dtype=np.float32), {}, [first])
     assert results.read_captions(run)[0][:2] == [["x"], []]
     later = {file.id for shard in (1, 2) for file in run.shard_files(shard)}
     assert (run.unmade_images(results.CLIP), run.unmade_images(results.CAPTIONS)) == ({first} | later, {second} | later)
