@@ -1,29 +1,58 @@
 """`train` makes an image encoder of pairs, `fit` the shares of the estimates on pairs that no part was trained on."""
 
 import argparse
+import sys
 from pathlib import Path
 
-from kernel.commands.options import add_command, bank_option, device_option, json_option, out_option, weights_option
+from kernel.commands.options import (
+    Parser,
+    add_command,
+    bank_option,
+    device_option,
+    json_option,
+    out_option,
+    weights_option,
+)
+from kernel.config import NEAR_PROMPTS, TIERS, TrainingSettings, with_settings
 from kernel.system.terminal.output import json_text
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
     train = add_command(commands, train_command, "an image encoder that answers with the prompt's vector, from pairs")
-    train.add_argument("pairs", type=Path, help="a folder with images/ and prompts.csv (imgId,prompt), or with tars")
+    pairs_argument(train)
     weights_option(train)
     out_option(train, "ENCODER", "new or own folder; a killed training goes on")
-    train.add_argument("--tower", default="clip", metavar="clip|FOLDER",
-                       help="the weights folder's CLIP, or a folder with a model of timm (default %(default)s)")  # fmt: skip
+    seen_by = "the weights folder's CLIP, or a folder with a model of timm (default %(default)s)"
+    train.add_argument("--tower", default="clip", metavar="clip|FOLDER", help=seen_by)
+    train.add_argument("--tier", default=TIERS[0], choices=TIERS, help="what is trained: the head on the frozen tower, "
+                       "its upper layers too, or all of it (default %(default)s)")  # fmt: skip
+    train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
+                       help="a setting of tiers blocks and full, such as epochs=5; repeatable")  # fmt: skip
+    train.add_argument("--deadline", metavar="TIME", help="such as 11h30m: by then it ends, to go on another time")
+    train.add_argument("--near", type=float, default=NEAR_PROMPTS, metavar="COSINE",
+                       help="prompts this near are held out together (default %(default)s)")  # fmt: skip
     device_option(train)
     json_option(train, "encoder.json on stdout")
 
 
+def pairs_argument(command: Parser) -> None:
+    command.add_argument("pairs", type=Path, help="a folder with images/ and prompts.csv (imgId,prompt), or with tars")
+
+
 def train_command(options: argparse.Namespace) -> None:
+    from kernel.system.deadline import Deadline, seconds_of
     from kernel.training.train import train
 
-    content = train(options.pairs, options.weights, options.out, options.tower, options.device)
+    settings = with_settings(TrainingSettings(), options.settings)
+    deadline = Deadline.after(None if options.deadline is None else seconds_of(options.deadline))
+    content = train(options.pairs, options.weights, options.out, options.tower, options.tier, settings, options.device,
+                    options.near, deadline)  # fmt: skip
+    if not content:
+        return None  # the first process tells
     if options.json:
         return print(json_text(content))
+    for why, count in content["left_out"].items():
+        print(f"left out: {count:,} {why}", file=sys.stderr)
     for name, mean in content["validation"].items():
         print(f"{name:<12} {mean:.4f} on the validation pairs{', taken' if name == content['tier'] else ''}")
     held_out = content["held_out"]
@@ -35,11 +64,11 @@ def train_command(options: argparse.Namespace) -> None:
 
 
 def add_fit(commands: argparse._SubParsersAction) -> None:
-    fit = add_command(commands, fit_command, "fits the shares of recipe text on images with known prompts")
-    fit.add_argument("pairs", type=Path, help="a folder with images/ and prompts.csv (imgId,prompt)")
+    fit = add_command(commands, fit_command, "fits the shares of recipes text and pairs on images with known prompts")
+    pairs_argument(fit)
     weights_option(fit)
     bank_option(fit, "prompt bank; fusion.json is written there", required=True)
-    out_option(fit, "RUN", "run folder of the estimates")
+    out_option(fit, "FIT", "new or own folder for the run of the estimates; a killed fit goes on")
     device_option(fit)
 
 
@@ -47,8 +76,12 @@ def fit_command(options: argparse.Namespace) -> None:
     from kernel.training.fit import fit
 
     result = fit(options.pairs, options.weights, options.bank, options.out, options.device)
-    for name, share in result["shares"].items():
-        print(f"{name:<12} share {share:.4f}, alone {result['alone'][name]:.4f}")
-    low, high = result["held_out"]["ci95"]
-    print(f"fitted shares {result['held_out']['mean']:.4f} on images held out ({low:.4f} to {high:.4f})")
-    print(f"published shares {result['published_shares']:.4f}; {options.bank / 'fusion.json'}")
+    for recipe, shares in result["shares"].items():
+        print(f"recipe {recipe}, {result['images']} images:")
+        for name, share in shares.items():
+            print(f"  {name:<12} share {share:.4f}, alone {result['alone'][name]:.4f}")
+        held_out = result["held_out"][recipe]
+        low, high = held_out["ci95"]
+        print(f"  fitted shares {held_out['mean']:.4f} on images held out ({low:.4f} to {high:.4f})")
+        print(f"  published shares {result['published_shares'][recipe]:.4f}")
+    print(options.bank / "fusion.json")

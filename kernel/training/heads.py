@@ -3,20 +3,20 @@ Linear-BN-ReLU-Linear by cosine loss, which is handed out only where it is bette
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from kernel.models.encoders.output_head import OutputHead
-from kernel.models.linear_head import REGULARISATIONS, Gram, Head, fit_head, held_out_errors, ridge
+from kernel.models.linear_head import REGULARISATIONS, Gram, Head, held_out_errors, ridge
 
 EPOCHS = 20
 BATCH = 4096
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 1e-2
 HIDDEN = 2048
-STEPS = 400  # at least, however few the pairs: then an epoch is shorter than a batch of the published size
+STEPS = 400  # at least, however few the pairs: of these an epoch is gone through several times
 SEED = 0
 
 
@@ -42,16 +42,18 @@ def mean_cosine(head: OutputHead, rows: Rows) -> float:
 
 
 def fit_ridge(train: Rows, validation: Rows) -> Tried:
-    """The regularisation of the least error on the validation pairs; then fitted on these too, unlike what is scored.
+    """Of the regularisations that with the least error on the validation pairs, which are fitted on by nobody: what is
+    trained from here on is judged by them too."""
+    own, other = gram_of(train), gram_of(validation)
+    errors = held_out_errors(own, other, REGULARISATIONS, noise=0)
+    head = one_layer(ridge(own, REGULARISATIONS[int(np.argmin(errors))]))
+    return Tried("ridge", head, mean_cosine(head, validation))
 
-    `validation` of what it gives is that of a fit without them.
-    """
-    grams = [Gram(train.features.shape[1], train.truth.shape[1]) for _ in range(2)]
-    for gram, rows in zip(grams, (train, validation), strict=True):
-        gram.add(rows.features, rows.truth)
-    errors = held_out_errors(*grams, REGULARISATIONS, noise=0)
-    judged = one_layer(ridge(grams[0], REGULARISATIONS[int(np.argmin(errors))]))
-    return Tried("ridge", one_layer(fit_head(*grams, noise=0)), mean_cosine(judged, validation))
+
+def gram_of(rows: Rows) -> Gram:
+    gram = Gram(rows.features.shape[1], rows.truth.shape[1])
+    gram.add(rows.features, rows.truth)
+    return gram
 
 
 def one_layer(fitted: Head) -> OutputHead:
@@ -77,12 +79,12 @@ def fit_two_layers(train: Rows, validation: Rows, hidden: int = HIDDEN) -> Tried
     inputs = torch.from_numpy((train.features - mean) / spread)
     truth = torch.from_numpy(train.truth)
     batch = min(BATCH, max(64, len(inputs) // 8))
-    an_epoch = max(1, len(inputs) // batch)
-    epochs = max(EPOCHS, -(-STEPS // an_epoch))
+    passes = max(1, -(-STEPS // (EPOCHS * max(1, len(inputs) // batch))))
+    epochs = [list(batches(len(inputs), batch, range(epoch * passes, (epoch + 1) * passes))) for epoch in range(EPOCHS)]
     optimizer = torch.optim.AdamW(model.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * an_epoch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, sum(map(len, epochs)))
     best: Tried | None = None
-    for own in batches(len(inputs), batch, epochs):
+    for own in epochs:
         model.train()
         for part in own:
             answers = torch.nn.functional.normalize(model(inputs[part]), dim=-1)
@@ -99,14 +101,13 @@ def fit_two_layers(train: Rows, validation: Rows, hidden: int = HIDDEN) -> Tried
     return best
 
 
-def batches(count: int, batch: int, epochs: int) -> Iterator[list[Any]]:
-    """Of every epoch the places of its batches, whole ones only: normalisation needs more than one row."""
+def batches(count: int, batch: int, passes: Iterable[int]) -> Iterator[Any]:
+    """The places of each batch of these passes through all, whole ones only: normalisation needs more than one row."""
     import torch
 
-    generator = torch.Generator().manual_seed(SEED)
-    for _ in range(epochs):
-        order = torch.randperm(count, generator=generator)
-        yield [own for own in order.split(batch) if len(own) == batch or len(own) == count]
+    for number in passes:
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(SEED + number))
+        yield from (own for own in order.split(batch) if len(own) == batch or len(own) == count)
 
 
 def folded(model: Any, mean: np.ndarray, spread: np.ndarray) -> OutputHead:

@@ -22,16 +22,18 @@ from kernel.pipeline.images import ImageFile, expected, formats, list_images
 from kernel.system.opening import open_file
 
 PROMPTS, IMAGES = "prompts.csv", "images"
+WITHOUT_PROMPT = "picture without a prompt"
 MOST_TEXT_BYTES = 2**16  # of a prompt, or of what stands beside it
 ADVICE = f"Give a folder with {IMAGES}/ and {PROMPTS} (imgId,prompt), or with tars of pictures and their .txt or .json"
 
 
 @dataclass(frozen=True)
 class TarMember(ImageFile):
-    """A picture within a tar: its bytes' place there and their number."""
+    """A picture within a tar: its bytes' place there, their number, and the end of its name."""
 
     start: int
     bytes: int
+    kind: str
 
     def source(self) -> BytesIO:
         with open_file(self.path) as file:
@@ -69,16 +71,16 @@ def open_pairs(folder: Path) -> PairSet:
     prompts = read_prompts(folder / PROMPTS)
     images = list_images(folder / IMAGES)
     ids = {image.id for image in images}
-    left_out = Counter(
-        {"picture without a prompt": len(ids - set(prompts)), "prompt without a picture": len(set(prompts) - ids)}
-    )
-    found = [(image, prompts[image.id], None) for image in images if image.id in prompts]
+    left_out = Counter({WITHOUT_PROMPT: len(ids - set(prompts)), "prompt without a picture": len(set(prompts) - ids)})
+    found: list[tuple[ImageFile, str, int | None]] = [
+        (image, prompts[image.id], None) for image in images if image.id in prompts
+    ]
     return pair_set(folder, found, left_out)
 
 
 def pair_set(folder: Path, found: list[tuple[ImageFile, str, int | None]], left_out: Counter[str]) -> PairSet:
     good = sorted((own for own in found if own[1].strip()), key=lambda own: own[0].id)
-    left_out["picture without a prompt"] += len(found) - len(good)
+    left_out[WITHOUT_PROMPT] += len(found) - len(good)
     if not good:
         raise UserError(f"{folder}: no picture has a prompt. {ADVICE}")
     pictures, prompts, clusters = zip(*good, strict=True)
@@ -93,13 +95,13 @@ def from_tars(folder: Path, tars: list[Path]) -> PairSet:
     left_out: Counter[str] = Counter()
     for path in tars:
         for key, members in keys_of(path).items():
-            pictures = [own for suffix, own in members.items() if f".{suffix}" in formats()]
+            pictures = [(kind, own) for kind, own in members.items() if f".{kind}" in formats()]
             if len(pictures) != 1:
                 left_out[f"no picture, or several, of one name (expected {expected()})"] += 1
                 continue
-            (picture,) = pictures
+            ((kind, picture),) = pictures
             beside = Beside.of(path, members)
-            stored = TarMember(f"{path.stem}/{key}", path, picture.offset_data, picture.size)
+            stored = TarMember(f"{path.stem}/{key}", path, picture.offset_data, picture.size, kind)
             found.append((stored, beside.prompt, beside.cluster))
     return pair_set(folder, found, left_out)
 
@@ -117,6 +119,9 @@ def keys_of(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
                     name = PurePosixPath(member.name)
                     key, _, suffix = name.name.partition(".")
                     found.setdefault(name.with_name(key).as_posix(), {})[suffix.lower()] = member
+            file.seek(tar.offset)
+            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # where a header is cut, tarfile just ends
+                raise tarfile.ReadError("it ends before its end mark")
     except (OSError, tarfile.TarError, ValueError) as error:
         raise UserError(
             f"{path}: not a whole tar ({first_line(error)}). Fetch or write it again, or move it away"
@@ -143,7 +148,7 @@ def text_of(path: Path, member: tarfile.TarInfo | None) -> str:
     """Empty where there is none, or more than a prompt can be."""
     if member is None or member.size > MOST_TEXT_BYTES:
         return ""
-    return TarMember("", path, member.offset_data, member.size).source().read().decode(errors="replace")
+    return TarMember("", path, member.offset_data, member.size, "").source().read().decode(errors="replace")
 
 
 def read_json(text: str) -> dict[str, Any]:

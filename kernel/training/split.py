@@ -2,7 +2,7 @@
 
 Near prompts make near pictures: a random tenth would hold twins of what was trained on, and its score would flatter
 (by 0.077 on DiffusionDB, the competition's 43rd place). So whole groups are held out: the set's own clusters, or the
-connected components of the prompts at a cosine of NEAR and more.
+connected components of the prompts at a cosine of NEAR_PROMPTS and more.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from kernel.banks.near_duplicates import are_near
+from kernel.config import NEAR_PROMPTS
 from kernel.errors import UserError
 from kernel.models.encoders.record import SPLIT
 from kernel.system.files import write_json
@@ -20,7 +21,6 @@ from kernel.system.records import read_record
 from kernel.training.pairs import PairSet
 
 FORMAT = 1
-NEAR = 0.7
 HELD_OUT, VALIDATION = 0.1, 0.05  # of the pictures
 SEED = 0
 BLOCK = 1024  # prompts compared at a time with all before them
@@ -59,7 +59,7 @@ def read_split(folder: Path) -> Split:
     return read_record(folder / SPLIT, Split, f"a split of pairs, format {FORMAT}", "Make the encoder again: 'train'")
 
 
-def split_pairs(pairs: PairSet, rows: np.ndarray, near: float = NEAR) -> Split:
+def split_pairs(pairs: PairSet, rows: np.ndarray, near: float = NEAR_PROMPTS) -> Split:
     """The same for the same set, whoever asks. `rows` (n, 384): the prompts' unit rows.
 
     Groups come in an order that their texts alone decide; one that is larger than what is still wanted twice over is

@@ -3,99 +3,98 @@
 Whatever takes long is kept in ENCODER/training/, so that a killed training goes on.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+import csv
+import io
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from kernel.errors import UserError
+from kernel.config import NEAR_PROMPTS, TIERS, Recipe, TrainingSettings
+from kernel.errors import UserError, did_you_mean
 from kernel.evaluation.evaluate import pairwise_cosine
-from kernel.models.clip import ClipEncoder
 from kernel.models.encoders import record as records
 from kernel.models.encoders.encoder import TOWER, on_device
 from kernel.models.encoders.output_head import OutputHead
 from kernel.models.encoders.record import EncoderRecord, HeldOut, Tower, TrainedOn
-from kernel.models.encoders.towers import read_timm_tower
 from kernel.models.weights_folder import FileEntry, Weights, open_weights
+from kernel.system.deadline import NEVER, Deadline
 from kernel.system.devices import Device, find_device
-from kernel.system.files import file_sha256, write_json, write_whole, writing
-from kernel.training.features import Encode, Features, features_of
+from kernel.system.files import write_json, write_whole, writing
+from kernel.training.features import Features, features_of
 from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.intervals import interval_over_groups
+from kernel.training.opened_tower import CLIP, OpenedTower, open_tower
 from kernel.training.pairs import PairSet, open_pairs
 from kernel.training.prompts import prompt_rows
 from kernel.training.split import Parts, parts_of, split_pairs
 
 WORK = "training"
-CLIP = "clip"  # the tower's name that stands for the weights folder's own
 
 
 @dataclass(frozen=True)
-class OpenedTower:
-    """What a record says of the tower, its name in ENCODER/training/features, its weights where they are not CLIP's."""
+class Material:
+    """The pairs with the rows (n, 384) of their prompts, the frozen tower's features (n, d), and which are for what;
+    what was left out, by reason."""
 
-    record: Tower
-    key: str
-    load: Callable[[], Encode]
-    state: Callable[[], dict[str, Any]]
+    pairs: PairSet
+    rows: np.ndarray
+    features: np.ndarray
+    parts: Parts
+    left_out: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is handed out: a tower with the tensors that travel with it, a head, and what the tower makes of the
+    held-out pictures; by tier the mean cosine on the validation pairs."""
+
+    tower: Tower
+    state: dict[str, Any]
+    head: OutputHead
+    tier: str
+    held_out: np.ndarray
+    validation: dict[str, float]
 
 
 def train(
-    pairs: Path, weights: Path, out: Path, tower: str = CLIP, device: str = "auto", batch: int = 64
+    pairs: Path,
+    weights: Path,
+    out: Path,
+    tower: str = CLIP,
+    tier: str = TIERS[0],
+    settings: TrainingSettings | None = None,
+    device: str = "auto",
+    near: float = NEAR_PROMPTS,
+    deadline: Deadline = NEVER,
 ) -> dict[str, Any]:
     """Trains on the pairs, judges on the groups that were held out, writes the encoder; returns encoder.json's content.
 
-    Raises UserError for whatever is wrong with pairs, weights, tower or `out`.
+    Every tier begins with the better of two heads on the frozen tower's features. `blocks` and `full` then train the
+    tower too, and hand out what they began with where nothing was better on the validation pairs. Under torchrun every
+    process calls this. Raises UserError for whatever is wrong with pairs, weights, tower or `out`.
     """
-    opened = open_weights(weights, parts=("clip", "sentences"))
-    where = find_device(device)
-    found = open_pairs(pairs)
-    seen = open_tower(tower, opened, where)
-    with writing(out, "free space there or give --out another folder, then run again: what is made is kept"):
-        require_own_folder(out)
-        work = out / WORK
-        (work / found.sha256[:16]).mkdir(parents=True, exist_ok=True)
-        kept = work / found.sha256[:16]
-        rows = prompt_rows(
-            found.prompts, kept / f"prompts-{opened.sha256('sentences')[:16]}.safetensors", opened, where
-        )
-        split = split_pairs(found, rows)
-        split.write(out)
-        features = features_of(found.pictures, kept / seen.key, seen.load, batch, f"features of {tower}")
-        parts = good_parts(found, parts_of(found, split), features)
-        tried = fit_heads(features.rows, rows, parts)
-        best = max(tried, key=lambda own: own.validation)
-        return write_encoder(out, seen, opened, found, parts, features.rows, rows, tried, best)
+    from kernel.training.processes import processes
 
-
-def open_tower(name: str, weights: Weights, device: Device) -> OpenedTower:
-    """Raises UserError for what is neither `clip` nor a folder with a model of timm."""
-    if name == CLIP:
-        sha256 = weights.sha256("clip")
-        width = clip_width(weights)
-        return OpenedTower(
-            Tower("clip", width, sha256=sha256),
-            f"clip-{sha256[:16]}",
-            lambda: ClipEncoder.load(weights, device).encode_images,
-            dict,
-        )
-    folder = Path(name)
-    if not folder.is_dir():
-        raise UserError(f"--tower {name}: no such folder; expected {CLIP}, or a folder with a model of timm")
-    told, model = read_timm_tower(folder)
-    assert told.pixels is not None
-    on = on_device(model, told.pixels, device)
-    key = f"timm-{file_sha256(folder / 'model.safetensors')[:16]}"
-    return OpenedTower(told, key, lambda: on.encode_images, lambda: model.float().cpu().state_dict())
-
-
-def clip_width(weights: Weights) -> int:
-    from kernel.models.clip import CONFIG, Configuration
-    from kernel.models.configurations import read_configuration
-
-    return read_configuration(weights.model_folder("clip") / CONFIG, Configuration)["model_cfg"]["embed_dim"]
+    if tier not in TIERS:
+        raise UserError(f"unknown tier {tier!r}{did_you_mean(tier, TIERS)}. Valid: {', '.join(TIERS)}")
+    opened, found = open_weights(weights, parts=("clip", "sentences")), open_pairs(pairs)
+    cure = "free space there or give --out another folder, then run again: what is made is kept"
+    with processes(find_device(device)) as own, writing(out, cure):
+        seen = open_tower(tower, opened, own.device)
+        if own.first:
+            require_own_folder(out)
+            (out / WORK).mkdir(parents=True, exist_ok=True)
+            material_of(found, opened, seen, out, own.device, near)
+        own.wait()
+        material = material_of(found, opened, seen, out, own.device, near)  # what is kept, by now
+        answer = best_head(material, seen)
+        if tier != TIERS[0]:
+            answer = trained(material, seen, answer, tier, settings or TrainingSettings(), own, out / WORK, deadline)
+        own.wait()
+        return write_encoder(out, opened, material, answer) if own.first else {}
 
 
 def require_own_folder(out: Path) -> None:
@@ -103,11 +102,26 @@ def require_own_folder(out: Path) -> None:
         raise UserError(f"{out}: holds files, and no training wrote them. Give --out an empty or a new folder")
 
 
+def material_of(
+    pairs: PairSet, weights: Weights, seen: OpenedTower, out: Path, device: Device, near: float
+) -> Material:
+    kept = out / WORK / pairs.sha256[:16]
+    kept.mkdir(parents=True, exist_ok=True)
+    path = kept / f"prompts-{weights.sha256('sentences')[:16]}.safetensors"
+    rows = prompt_rows(pairs.prompts, path, weights, device)
+    split = split_pairs(pairs, rows, near)
+    split.write(out)
+    found = features_of(pairs.pictures, kept / seen.key, seen.load, Recipe().encoder_batch, "features")
+    bad = {"picture that cannot be used": len(found.bad)} if found.bad else {}
+    parts = good_parts(pairs, parts_of(pairs, split), found)
+    return Material(pairs, rows, found.rows, parts, pairs.left_out | bad)
+
+
 def good_parts(pairs: PairSet, parts: Parts, features: Features) -> Parts:
-    """Without the bad pictures, which are told on stderr."""
+    """Without the bad pictures."""
     bad = {place for place, picture in enumerate(pairs.pictures) if picture.id in features.bad}
-    kept = [np.array([own for own in part.tolist() if own not in bad], dtype=np.intp) for part in
-            (parts.train, parts.validation, parts.held_out)]  # fmt: skip
+    every = (parts.train, parts.validation, parts.held_out)
+    kept = [np.array([own for own in part.tolist() if own not in bad], dtype=np.intp) for part in every]
     if not all(map(len, kept)):
         raise UserError(
             f"{pairs.folder}: {len(bad)} of {len(pairs.pictures)} pictures cannot be used, the first is "
@@ -116,37 +130,81 @@ def good_parts(pairs: PairSet, parts: Parts, features: Features) -> Parts:
     return Parts(*kept)
 
 
-def fit_heads(features: np.ndarray, rows: np.ndarray, parts: Parts) -> list[Tried]:
+def best_head(material: Material, seen: OpenedTower) -> Answer:
+    """The frozen tower with ridge, or with two layers where these are better."""
+    features, rows, parts = material.features, material.rows, material.parts
     train, validation = (Rows(features[own], rows[own]) for own in (parts.train, parts.validation))
-    return [fit_ridge(train, validation), fit_two_layers(train, validation)]
+    tried: list[Tried] = [fit_ridge(train, validation), fit_two_layers(train, validation)]
+    best = max(tried, key=lambda own: own.validation)
+    state = {} if seen.frozen.pixels is None else seen.own()[1].state_dict()
+    validated = {own.name: own.validation for own in tried}
+    return Answer(seen.frozen, state, best.head, best.name, features[parts.held_out], validated)
 
 
-def write_encoder(
-    out: Path,
+def trained(
+    material: Material,
     seen: OpenedTower,
-    weights: Weights,
-    pairs: PairSet,
-    parts: Parts,
-    features: np.ndarray,
-    rows: np.ndarray,
-    tried: list[Tried],
-    best: Tried,
-) -> dict[str, Any]:
+    begun: Answer,
+    tier: str,
+    settings: TrainingSettings,
+    own: Any,
+    work: Path,
+    deadline: Deadline,
+) -> Answer:
+    """The tower trained from `begun` on, where that made it better; else `begun`."""
+    from kernel.training.loop import Loop, Pictured
+    from kernel.training.trained import Trained, freeze_lower_layers
+
+    record, module = seen.own()
+    assert record.pixels is not None
+    pairs, parts = material.pairs, material.parts
+    if tier == "blocks":
+        freeze_lower_layers(module, settings.trained_layers)
+    model = Trained(module, begun.head)
+    identity = {"pairs": pairs.sha256, "tower": seen.key, "tier": tier, "validation": parts.validation.tolist()[:99]}
+    pictured = Pictured(pairs.pictures, material.rows, parts, record.pixels)
+    progress = Loop(model, pictured, settings, own, work, identity, deadline).run()
+    if own.first:
+        write_whole(work / "curve.csv", curve(progress.validations, progress.losses).encode())
+    validated = begun.validation | {tier: progress.validations[progress.best]}
+    if progress.best == 0:
+        return replace(begun, validation=validated)
+    tower = on_device(model.tower, record.pixels, own.device)
+    files = [pairs.pictures[place] for place in parts.held_out.tolist()]
+    with TemporaryDirectory(dir=work) as scratch:  # of these very weights: nothing to keep
+        batch = Recipe().encoder_batch
+        held_out = features_of(files, Path(scratch), lambda: tower.encode_images, batch, "held out").rows
+    state = {name: tensor.float().cpu() for name, tensor in model.tower.state_dict().items()}
+    return Answer(record, state, model.output_head(), tier, held_out, validated)
+
+
+def curve(validations: dict[int, float], losses: dict[int, float]) -> str:
+    """Step by step the mean cosine on the validation pairs, and the mean loss since the step before."""
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("step", "validation", "loss"))
+    rows.writerows((step, f"{found:.6f}", losses.get(step, "")) for step, found in sorted(validations.items()))
+    return text.getvalue()
+
+
+def write_encoder(out: Path, weights: Weights, material: Material, answer: Answer) -> dict[str, Any]:
     """encoder.json last: without it nothing takes the folder for an encoder."""
     from safetensors.numpy import save
 
+    pairs, parts = material.pairs, material.parts
     (out / records.RECORD).unlink(missing_ok=True)
-    tensors = best.head.tensors() | {f"{TOWER}{name}": own.numpy() for name, own in seen.state().items()}
+    tensors = answer.head.tensors() | {f"{TOWER}{name}": own.numpy() for name, own in answer.state.items()}
     write_whole(out / records.WEIGHTS, save(tensors))
     record = EncoderRecord(
         format=records.FORMAT,
-        tower=seen.record,
-        tier=best.name,
+        tower=answer.tower,
+        tier=answer.tier,
         sentences=weights.sha256("sentences"),
         trained_on=TrainedOn(pairs.sha256, *counted(pairs, parts.train), licence="not stated"),
-        held_out=judged(best.head, pairs, parts.held_out, features, rows),
+        held_out=judged(answer, material),
         files=[FileEntry.of(out / name, name) for name in (records.WEIGHTS, records.SPLIT)],
-        validation={own.name: own.validation for own in tried},
+        validation=answer.validation,
+        left_out=material.left_out,
     )
     content = asdict(record)
     write_json(out / records.RECORD, content)
@@ -158,7 +216,8 @@ def counted(pairs: PairSet, places: np.ndarray) -> tuple[int, int]:
     return len(places), len({pairs.prompts[place] for place in places.tolist()})
 
 
-def judged(head: OutputHead, pairs: PairSet, places: np.ndarray, features: np.ndarray, rows: np.ndarray) -> HeldOut:
-    cosines = pairwise_cosine(head.apply(features[places]), rows[places])
-    prompts = [pairs.prompts[place] for place in places.tolist()]
-    return HeldOut(*counted(pairs, places), float(cosines.mean()), interval_over_groups(cosines, prompts))
+def judged(answer: Answer, material: Material) -> HeldOut:
+    places = material.parts.held_out
+    cosines = pairwise_cosine(answer.head.apply(answer.held_out), material.rows[places])
+    prompts = [material.pairs.prompts[place] for place in places.tolist()]
+    return HeldOut(*counted(material.pairs, places), float(cosines.mean()), interval_over_groups(cosines, prompts))

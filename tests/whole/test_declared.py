@@ -12,9 +12,8 @@ from packaging.utils import canonicalize_name
 
 from tests.conftest import ROOT
 
-# what a run, the fit of shares, and the way to Kaggle may need; `dev` has no say in these
-EXTRAS = {"run": [], "fit": ["fit"], "publish": ["fit", "publish"]}
-FITTING = ("training/fit.py", "training/shares.py")
+# what a run, training, and the way to Kaggle may need; `dev` has no say in these
+EXTRAS = {"run": [], "training": ["train"], "publish": ["train", "publish"]}
 NOT_SHIPPED = "miniature"
 WHERE_THE_USER_HAS_IT = {"pillow-heif"}  # HEIC pictures are left out without it
 FROM_KAGGLES_IMAGE = {"ipython"}  # imported in the notebook alone
@@ -41,7 +40,7 @@ def imported(paths: list[Path]) -> set[str]:
 
 
 def part_of(path: Path) -> str:
-    return "publish" if "publish" in path.parts else "fit" if path.as_posix().endswith(FITTING) else "run"
+    return "publish" if "publish" in path.parts else "training" if "training" in path.parts else "run"
 
 
 def files_of(part: str) -> list[Path]:

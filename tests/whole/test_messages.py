@@ -55,7 +55,11 @@ MESSAGES = [
     ("evaluate none.csv prompts.csv --weights weights", ["none.csv", "no such file"]),
     ("explain images/none.png --weights weights", ["none.png"]),
     ("bank none.txt --weights weights --out BANK", ["none.txt", "no such file"]),
-    ("fit empty --weights weights --bank bank --out RUN", ["empty/prompts.csv: no such file", "imgId,prompt"]),
+    ("fit empty --weights weights --bank bank --out RUN", ["empty: no pair set", "prompts.csv (imgId,prompt)"]),
+    ("train empty --weights weights --out RUN", ["empty: no pair set", "prompts.csv (imgId,prompt)"]),
+    ("train empty --weights weights --out RUN --set epoch=3", ["unknown setting 'epoch'", "did you mean 'epochs'"]),
+    ("train empty --weights weights --out RUN --set epochs=0", ["epochs is 0", "expected 1 to 1000"]),
+    (f"{RUN} --recipe pairs", ["asks an image encoder", "kernel train PAIRS", "--recipe text"]),
     # the machine
     (f"{RUN} --device tpu", ["tpu", "expected auto, cpu, cuda or cuda:N"]),
     (f"{RUN} --device cuda:7", ["cuda:7", "--device cpu"]),

@@ -123,11 +123,11 @@ def test_a_command_for_the_reader_s_own_files(own_folder, command, monkeypatch, 
     for before in way.after:
         assert main(before.split()) == 0
     words = as_module(command)[2:]
-    if words[0] in ("run", "fit"):  # into a folder of its own, so that all of it is done
+    if words[0] == "run":  # into a folder of its own, so that all of it is done
         shutil.rmtree("RUN-own", ignore_errors=True)
         words = ["RUN-own" if word == "RUN" else word for word in words]
     Path(way.leaves or "nothing").unlink(missing_ok=True)
-    assert run_here(words) == way.code, capsys.readouterr().err[-2000:]
+    assert run_here([*words, *way.more.split()]) == way.code, capsys.readouterr().err[-2000:]
     assert not way.leaves or Path(way.leaves).is_file()
 
 

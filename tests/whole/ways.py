@@ -56,7 +56,8 @@ WAYS = {
     KERNEL + "describe 'IMAGES/*.png' --mode classic --words /home/me/words.txt --json": reader(),
     KERNEL + "describe IMAGES --mode negative --top 8": reader(),
     KERNEL + BANK: reader("build/prompt_bank/bank.json"),
-    KERNEL + "fit PAIRS --bank BANK --out RUN": reader(
+    KERNEL + "train PAIRS --weights build/weights --out ENCODER": reader("ENCODER/encoder.json", more=" --near 0.99"),
+    KERNEL + "fit PAIRS --bank BANK --out FIT": reader(
         "BANK/fusion.json", after=("bank build/prompts.parquet --exclude PAIRS/prompts.csv --near 1.0 --out BANK",)
     ),
     KERNEL + "publish prompts --list": reader(),

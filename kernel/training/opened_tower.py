@@ -1,0 +1,55 @@
+"""The tower that `train --tower` names: frozen, for features, or to be trained on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kernel.errors import UserError
+from kernel.models.clip import CONFIG, ClipEncoder, Configuration
+from kernel.models.configurations import read_configuration
+from kernel.models.encoders.encoder import on_device
+from kernel.models.encoders.record import Tower
+from kernel.models.encoders.towers import read_clip_tower, read_timm_tower
+from kernel.models.weights_folder import Weights
+from kernel.system.devices import Device
+from kernel.system.files import file_sha256
+from kernel.training.features import Encode
+
+CLIP = "clip"  # the name that stands for the weights folder's own
+
+
+@dataclass(frozen=True)
+class OpenedTower:
+    """What an encoder's record says of it while it is frozen, the name of the folder of its features, what makes these,
+    and the tower in float32, on the CPU, with what the record says where its own tensors travel with the encoder."""
+
+    frozen: Tower
+    key: str
+    load: Callable[[], Encode]
+    own: Callable[[], tuple[Tower, Any]]
+
+
+def open_tower(name: str, weights: Weights, device: Device) -> OpenedTower:
+    """Raises UserError for what is neither `clip` nor a folder with a model of timm."""
+    if name == CLIP:
+        sha256 = weights.sha256("clip")
+        config = read_configuration(weights.model_folder("clip") / CONFIG, Configuration)
+        return OpenedTower(
+            Tower("clip", config["model_cfg"]["embed_dim"], sha256=sha256),
+            f"clip-{sha256[:16]}",
+            lambda: ClipEncoder.load(weights, device).encode_images,
+            lambda: read_clip_tower(weights),
+        )
+    folder = Path(name)
+    if not folder.is_dir():
+        raise UserError(f"--tower {name}: no such folder; expected {CLIP}, or a folder with a model of timm")
+    told, model = read_timm_tower(folder)
+    pixels = told.pixels
+    assert pixels is not None
+    return OpenedTower(
+        told,
+        f"timm-{file_sha256(folder / 'model.safetensors')[:16]}",
+        lambda: on_device(model, pixels, device).encode_images,
+        lambda: (told, model.float().cpu()),
+    )
