@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow test-gpu fuzz figures ablation textside scale deadlines truesize plan bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow test-gpu fuzz figures ablation textside scale deadlines truesize plan pairs bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -69,6 +69,9 @@ deadlines: $(MINIATURE)  ## runs under ever longer --deadline: what each leaves,
 
 truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predicted, measured (12 GB of disk, 18 GB of RAM)
 	$(BIN)/python -m tests.bench.truesize --stored shipped
+
+pairs: $(MINIATURE)  ## what training on drawn pairs is worth, by tier: build/pairs/pairs.json; takes most of an hour
+	$(BIN)/python -m tests.bench.pairs
 
 bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
 	$(BIN)/python -m tests.bench

@@ -26,6 +26,7 @@ ABLATION_BANK_SEED = 40_000
 ENDURANCE_SEED = 50_000
 BENCH_SEED = 60_000
 TEXT_SIDE_SEED = 70_000
+PAIRS_SEED = 80_000  # plus ten a split, and the number of the part
 
 
 def scenes(seed: int, count: int) -> list[Scene]:
