@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow test-gpu fuzz figures ablation textside scale deadlines truesize plan pairs bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow test-gpu fuzz figures ablation textside real scale deadlines truesize plan pairs bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -60,6 +60,11 @@ PROMPTS ?= ../shared/prompts/real_prompts.txt
 
 textside: $(MINIATURE)  ## what the text side's settings are worth on real prompts: PROMPTS=FILE, build/textside/textside.md
 	$(BIN)/python -m tests.bench.text_side --prompts $(PROMPTS) --out build/textside
+
+PAIRS ?= ../shared/pairs
+
+real: $(MINIATURE)  ## what real towers make of real pictures with prompts: PAIRS=FOLDER, build/real/real.md
+	$(BIN)/python -m tests.bench.real --pairs $(PAIRS) --out build/real
 
 scale: $(MINIATURE)  ## 16,000 drawn pictures through a run beside 1,600: time by stage, peak memory; takes an hour
 	$(BIN)/python -m tests.bench.endurance scale

@@ -1,0 +1,1 @@
+"""What the encoders' parts make of real pictures with real prompts."""
