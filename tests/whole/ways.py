@@ -135,6 +135,7 @@ NOT_HERE = {
     "make demo": ".ci/run runs it whole",
     "make fuzz": "it takes forty minutes; tests/fuzz/test_corpus.py tries what it starts from and what it found",
     "make lint": ".ci/run runs it",
+    "make real": "its pictures do not come with the project; tests/bench/test_real.py runs it on some, where they are",
     "make format": "it changes the project's files; the lines of make lint check what it would do",
     "make browser": "it installs a package of the system; .ci/run runs it",
     "make setup": "it installs 6 GB; every target of .ci/run does it first",
