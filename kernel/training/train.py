@@ -26,10 +26,10 @@ from kernel.system.files import write_json, write_whole, writing
 from kernel.training.features import Features, features_of
 from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.intervals import interval_over_groups
-from kernel.training.opened_tower import CLIP, OpenedTower, open_tower
 from kernel.training.pairs import PairSet, open_pairs
 from kernel.training.prompts import prompt_rows
 from kernel.training.split import Parts, parts_of, split_pairs
+from kernel.training.tower.opened import CLIP, OpenedTower, open_tower
 
 WORK = "training"
 
@@ -76,7 +76,7 @@ def train(
     tower too, and hand out what they began with where nothing was better on the validation pairs. Under torchrun every
     process calls this. Raises UserError for whatever is wrong with pairs, weights, tower or `out`.
     """
-    from kernel.training.processes import processes
+    from kernel.training.tower.processes import processes
 
     if tier not in TIERS:
         raise UserError(f"unknown tier {tier!r}{did_you_mean(tier, TIERS)}. Valid: {', '.join(TIERS)}")
@@ -152,8 +152,8 @@ def trained(
     deadline: Deadline,
 ) -> Answer:
     """The tower trained from `begun` on, where that made it better; else `begun`."""
-    from kernel.training.loop import Loop, Pictured
-    from kernel.training.trained import Trained, freeze_lower_layers
+    from kernel.training.tower.loop import Loop, Pictured
+    from kernel.training.tower.trained import Trained, freeze_lower_layers
 
     record, module = seen.own()
     assert record.pixels is not None

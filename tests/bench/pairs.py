@@ -36,8 +36,8 @@ from kernel.system.files import write_json
 from kernel.training.features import features_of
 from kernel.training.fit import fit
 from kernel.training.heads import Rows, fit_ridge, fit_two_layers, mean_cosine
-from kernel.training.opened_tower import open_tower
 from kernel.training.pairs import open_pairs
+from kernel.training.tower.opened import open_tower
 from kernel.training.train import Material, material_of, train
 from tests.training.sets import write_tars
 

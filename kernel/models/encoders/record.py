@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from kernel.config import TIERS
 from kernel.errors import UserError, others_beside, shown
 from kernel.models.weights_folder import ENCODER, FileEntry
 from kernel.system.records import read_record
@@ -11,7 +12,7 @@ from kernel.system.records import read_record
 FORMAT = 1
 RECORD, WEIGHTS, SPLIT = ENCODER, "model.safetensors", "split.json"
 ADVICE = "Make it again: 'python -m kernel train PAIRS --weights DIR --out ENCODER'"
-TIERS = ("ridge", "head", "blocks", "full")
+MADE_BY = ("ridge", *TIERS)  # two layers on a frozen tower are `head`
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,8 @@ class EncoderRecord:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format is {self.format}")
-        if self.tier not in TIERS:
-            raise ValueError(f"tier is {self.tier!r}; expected one of {', '.join(TIERS)}")
+        if self.tier not in MADE_BY:
+            raise ValueError(f"tier is {self.tier!r}; expected one of {', '.join(MADE_BY)}")
         if sorted(entry.path for entry in self.files) != sorted((WEIGHTS, SPLIT)):
             raise ValueError(f"lists {[entry.path for entry in self.files]}; expected {WEIGHTS} and {SPLIT}")
 

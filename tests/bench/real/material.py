@@ -15,10 +15,10 @@ from kernel.models.weights_folder import open_weights
 from kernel.system.devices import Device
 from kernel.system.opening import open_file
 from kernel.training.features import features_of
-from kernel.training.opened_tower import open_tower
 from kernel.training.pairs import open_pairs
 from kernel.training.prompts import prompt_rows
 from kernel.training.split import members_of, near_groups
+from kernel.training.tower.opened import open_tower
 from tests.bench.real.imagenet_towers import TOWERS, write_timm_folder
 
 SOURCES = "sources.csv"

@@ -24,17 +24,17 @@ from kernel.models.encoders.record import Pixels
 from kernel.pipeline.images import ImageFile
 from kernel.system.deadline import Deadline
 from kernel.system.terminal.progress import progress_bar
-from kernel.training.checkpoint import (
+from kernel.training.split import Parts
+from kernel.training.tower.checkpoint import (
     Progress,
     load_checkpoint,
     load_optimizer,
     optimizer_tensors,
     save_checkpoint,
 )
-from kernel.training.pictures import Batches, Order, Pictures
-from kernel.training.processes import Processes
-from kernel.training.split import Parts
-from kernel.training.trained import Trained, parameter_groups
+from kernel.training.tower.pictures import Batches, Order, Pictures
+from kernel.training.tower.processes import Processes
+from kernel.training.tower.trained import Trained, parameter_groups
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
 

@@ -21,12 +21,12 @@ from kernel.pipeline.images import ImageFile
 from kernel.system.deadline import NEVER, Deadline
 from kernel.system.devices import Device
 from kernel.system.processes import child_environment
-from kernel.training import loop as loop_module
-from kernel.training.loop import Loop, Pictured, loss_of
-from kernel.training.pictures import Order, Pictures
-from kernel.training.processes import Processes
 from kernel.training.split import Parts
-from kernel.training.trained import Trained, freeze_lower_layers, parameter_groups
+from kernel.training.tower import loop as loop_module
+from kernel.training.tower.loop import Loop, Pictured, loss_of
+from kernel.training.tower.pictures import Order, Pictures
+from kernel.training.tower.processes import Processes
+from kernel.training.tower.trained import Trained, freeze_lower_layers, parameter_groups
 
 COLOURS = ("red", "green", "blue", "white")
 SETTINGS = TrainingSettings(epochs=3, batch=8, learning_rate=3e-3, workers=0, average=0.5, checkpoint_minutes=0)
@@ -131,8 +131,8 @@ def test_two_processes_under_torchrun_are_one_within_rounding(undisturbed, tmp_p
     code = """
 import json, sys
 from pathlib import Path
-from tests.training.test_loop import *
-from kernel.training.processes import processes
+from tests.training.tower.test_loop import *
+from kernel.training.tower.processes import processes
 with processes(Device("cpu")) as own:
     folder = Path(sys.argv[1])
     seen = pictured(folder / f"pictures{own.rank}")
