@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kernel.banks.near_duplicates import are_near
 from kernel.errors import UserError
 from kernel.models.vectors import unit_rows
 from kernel.pipeline.images import ImageFile
@@ -21,18 +22,19 @@ def random_rows(count: int, seed: int = 0) -> np.ndarray:
 
 
 def naive_components(rows: np.ndarray, near: float) -> list[set[int]]:
-    """By growing one component after the other from all cosines."""
-    cosines, left, found = rows @ rows.T, set(range(len(rows))), []
+    """By growing one component after the other from who is near to whom."""
+    are, left, found = are_near(rows, rows, near), set(range(len(rows))), []
     while left:
         own, edge = set(), {min(left)}
         while edge:
             own |= edge
-            edge = {other for one in edge for other in left - own if cosines[one, other] >= near}
+            edge = {other for one in edge for other in left - own if are[one, other]}
         found.append(own)
         left -= own
     return found
 
 
+@settings(deadline=None)  # the first example imports scipy
 @given(st.integers(0, 10_000), st.integers(1, 60), st.sampled_from([0.3, 0.5, 0.7]))
 def test_components_are_those_of_a_naive_search(seed, count, near):
     rows = random_rows(count, seed)
