@@ -181,9 +181,12 @@ def shortfall(folder: RunFolder, recipe: Recipe, asked: str, encoders: Mapping[s
         for own in kept()
         if own.writes and own.lack
     ]
-    unencoded = [folder.unmade_images(results.encoded(sha256)) for sha256 in encoders.values()]
+    unencoded = [
+        folder.unmade_images(shards) | (results.read_all_rows(folder, shards)[1].keys() - bad.keys())
+        for shards in map(results.encoded, encoders.values())
+    ]
     kinds += (
-        ("no_encoder", "were not come to by every image encoder", set().union(*unencoded)),
+        ("no_encoder", "lack the answer of an image encoder", set().union(*unencoded)),
         ("caption_failures", "have none because the captioner failed on them", failed),
         ("fallback_captions", f"were captioned by a stand-in for {asked} ({others})", lesser),
         ("fewer_captions", "were captioned with less effort than asked", reduced),

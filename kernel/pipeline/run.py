@@ -121,7 +121,8 @@ class Line:
         """Every image by each image encoder; one that cannot be used is left out, and the others answer."""
         for name, sha256 in self.ready.encoders.items():
             ends = self.ends_before(1 / 3, "estimates", "submission")
-            pending = self.pending(results.encoded(sha256))
+            seen = self.folder.made(results.CLIP)  # what some of them read
+            pending = {shard: size for shard, size in self.pending(results.encoded(sha256)).items() if shard in seen}
             outcome = self.work(encoders.STAGE, pending, ends, by=name, label=f"encoder {name}")
             if outcome.out_of_time:
                 self.problems.append(f"the time was over before encoder {name} had seen every image")

@@ -114,8 +114,9 @@ class Loop:
                     self.save()
                     saved = time.monotonic()
         if self.progress.step < self.steps:
-            self.save()
+            self.save()  # at once: a session that is over may end while what was trained is judged
             self.validate()
+            self.save()
         self.take_best()
         return self.progress
 

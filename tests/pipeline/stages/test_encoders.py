@@ -147,6 +147,40 @@ def test_what_the_time_did_not_suffice_for_is_told_and_made_by_the_next_run(wher
     np.testing.assert_allclose(rows_of(where), expected(where, with_encoders, "seen"), atol=1e-5)
 
 
+def test_where_clip_did_not_come_to_every_image_an_encoder_of_its_features_goes_by_the_others(where, monkeypatch):
+    encode, seen = ClipEncoder.encode_images, []
+
+    def slow(own, images):
+        if len(seen) >= 2:
+            raise OutOfTime
+        seen.extend(images)
+        return encode(own, images)
+
+    monkeypatch.setattr(ClipEncoder, "encode_images", slow)
+    recipe = replace(ALONE, encoders={"clip": 1.0})
+    content = run(recipe, where, "cpu")
+    assert (
+        content["counts"]["no_features"] == content["counts"]["no_encoder"] == content["counts"]["degraded_rows"] == 4
+    )
+    monkeypatch.setattr(ClipEncoder, "encode_images", encode)
+    assert run(recipe, where, "cpu")["problems"] == []
+
+
+def test_an_image_that_an_encoder_fails_on_is_counted(where, monkeypatch):
+    encode = ImageEncoder.encode_images
+    third = decode(where.images / "c.png").tobytes()
+
+    def failing(own, images):
+        if any(image.tobytes() == third for image in images):
+            raise RuntimeError("odd")
+        return encode(own, images)
+
+    monkeypatch.setattr(ImageEncoder, "encode_images", failing)
+    content = run(replace(ALONE, encoders={"seen": 1.0}), where, "cpu")
+    assert content["counts"]["no_encoder"] == content["counts"]["degraded_rows"] == 1
+    assert "1 of 6 images lack the answer of an image encoder" in content["problems"] and not content["bad_images"]
+
+
 def test_a_bad_image_gets_the_fallback_row(where, with_encoders):
     (where.images / "c.png").write_bytes(b"no picture")
     content = run(ALONE, where, "cpu")

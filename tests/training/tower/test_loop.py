@@ -23,6 +23,7 @@ from kernel.system.devices import Device
 from kernel.system.processes import child_environment
 from kernel.training.split import Parts
 from kernel.training.tower import loop as loop_module
+from kernel.training.tower.checkpoint import load_checkpoint
 from kernel.training.tower.loop import Loop, Pictured, loss_of
 from kernel.training.tower.pictures import Order, Pictures
 from kernel.training.tower.processes import Processes
@@ -178,6 +179,9 @@ def test_time_that_runs_out_in_the_middle_leaves_the_steps_that_were_made(seen, 
     again = begun(seen, tmp_path)
     again.resume()
     assert again.progress.step == 5
+    # what is kept as the best is what the checkpoint calls so
+    kept = load_checkpoint(tmp_path / "best.safetensors", again.identity)
+    assert kept is not None and kept[1].best == again.progress.best == 5
 
 
 def test_a_loss_that_is_no_number_stops_it_in_one_line_and_the_best_stands(seen, tmp_path, monkeypatch):
