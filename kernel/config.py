@@ -196,7 +196,7 @@ DEFAULT_RECIPE = "text"
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How an image encoder's tower is trained, by what the competition's write-ups say helps; of tiers blocks and full.
+    """How an image encoder's tower is trained, by what the competition's write-ups say helps; of all tiers but head.
 
     The learning rate is that of the uppermost layer: each below has `layer_decay` times the one above it, the head
     `head_factor` times more. It rises over `warmup` of all steps and falls to 0 by a cosine.
@@ -213,6 +213,7 @@ class TrainingSettings:
     largest_gradient: float = 1.0  # its length; longer ones are cut
     average: float = 0.9998  # of the weights over steps; those are what is judged and kept
     trained_layers: float = 0.5  # of the tower's, the upper ones; of tier blocks
+    lora_rank: int = 16  # of the two matrices that learn beside each of the tower's; of tier lora
     loss: str = "cosine"
     # the picture cut to half of its area or more, brightness and colours by 5 %; never mirrored, which hurts
     augment: bool = True
@@ -225,8 +226,8 @@ class TrainingSettings:
         for name, least, most in (
             ("epochs", 1, 1000), ("batch", 2, 65_536), ("accumulate", 1, 65_536), ("learning_rate", 0, 1),
             ("head_factor", 0, 1000), ("layer_decay", 0, 1), ("weight_decay", 0, 1), ("warmup", 0, 1),
-            ("largest_gradient", 0, 1e6), ("average", 0, 1), ("trained_layers", 0, 1), ("workers", 0, 256),
-            ("seed", 0, LARGEST_SEED), ("checkpoint_minutes", 0, 1440),
+            ("largest_gradient", 0, 1e6), ("average", 0, 1), ("trained_layers", 0, 1), ("lora_rank", 1, 4096),
+            ("workers", 0, 256), ("seed", 0, LARGEST_SEED), ("checkpoint_minutes", 0, 1440),
         ):  # fmt: skip
             if not least <= getattr(self, name) <= most:
                 raise UserError(f"training setting {name} is {getattr(self, name)}; expected {least:g} to {most:g}")
@@ -235,7 +236,7 @@ class TrainingSettings:
 
 
 LOSSES = ("cosine", "angular")
-TIERS = ("head", "blocks", "full")  # what of an image encoder is trained
+TIERS = ("head", "blocks", "lora", "full")  # what of an image encoder is trained
 
 
 @dataclass(frozen=True)

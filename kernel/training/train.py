@@ -72,7 +72,7 @@ def train(
 ) -> dict[str, Any]:
     """Trains on the pairs, judges on the groups that were held out, writes the encoder; returns encoder.json's content.
 
-    Every tier begins with the better of two heads on the frozen tower's features. `blocks` and `full` then train the
+    Every tier begins with the better of two heads on the frozen tower's features. The others then train the
     tower too, and hand out what they began with where nothing was better on the validation pairs. Under torchrun every
     process calls this. Raises UserError for whatever is wrong with pairs, weights, tower or `out`.
     """
@@ -153,6 +153,7 @@ def trained(
 ) -> Answer:
     """The tower trained from `begun` on, where that made it better; else `begun`."""
     from kernel.training.tower.loop import Loop, Pictured
+    from kernel.training.tower.lora import add_adapters, merged
     from kernel.training.tower.trained import Trained, freeze_lower_layers
 
     record, module = seen.own()
@@ -160,6 +161,7 @@ def trained(
     pairs, parts = material.pairs, material.parts
     if tier == "blocks":
         freeze_lower_layers(module, settings.trained_layers)
+    adapters = add_adapters(module, settings.lora_rank, settings.seed) if tier == "lora" else None
     model = Trained(module, begun.head)
     identity = {"pairs": pairs.sha256, "tower": seen.key, "tier": tier, "validation": parts.validation.tolist()[:99]}
     pictured = Pictured(pairs.pictures, material.rows, parts, record.pixels)
@@ -169,6 +171,8 @@ def trained(
     validated = begun.validation | {tier: progress.validations[progress.best]}
     if progress.best == 0:
         return replace(begun, validation=validated)
+    if adapters is not None:
+        merged(adapters)
     tower = on_device(model.tower, record.pixels, own.device)
     files = [pairs.pictures[place] for place in parts.held_out.tolist()]
     with TemporaryDirectory(dir=work) as scratch:  # of these very weights: nothing to keep

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from kernel.banks.build import build_bank
-from kernel.config import DEFAULT_WEIGHTS, RECIPES, TIERS, BankSettings, Paths, TrainingSettings
+from kernel.config import DEFAULT_WEIGHTS, RECIPES, BankSettings, Paths, TrainingSettings
 from kernel.evaluation.evaluate import bootstrap_interval, pairwise_cosine
 from kernel.miniature.world.drawing import draw
 from kernel.miniature.world.folders import PAIRS_SEED, draw_folder, scenes, write_prompts
@@ -41,6 +41,7 @@ from kernel.training.tower.opened import open_tower
 from kernel.training.train import Material, material_of, train
 from tests.training.sets import write_tars
 
+TRAINED = ("head", "blocks", "full")
 SPLITS, PAIRS, FITTED, SCORED = 3, 12_000, 200, 500
 BANK_PROMPTS = 30_000
 CLUSTERS, A_TAR = 100, 1000
@@ -62,7 +63,7 @@ def pairs_report(out: Path, weights: Path, pairs: int, fitted: int, scored: int,
     splits, curve = [], []
     for seed in range(SPLITS):
         tars = draw_tars(out / f"pairs-{seed}", PAIRS_SEED + 10 * seed + 5, pairs)
-        contents = {tier: trained(out, seed, tier, tars, weights) for tier in TIERS}
+        contents = {tier: trained(out, seed, tier, tars, weights) for tier in TRAINED}
         splits.append(judged(out, seed, contents, weights, bank, known[seed, "score"]))
         if seed == 0:
             curve = over_pairs(out / "training-0", tars, weights)
@@ -199,7 +200,7 @@ def summary(values: np.ndarray) -> dict[str, Any]:
 def table(content: dict[str, Any]) -> str:
     splits = content["splits"]
     rows = [["answer", *(f"split {own['seed']}" for own in splits)], ["---"] * (len(splits) + 1)]
-    for name in ("ridge", *TIERS, "text", "pairs"):
+    for name in ("ridge", *TRAINED, "text", "pairs"):
         rows.append([name, *(f"{own['tiers'][name]['mean']:.3f}" for own in splits)])
     margins = (own["pairs_minus_text"] for own in splits)
     told = (f"{own['mean']:+.4f} ({own['ci95'][0]:+.4f} to {own['ci95'][1]:+.4f})" for own in margins)

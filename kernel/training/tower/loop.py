@@ -1,4 +1,4 @@
-"""The training loop: tiers `blocks` and `full`, from the head that was fitted on the frozen tower (LP-FT, Kumar et al.
+"""The training loop: every tier but `head`, from the head that was fitted on the frozen tower (LP-FT, Kumar et al.
 2022). It reads from top to bottom, on one process or under torchrun on several.
 
 Batch normalisation and dropout stay as at inference, so that a step depends on its pictures alone: however a training
