@@ -25,7 +25,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     seen_by = "the weights folder's CLIP, or a folder with a model of timm (default %(default)s)"
     train.add_argument("--tower", default="clip", metavar="clip|FOLDER", help=seen_by)
     train.add_argument("--tier", default=TIERS[0], choices=TIERS, help="what is trained: the head on the frozen tower, "
-                       "its upper layers too, narrow matrices beside all, or all of it (default %(default)s)")  # fmt: skip
+                       "its upper layers too, matrices beside all, or all of it (default %(default)s)")  # fmt: skip
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
                        help="a setting of all tiers but head, such as epochs=5; repeatable")  # fmt: skip
     train.add_argument("--deadline", metavar="TIME", help="such as 11h30m: by then it ends, to go on another time")

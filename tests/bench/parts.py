@@ -1,22 +1,20 @@
 """Single steps beside the ways of others, in turns, in one process: `python -m tests.bench.parts`.
 
-Ranking 100,952 phrases of 1,024 dimensions, the submission of 16,000 images, decoding.
+Ranking 100,952 phrases of 1,024 dimensions, the submission of 16,000 images, decoding, training.
 """
 
 import json
-import os
 import statistics
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from kernel.banks.word_banks import rank
 from kernel.pipeline.submission import read_submission, write_submission
 from tests.bench.contenders.plain import pandas_submission
+from tests.bench.stopwatch import in_turns
+from tests.bench.training import training
 
 PHRASES, DIMENSIONS, TOP = 100_952, 1024, 3
 IMAGES = 512  # ranked at a time; the others' ways take single ones, of which a few tell enough
@@ -31,22 +29,6 @@ RANK_ROUNDS = 9  # under a second each: a median of three was once 1.57 where tw
 def unit(rng: np.random.Generator, rows: int) -> np.ndarray:
     found = rng.standard_normal((rows, DIMENSIONS), dtype=np.float32)
     return found / np.linalg.norm(found, axis=1, keepdims=True)
-
-
-def in_turns(ways: dict[str, tuple[Callable[[], Any], int]], rounds: int) -> dict[str, list[float]]:
-    """Seconds an item of each way, one after the other and again; what comes first is done once before.
-
-    What one way left for the disk to write is written before the next one's clock starts.
-    """
-    next(iter(ways.values()))[0]()
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, (way, items) in ways.items():
-            os.sync()
-            begun = time.perf_counter()
-            way()
-            seconds[name].append((time.perf_counter() - begun) / items)
-    return seconds
 
 
 def ranking(rounds: int = RANK_ROUNDS, phrases: int = PHRASES, images: int = IMAGES) -> dict[str, list[float]]:
@@ -128,8 +110,10 @@ def measured(pictures: Path, small: bool = False) -> dict[str, dict[str, float]]
     """Median seconds of every way of every part; `small`: few of everything, that it works."""
     if small:
         taken = {"rank": ranking(1, 5_000, 4), "submission": submissions(1, 20), "decode": decoding(1, pictures)}
+        taken["training"] = training(1, 2, "test_vit2")
     else:
         taken = {"rank": ranking(), "submission": submissions(), "decode": decoding(ROUNDS, pictures)}
+        taken["training"] = training()
     return {name: medians(seconds) for name, seconds in taken.items()}
 
 

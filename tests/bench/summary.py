@@ -21,6 +21,7 @@ REACH = {
     "submission_speedup_pandas": (8, "least"),
     "total_speedup_clip_interrogator": (1, "least"),
     "peak_memory_to_largest_model": (1.1, "most"),
+    "train_to_bare_steps": (0.9, "least"),
     "describe_speedup_fast": (5, "least"),
     "describe_speedup_best": (8, "least"),
 }
@@ -30,7 +31,7 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     """How many times as long, or as fast; `peak_memory_to_largest_model` is (peak - 1 GB) / largest model."""
     jobs = {name: job["contenders"] for name, job in found["jobs"].items()}
     an_image = {name: {who: own["seconds_an_image"] for who, own in job.items()} for name, job in jobs.items()}
-    rank, submission = found["parts"]["rank"], found["parts"]["submission"]
+    rank, submission, training = (found["parts"][name] for name in ("rank", "submission", "training"))
     peak = max(job["ours"]["peak_bytes"] for job in jobs.values())
     describe = {mode: own["seconds"] for mode, own in found["describe"].items()}
     return {
@@ -41,6 +42,7 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
         "submission_speedup_pandas": submission["pandas"] / submission["ours"],
         "total_speedup_clip_interrogator": an_image["classic"]["clip_interrogator"] / an_image["classic"]["ours"],
         "peak_memory_to_largest_model": (peak - GIGABYTE) / found["largest_model_bytes"],
+        "train_to_bare_steps": training["bare"] / training["ours"],
         **{f"describe_speedup_{mode}": own["clip_interrogator"] / own["ours"] for mode, own in describe.items()},
     }
 
@@ -74,7 +76,7 @@ def table(found: dict[str, Any]) -> str:
             row("peak memory without libraries' code, GB", [f"{own['peak_bytes'] / GIGABYTE:.2f}" for own in figures]),
             "",
         ]
-    rank, submission, decode = (found["parts"][name] for name in ("rank", "submission", "decode"))
+    rank, submission, decode, training = (found["parts"][name] for name in ("rank", "submission", "decode", "training"))
     lines += [
         "| single steps | seconds |",
         "|---|---|",
@@ -86,6 +88,8 @@ def table(found: dict[str, Any]) -> str:
         f"| the same by pandas, not checked | {submission['pandas']:.2f} |",
         f"| decode a 512 px PNG and make CLIP's pixels: this package | {decode['ours']:.4f} |",
         f"| the same, one by one | {decode['single']:.4f} |",
+        f"| `train --tier full` of ViT-S/16, a picture of 336 px from its file: this package | {training['ours']:.4f} |",
+        f"| the same, forward and backward alone, pixels in memory | {training['bare']:.4f} |",
         f"| `python -m kernel --help`, CPU time | {found['help_cpu_seconds']:.2f} |",
         "",
         "| `describe`, miniature models, all words: seconds a picture | this package | clip-interrogator | same |",

@@ -14,6 +14,7 @@ from kernel.system.devices import Device
 from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.shares import best_shares, products
 from tests.bench.real.material import Material
+from tests.bench.real.upper_blocks import MAP, answers_of, train_upper
 
 Said = dict[str, np.ndarray]  # by answer the unit rows (n, 384) of the pictures that are asked of
 Answer = Callable[[Material, Material, Said], np.ndarray]  # pictures to fit on, pictures asked of
@@ -39,6 +40,20 @@ def fitted(fit: Callable[[Rows, Rows], Tried], tower: str, free_counts: int = 1)
         rows = known.features[tower]
         train, validation = (Rows(rows[own], known.truth[own]) for own in (np.concatenate(training), judging))
         return fit(train, validation).head.apply(asked.features[tower])
+
+    return answer
+
+
+def blocks_of(tower: str, free_counts: int = 1) -> Answer:
+    """The tower's upper blocks trained from that head on; the fold that judges decides on the epoch, none included."""
+
+    def answer(known: Material, asked: Material, said: Said) -> np.ndarray:
+        judging, *training = (weighed(known, fold, free_counts) for fold in known.folds())
+        places = np.concatenate(training)
+        rows = known.features[tower]
+        begun = fit_ridge(*(Rows(rows[own], known.truth[own]) for own in (places, judging)))
+        maps, asked_maps = (own.early.reshape(len(own.early), *MAP) for own in (known, asked))
+        return answers_of(train_upper(known.upper, begun.head, maps, known.truth, places, judging), asked_maps)
 
     return answer
 
@@ -84,6 +99,7 @@ ANSWERS: dict[str, Answer] = {
     "weighed mean prompt": mean_prompt(FREE_COUNTS),
     "weighed ridge of lite0": fitted(fit_ridge, "lite0", FREE_COUNTS),
     "weighed ridge of lite2": fitted(fit_ridge, "lite2", FREE_COUNTS),
+    "weighed blocks of lite0": blocks_of("lite0", FREE_COUNTS),
     "weighed, both towers": mean_of("weighed ridge of lite0", "weighed ridge of lite2"),
     "neighbours": neighbours_of("weighed, both towers"),
     "fused": fused_of(

@@ -5,8 +5,9 @@ one group, 527 of the 706 free ones are in it, and a tenth held out has 22 free 
 is of 64 pictures. So groups are those of 0.9, and each is held out once in five folds, that every free prompt counts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from kernel.training.prompts import prompt_rows
 from kernel.training.split import members_of, near_groups
 from kernel.training.tower.opened import open_tower
 from tests.bench.real.imagenet_towers import TOWERS, write_timm_folder
+from tests.bench.real.upper_blocks import TRAINED, parted
 
 SOURCES = "sources.csv"
 # One sentence with a name in it. Over the prompts of all other sources the score is that of prompts as people write
@@ -37,13 +39,15 @@ BATCH = 32
 @dataclass(frozen=True)
 class Material:
     """Of n pictures: prompts and sources, `truth` (n, 384) unit rows, `groups` (n,) of near prompts, and by tower what
-    it sees, (n, d)."""
+    it sees, (n, d); `early` is what the lower blocks of a tower make of them, for the `upper` ones to be trained."""
 
     prompts: list[str]
     sources: list[str]
     truth: np.ndarray
     groups: np.ndarray
     features: dict[str, np.ndarray]
+    early: np.ndarray = field(default_factory=lambda: np.zeros((0,)))
+    upper: Any = None
 
     @property
     def free(self) -> np.ndarray:
@@ -57,6 +61,8 @@ class Material:
             self.truth[places],
             self.groups[places],
             {name: rows[places] for name, rows in self.features.items()},
+            self.early[places] if len(self.early) else self.early,
+            self.upper,
         )
 
     def folds(self) -> list[np.ndarray]:
@@ -102,6 +108,9 @@ def read_material(pairs: Path, weights: Path, out: Path, device: Device) -> tupl
         own = features_of(found.pictures, kept / seen.key, seen.load, BATCH, f"features of {name}")
         material.features[name] = own.rows
         bad |= own.bad
+    lower, upper = parted(out / "towers" / TRAINED, device)
+    early = features_of(found.pictures, kept / f"early-{TRAINED}", lambda: lower.encode_images, BATCH, "early blocks")
+    material = replace(material, early=early.rows, upper=upper)
     good = np.array([place for place, own in enumerate(found.pictures) if own.id not in bad], dtype=np.intp)
     return material.of(good), bad
 
