@@ -22,8 +22,8 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     pairs_argument(train)
     weights_option(train)
     out_option(train, "ENCODER", "new or own folder; a killed training goes on")
-    seen_by = "the weights folder's CLIP, or a folder with a model of timm (default %(default)s)"
-    train.add_argument("--tower", default="clip", metavar="clip|FOLDER", help=seen_by)
+    seen_by = "the weights folder's CLIP, as by default, or a folder with a model of timm; tier head takes several"
+    train.add_argument("--tower", action="append", metavar="clip|FOLDER", dest="towers", help=seen_by)
     train.add_argument("--tier", default=TIERS[0], choices=TIERS, help="what is trained: the head on the frozen tower, "
                        "its upper layers too, matrices beside all, or all of it (default %(default)s)")  # fmt: skip
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -41,12 +41,13 @@ def pairs_argument(command: Parser) -> None:
 
 def train_command(options: argparse.Namespace) -> None:
     from kernel.system.deadline import Deadline, seconds_of
+    from kernel.training.tower.opened import CLIP
     from kernel.training.train import train
 
     settings = with_settings(TrainingSettings(), options.settings)
     deadline = Deadline.after(None if options.deadline is None else seconds_of(options.deadline))
-    content = train(options.pairs, options.weights, options.out, options.tower, options.tier, settings, options.device,
-                    options.near, deadline)  # fmt: skip
+    content = train(options.pairs, options.weights, options.out, options.towers or (CLIP,), options.tier, settings,
+                    options.device, options.near, deadline)  # fmt: skip
     if not content:
         return None  # the first process tells
     if options.json:

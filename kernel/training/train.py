@@ -3,8 +3,7 @@
 Whatever takes long is kept in ENCODER/training/, so that a killed training goes on.
 """
 
-import csv
-import io
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,14 +15,15 @@ from kernel.config import NEAR_PROMPTS, TIERS, Recipe, TrainingSettings
 from kernel.errors import UserError, did_you_mean
 from kernel.evaluation.evaluate import pairwise_cosine
 from kernel.models.encoders import record as records
-from kernel.models.encoders.encoder import TOWER, on_device
+from kernel.models.encoders.encoder import on_device, tower_prefix
 from kernel.models.encoders.output_head import OutputHead
 from kernel.models.encoders.record import EncoderRecord, HeldOut, Tower, TrainedOn
 from kernel.models.weights_folder import FileEntry, Weights, open_weights
 from kernel.system.deadline import NEVER, Deadline
 from kernel.system.devices import Device, find_device
 from kernel.system.files import write_json, write_whole, writing
-from kernel.training.features import Features, features_of
+from kernel.training.curve import curve_picture, curve_table
+from kernel.training.features import features_of
 from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.intervals import interval_over_groups
 from kernel.training.pairs import PairSet, open_pairs
@@ -36,22 +36,23 @@ WORK = "training"
 
 @dataclass(frozen=True)
 class Material:
-    """The pairs with the rows (n, 384) of their prompts, the frozen tower's features (n, d), and which are for what;
-    what was left out, by reason."""
+    """The pairs with the rows (n, 384) of their prompts, the frozen towers' features (n, d), one's after the other's in
+    so many `widths`, and which are for what; what was left out, by reason."""
 
     pairs: PairSet
     rows: np.ndarray
     features: np.ndarray
+    widths: list[int]
     parts: Parts
     left_out: dict[str, int]
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What is handed out: a tower with the tensors that travel with it, a head, and what the tower makes of the
+    """What is handed out: towers with the tensors that travel with them, a head, and what the towers make of the
     held-out pictures; by tier the mean cosine on the validation pairs."""
 
-    tower: Tower
+    towers: list[Tower]
     state: dict[str, Any]
     head: OutputHead
     tier: str
@@ -63,7 +64,7 @@ def train(
     pairs: Path,
     weights: Path,
     out: Path,
-    tower: str = CLIP,
+    towers: Sequence[str] = (CLIP,),
     tier: str = TIERS[0],
     settings: TrainingSettings | None = None,
     device: str = "auto",
@@ -72,18 +73,26 @@ def train(
 ) -> dict[str, Any]:
     """Trains on the pairs, judges on the groups that were held out, writes the encoder; returns encoder.json's content.
 
-    Every tier begins with the better of two heads on the frozen tower's features. The others then train the
-    tower too, and hand out what they began with where nothing was better on the validation pairs. Under torchrun every
+    Every tier begins with the better of two heads on the frozen towers' features. The others then train the tower too,
+    one alone, and hand out what they began with where nothing was better on the validation pairs. Under torchrun every
     process calls this. Raises UserError for whatever is wrong with pairs, weights, tower or `out`.
     """
     from kernel.training.tower.processes import processes
 
     if tier not in TIERS:
         raise UserError(f"unknown tier {tier!r}{did_you_mean(tier, TIERS)}. Valid: {', '.join(TIERS)}")
+    if tier != TIERS[0] and len(towers) > 1:
+        raise UserError(
+            f"--tier {tier} trains one tower, and {len(towers)} are named. Train each of them alone, and give the "
+            f"encoders their shares in a run; or --tier {TIERS[0]}, whose head reads them all"
+        )
     opened, found = open_weights(weights, parts=("clip", "sentences")), open_pairs(pairs)
     cure = "free space there or give --out another folder, then run again: what is made is kept"
     with processes(find_device(device)) as own, writing(out, cure):
-        seen = open_tower(tower, opened, own.device)
+        seen = [
+            open_tower(name, opened, own.device)
+            for name in sorted(dict.fromkeys(towers), key=lambda name: name != CLIP)
+        ]
         if own.first:
             require_own_folder(out)
             (out / WORK).mkdir(parents=True, exist_ok=True)
@@ -92,7 +101,7 @@ def train(
         material = material_of(found, opened, seen, out, own.device, near)  # what is kept, by now
         answer = best_head(material, seen)
         if tier != TIERS[0]:
-            answer = trained(material, seen, answer, tier, settings or TrainingSettings(), own, out / WORK, deadline)
+            answer = trained(material, seen[0], answer, tier, settings or TrainingSettings(), own, out / WORK, deadline)
         own.wait()
         return write_encoder(out, opened, material, answer) if own.first else {}
 
@@ -103,7 +112,7 @@ def require_own_folder(out: Path) -> None:
 
 
 def material_of(
-    pairs: PairSet, weights: Weights, seen: OpenedTower, out: Path, device: Device, near: float
+    pairs: PairSet, weights: Weights, seen: list[OpenedTower], out: Path, device: Device, near: float
 ) -> Material:
     kept = out / WORK / pairs.sha256[:16]
     kept.mkdir(parents=True, exist_ok=True)
@@ -111,34 +120,54 @@ def material_of(
     rows = prompt_rows(pairs.prompts, path, weights, device)
     split = split_pairs(pairs, rows, near)
     split.write(out)
-    found = features_of(pairs.pictures, kept / seen.key, seen.load, Recipe().encoder_batch, "features")
-    bad = {"picture that cannot be used": len(found.bad)} if found.bad else {}
-    parts = good_parts(pairs, parts_of(pairs, split), found)
-    return Material(pairs, rows, found.rows, parts, pairs.left_out | bad)
+    batch = Recipe().encoder_batch
+    found = [features_of(pairs.pictures, kept / own.key, own.load, batch, "features") for own in seen]
+    bad = {image: why for own in found for image, why in own.bad.items()}
+    left_out = pairs.left_out | ({"picture that cannot be used": len(bad)} if bad else {})
+    features = np.concatenate([own.rows for own in found], axis=1)
+    widths = [own.rows.shape[1] for own in found]
+    return Material(pairs, rows, features, widths, good_parts(pairs, parts_of(pairs, split), bad), left_out)
 
 
-def good_parts(pairs: PairSet, parts: Parts, features: Features) -> Parts:
-    """Without the bad pictures."""
-    bad = {place for place, picture in enumerate(pairs.pictures) if picture.id in features.bad}
+def good_parts(pairs: PairSet, parts: Parts, reasons: dict[str, str]) -> Parts:
+    """Without the bad pictures, {id: reason}."""
+    bad = {place for place, picture in enumerate(pairs.pictures) if picture.id in reasons}
     every = (parts.train, parts.validation, parts.held_out)
     kept = [np.array([own for own in part.tolist() if own not in bad], dtype=np.intp) for part in every]
     if not all(map(len, kept)):
         raise UserError(
             f"{pairs.folder}: {len(bad)} of {len(pairs.pictures)} pictures cannot be used, the first is "
-            f"{next(iter(features.bad.items()))}: too few are left to train on and to judge by. Give more pairs"
+            f"{next(iter(reasons.items()))}: too few are left to train on and to judge by. Give more pairs"
         )
     return Parts(*kept)
 
 
-def best_head(material: Material, seen: OpenedTower) -> Answer:
-    """The frozen tower with ridge, or with two layers where these are better."""
-    features, rows, parts = material.features, material.rows, material.parts
+def best_head(material: Material, seen: list[OpenedTower]) -> Answer:
+    """The frozen towers with ridge, or with two layers where these are better."""
+    rows, parts = material.rows, material.parts
+    scales = scales_of(material)
+    features = material.features * scales
     train, validation = (Rows(features[own], rows[own]) for own in (parts.train, parts.validation))
     tried: list[Tried] = [fit_ridge(train, validation), fit_two_layers(train, validation)]
     best = max(tried, key=lambda own: own.validation)
-    state = {} if seen.frozen.pixels is None else seen.own()[1].state_dict()
+    state = {
+        f"{tower_prefix(number)}{name}": tensor
+        for number, own in enumerate(seen)
+        if own.frozen.pixels is not None
+        for name, tensor in own.own()[1].state_dict().items()
+    }
     validated = {own.name: own.validation for own in tried}
-    return Answer(seen.frozen, state, best.head, best.name, features[parts.held_out], validated)
+    towers = [own.frozen for own in seen]
+    held_out = material.features[parts.held_out]
+    return Answer(towers, state, best.head.reading(scales), best.name, held_out, validated)
+
+
+def scales_of(material: Material) -> np.ndarray:
+    """(d,): what makes every tower's features of length 1 in the mean square, so that a fit reads all alike."""
+    train = material.features[material.parts.train]
+    blocks = np.split(train, np.cumsum(material.widths)[:-1], axis=1)
+    scales = [1 / max(np.sqrt((block.astype(np.float64) ** 2).sum(axis=1).mean()), 1e-12) for block in blocks]
+    return np.repeat(scales, material.widths).astype(np.float32)
 
 
 def trained(
@@ -167,7 +196,8 @@ def trained(
     pictured = Pictured(pairs.pictures, material.rows, parts, record.pixels)
     progress = Loop(model, pictured, settings, own, work, identity, deadline).run()
     if own.first:
-        write_whole(work / "curve.csv", curve(progress.validations, progress.losses).encode())
+        write_whole(work / "curve.csv", curve_table(progress.validations, progress.losses).encode())
+        write_whole(work / "curve.svg", curve_picture(progress.validations, progress.losses).encode())
     validated = begun.validation | {tier: progress.validations[progress.best]}
     if progress.best == 0:
         return replace(begun, validation=validated)
@@ -178,17 +208,8 @@ def trained(
     with TemporaryDirectory(dir=work) as scratch:  # of these very weights: nothing to keep
         batch = Recipe().encoder_batch
         held_out = features_of(files, Path(scratch), lambda: tower.encode_images, batch, "held out").rows
-    state = {name: tensor.float().cpu() for name, tensor in model.tower.state_dict().items()}
-    return Answer(record, state, model.output_head(), tier, held_out, validated)
-
-
-def curve(validations: dict[int, float], losses: dict[int, float]) -> str:
-    """Step by step the mean cosine on the validation pairs, and the mean loss since the step before."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(("step", "validation", "loss"))
-    rows.writerows((step, f"{found:.6f}", losses.get(step, "")) for step, found in sorted(validations.items()))
-    return text.getvalue()
+    state = {f"{tower_prefix(0)}{name}": own.float().cpu() for name, own in model.tower.state_dict().items()}
+    return Answer([record], state, model.output_head(), tier, held_out, validated)
 
 
 def write_encoder(out: Path, weights: Weights, material: Material, answer: Answer) -> dict[str, Any]:
@@ -197,11 +218,11 @@ def write_encoder(out: Path, weights: Weights, material: Material, answer: Answe
 
     pairs, parts = material.pairs, material.parts
     (out / records.RECORD).unlink(missing_ok=True)
-    tensors = answer.head.tensors() | {f"{TOWER}{name}": own.numpy() for name, own in answer.state.items()}
+    tensors = answer.head.tensors() | {name: own.numpy() for name, own in answer.state.items()}
     write_whole(out / records.WEIGHTS, save(tensors))
     record = EncoderRecord(
         format=records.FORMAT,
-        tower=answer.tower,
+        towers=answer.towers,
         tier=answer.tier,
         sentences=weights.sha256("sentences"),
         trained_on=TrainedOn(pairs.sha256, *counted(pairs, parts.train), licence="not stated"),

@@ -159,10 +159,9 @@ def tiers_alone(
     for tier in contents:
         encoder = ImageEncoder.load(out / f"{tier}-{seed}", device)
         rows = seen
-        if encoder.tower is not None:
-            tower = encoder.tower
+        if encoder.towers:
             kept = out / f"score-{seed}" / f"features-{tier}"
-            rows = features_of(files, kept, lambda tower=tower: tower.encode_images, 64, f"tower of {tier}").rows
+            rows = features_of(files, kept, lambda encoder=encoder: encoder.see, 64, f"tower of {tier}").rows
         yield tier, pairwise_cosine(encoder.head.apply(rows), truth)
     material = kept_material(out / f"training-{seed}", out / f"pairs-{seed}", weights)
     yield "ridge", pairwise_cosine(fit_ridge(*train_and_validation(material)).head.apply(seen), truth)
@@ -170,7 +169,7 @@ def tiers_alone(
 
 def kept_material(work: Path, tars: Path, weights: Weights) -> Material:
     device = Device("cpu")
-    return material_of(open_pairs(tars), weights, open_tower("clip", weights, device), work, device, 0.7)
+    return material_of(open_pairs(tars), weights, [open_tower("clip", weights, device)], work, device, 0.7)
 
 
 def train_and_validation(material: Material, most: int | None = None) -> tuple[Rows, Rows]:

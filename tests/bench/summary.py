@@ -88,7 +88,7 @@ def table(found: dict[str, Any]) -> str:
         f"| the same by pandas, not checked | {submission['pandas']:.2f} |",
         f"| decode a 512 px PNG and make CLIP's pixels: this package | {decode['ours']:.4f} |",
         f"| the same, one by one | {decode['single']:.4f} |",
-        f"| `train --tier full` of ViT-S/16, a picture of 336 px from its file: this package | {training['ours']:.4f} |",
+        f"| `train --tier full` of ViT-S/16, a picture from its file: this package | {training['ours']:.4f} |",
         f"| the same, forward and backward alone, pixels in memory | {training['bare']:.4f} |",
         f"| `python -m kernel --help`, CPU time | {found['help_cpu_seconds']:.2f} |",
         "",

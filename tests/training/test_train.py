@@ -62,7 +62,7 @@ def test_the_record_is_what_lies_in_the_folder(encoder, weights):
     record = read_encoder_record(out)
     check_encoder(out, record)
     assert json.loads((out / "encoder.json").read_text()) == json.loads(json.dumps(content))
-    assert record.tower.sha256 == weights.sha256("clip") and record.sentences == weights.sha256("sentences")
+    assert record.clip_sha256 == weights.sha256("clip") and record.sentences == weights.sha256("sentences")
 
 
 def test_the_held_out_score_is_that_of_the_encoder_as_it_is_loaded(encoder, pairs, weights, cpu):
@@ -105,17 +105,32 @@ def test_a_second_training_goes_on_with_what_is_kept_and_ends_alike(encoder, pai
 
 
 def test_a_tower_of_timm_travels_in_the_encoders_own_file(pairs, tower, weights, tmp_path, cpu):
-    content = train(pairs, weights.folder, tmp_path / "own", str(tower), device="cpu")
-    assert content["tower"]["architecture"] == "test_vit2"
+    content = train(pairs, weights.folder, tmp_path / "own", [str(tower)], device="cpu")
+    assert content["towers"][0]["architecture"] == "test_vit2"
     loaded = ImageEncoder.load(tmp_path / "own", cpu)
     picture = Image.effect_noise((200, 200), 90).convert("RGB")
     own = timm.create_model("test_vit2", num_classes=0)
-    own.load_state_dict({name.removeprefix("tower."): torch.from_numpy(tensor)
+    own.load_state_dict({name.removeprefix("tower.0."): torch.from_numpy(tensor)
                          for name, tensor in load_file(tmp_path / "own" / "model.safetensors").items()
-                         if name.startswith("tower.")})  # fmt: skip
-    seen = loaded.tower.encode_images([picture])
+                         if name.startswith("tower.0.")})  # fmt: skip
+    seen = loaded.see([picture])
     np.testing.assert_allclose(loaded.encode_images([picture]), loaded.head.apply(seen), atol=1e-6)
     assert own.num_features == seen.shape[1] == loaded.head.inputs
+
+
+def test_a_head_reads_clip_and_a_tower_side_by_side(pairs, tower, weights, tmp_path, cpu):
+    """The score is computed anew from the pictures, as the loaded encoder answers; CLIP comes first, however named."""
+    content = train(pairs, weights.folder, tmp_path / "own", [str(tower), "clip"], device="cpu")
+    assert [own["kind"] for own in content["towers"]] == ["clip", "timm"]
+    found, loaded = open_pairs(pairs), ImageEncoder.load(tmp_path / "own", cpu)
+    places = parts_of(found, read_split(tmp_path / "own")).held_out.tolist()
+    images = [decode_file(found.pictures[place]) for place in places]
+    features = np.concatenate([ClipEncoder.load(weights, cpu).encode_images(images), loaded.see(images)], axis=1)
+    truth = SentenceEncoder.load(weights, cpu).encode([found.prompts[place] for place in places], 64)
+    scored = pairwise_cosine(loaded.head.apply(features), truth).mean()
+    assert scored == pytest.approx(content["held_out"]["mean"], abs=1e-4)
+    with pytest.raises(UserError, match="--tier full trains one tower, and 2 are named"):
+        train(pairs, weights.folder, tmp_path / "own", [str(tower), "clip"], "full")
 
 
 def test_bad_pictures_are_counted_and_stop_nothing(pairs, weights, tmp_path):
@@ -142,13 +157,13 @@ def test_a_folder_that_no_training_wrote_is_refused(pairs, weights, tmp_path):
 
 
 def test_a_tier_that_there_is_not_is_refused(pairs, weights, tmp_path):
-    with pytest.raises(UserError, match="unknown tier 'block'.*did you mean 'blocks'.*Valid: head, blocks, full"):
+    with pytest.raises(UserError, match="unknown tier 'block'.*did you mean 'blocks'.*Valid: head, blocks, lora, full"):
         train(pairs, weights.folder, tmp_path / "own", tier="block", device="cpu")
 
 
 def test_a_tower_that_is_no_folder_is_refused(pairs, weights, tmp_path):
     with pytest.raises(UserError, match="--tower vit: no such folder; expected clip, or a folder"):
-        train(pairs, weights.folder, tmp_path / "own", "vit", device="cpu")
+        train(pairs, weights.folder, tmp_path / "own", ["vit"], device="cpu")
 
 
 def test_the_command_tells_what_was_tried_and_how_good_it_is(encoder, pairs, weights, capfd):

@@ -89,6 +89,7 @@ def test_the_curve_is_kept_as_a_table(undisturbed):
     assert lines[1].startswith("0,") and lines[1].endswith(",")
     best = max(float(line.split(",")[1]) for line in lines[1:])
     assert content["validation"]["blocks"] == pytest.approx(best, abs=1e-6)
+    assert (out / "training" / "curve.svg").read_text().count("<polyline") == 2
 
 
 def test_it_never_hands_out_worse_than_what_it_began_with(undisturbed):

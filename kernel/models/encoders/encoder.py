@@ -1,4 +1,4 @@
-"""An image encoder: pictures, or CLIP's features of them, to MiniLM's space."""
+"""An image encoder: pictures, CLIP's features of them, or both, to MiniLM's space."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,10 @@ from kernel.models.encoders.towers import build_tower, load_tower
 from kernel.models.weights_folder import check_header, loading
 from kernel.system.devices import Device
 
-TOWER = "tower."
+
+def tower_prefix(number: int) -> str:
+    """Of the names of a tower's tensors in the encoder's file."""
+    return f"tower.{number}."
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class TowerEncoder:
 
 @dataclass(frozen=True)
 class ImageEncoder:
-    """One of the weights folder's encoders; `tower` is None where it reads CLIP's features of a picture."""
+    """One of the weights folder's encoders: its own `towers`, and a head that reads what they see of a picture, after
+    CLIP's features of it where the record names CLIP."""
 
     record: EncoderRecord
-    tower: TowerEncoder | None
+    towers: list[TowerEncoder]
     head: OutputHead
 
     @classmethod
@@ -53,23 +57,35 @@ class ImageEncoder:
         tensors = load_file(folder / WEIGHTS)
         try:
             head = OutputHead.of({name: tensor for name, tensor in tensors.items() if name.startswith(PREFIX)})
-            if head.inputs != record.tower.dimensions:
-                raise ValueError(f"its head reads {head.inputs} numbers, {RECORD} says {record.tower.dimensions}")
+            if head.inputs != (told := sum(tower.dimensions for tower in record.towers)):
+                raise ValueError(f"its head reads {head.inputs} numbers, {RECORD} says {told}")
         except ValueError as error:
             raise UserError(f"{folder / WEIGHTS}: not an encoder's ({error}). {ADVICE}") from error
-        if record.tower.pixels is None:
-            return cls(record, None, head)
-        model = build_tower(record.tower, folder, device)
-        with loading(folder, record.tower.kind):
-            load_tower(
-                model, {name.removeprefix(TOWER): own for name, own in tensors.items() if name.startswith(TOWER)}
-            )
-        return cls(record, TowerEncoder(model.eval(), record.tower.pixels, device), head)
+        towers = []
+        for number, tower in enumerate(record.towers):
+            if tower.pixels is None:
+                continue
+            model, prefix = build_tower(tower, folder, device), tower_prefix(number)
+            with loading(folder, tower.kind):
+                load_tower(
+                    model, {name.removeprefix(prefix): own for name, own in tensors.items() if name.startswith(prefix)}
+                )
+            towers.append(TowerEncoder(model.eval(), tower.pixels, device))
+        return cls(record, towers, head)
+
+    @property
+    def seen(self) -> int:
+        """How many numbers its own towers make of a picture."""
+        return sum(tower.dimensions for tower in self.record.towers if tower.pixels is not None)
+
+    def see(self, images: list[Image.Image]) -> np.ndarray:
+        """RGB images -> (n, seen) float32, by its own towers."""
+        return np.concatenate([tower.encode_images(images) for tower in self.towers], axis=1)
 
     def encode_images(self, images: list[Image.Image]) -> np.ndarray:
-        """RGB images -> (n, 384) unit rows, by its own tower."""
-        assert self.tower is not None
-        return self.head.apply(self.tower.encode_images(images))
+        """RGB images -> (n, 384) unit rows, by one that does not read CLIP's features."""
+        assert self.record.clip_sha256 is None
+        return self.head.apply(self.see(images))
 
 
 def on_device(model: Any, pixels: Pixels, device: Device) -> TowerEncoder:

@@ -42,6 +42,11 @@ class OutputHead:
             rows = (np.maximum(rows, 0) if index else rows) @ weights.T + bias
         return unit_rows(rows)
 
+    def reading(self, scales: np.ndarray) -> "OutputHead":
+        """The same answers for features that are not yet multiplied by `scales` (inputs,)."""
+        (weights, bias), *others = self.layers
+        return OutputHead(((weights * scales, bias), *others))
+
     def tensors(self) -> dict[str, np.ndarray]:
         return {
             f"{PREFIX}{index}.{name}": np.ascontiguousarray(tensor, dtype=np.float32)

@@ -9,7 +9,7 @@ from kernel.errors import UserError, others_beside, shown
 from kernel.models.weights_folder import ENCODER, FileEntry
 from kernel.system.records import read_record
 
-FORMAT = 1
+FORMAT = 2
 RECORD, WEIGHTS, SPLIT = ENCODER, "model.safetensors", "split.json"
 ADVICE = "Make it again: 'python -m kernel train PAIRS --weights DIR --out ENCODER'"
 MADE_BY = ("ridge", *TIERS)  # two layers on a frozen tower are `head`
@@ -78,7 +78,7 @@ class EncoderRecord:
     what of the set was no pair that could be used, by reason."""
 
     format: int
-    tower: Tower
+    towers: list[Tower]  # what their features are, one after the other, the head reads
     tier: str
     sentences: str  # sha256 of the MiniLM that it answers for
     trained_on: TrainedOn
@@ -90,10 +90,18 @@ class EncoderRecord:
     def __post_init__(self) -> None:
         if self.format != FORMAT:
             raise ValueError(f"format is {self.format}")
+        kinds = [tower.kind for tower in self.towers]
+        if not kinds or "clip" in kinds[1:]:
+            raise ValueError(f"towers of kinds {kinds}; expected one or more, clip first")
         if self.tier not in MADE_BY:
             raise ValueError(f"tier is {self.tier!r}; expected one of {', '.join(MADE_BY)}")
         if sorted(entry.path for entry in self.files) != sorted((WEIGHTS, SPLIT)):
             raise ValueError(f"lists {[entry.path for entry in self.files]}; expected {WEIGHTS} and {SPLIT}")
+
+    @property
+    def clip_sha256(self) -> str | None:
+        """The CLIP of a weights folder whose features it reads."""
+        return self.towers[0].sha256
 
 
 def read_encoder_record(folder: Path) -> EncoderRecord:
@@ -112,7 +120,7 @@ def check_encoder(folder: Path, record: EncoderRecord) -> None:
 
 def check_models(folder: Path, record: EncoderRecord, clip_sha256: str, sentences_sha256: str) -> None:
     """Raises UserError when it was trained for another MiniLM, or reads the features of another CLIP."""
-    trained_with = {"MiniLM": (record.sentences, sentences_sha256), "CLIP": (record.tower.sha256, clip_sha256)}
+    trained_with = {"MiniLM": (record.sentences, sentences_sha256), "CLIP": (record.clip_sha256, clip_sha256)}
     for name, (own, given) in trained_with.items():
         if own is not None and own != given:
             raise UserError(

@@ -75,6 +75,18 @@ def build_tower(tower: Tower, folder: Path, device: Device) -> Any:
     return timm_model(tower.architecture, tower.pixels.size, folder).to(device.name, device.dtype)
 
 
+def meta_tower(tower: Tower, folder: Path, half: bool) -> Any:
+    """The same without memory for its tensors, in half precision as a GPU runs it or in float32: to count with."""
+    import torch
+
+    if tower.kind == "open_clip":
+        assert tower.configuration is not None
+        return open_clip_tower(tower.configuration, half).eval()
+    assert tower.architecture is not None and tower.pixels is not None
+    with torch.device("meta"):
+        return timm_model(tower.architecture, tower.pixels.size, folder).to(torch.float16 if half else None).eval()
+
+
 def read_clip_tower(weights: Weights) -> tuple[Tower, Any]:
     """The weights folder's CLIP as a tower of its own, in float32, to be trained on; and what a record says of it."""
     from safetensors.torch import load_file

@@ -16,7 +16,8 @@ from typing import Any, TypeVar, cast
 from kernel.models.captioners.captioner import CaptionerKind, Published
 from kernel.models.captioners.loading import kind_of
 from kernel.models.clip import meta_clip
-from kernel.models.encoders.towers import timm_model
+from kernel.models.encoders.record import Tower
+from kernel.models.encoders.towers import meta_tower
 
 Costs = TypeVar("Costs", bound=Callable[..., Any])
 # Source: config.json of sentence-transformers/all-MiniLM-L6-v2
@@ -156,15 +157,15 @@ def clip_costs(name: str, model_config: dict[str, Any], half: bool) -> Clip:
 
 
 @counted_once
-def encoder_costs(name: str, architecture: str, size: int, half: bool) -> Encoding:
-    """A model of timm as an image encoder, without classifier, for pictures of `size` x `size`."""
+def encoder_costs(name: str, towers: list[Tower], half: bool) -> Encoding:
+    """An image encoder with these towers of its own."""
     import torch
 
-    dtype = torch.float16 if half else torch.float32
-    with torch.device("meta"):
-        model = timm_model(architecture, size, Path(name)).to(dtype).eval()
-    pixels = torch.empty(1, 3, size, size, device="meta", dtype=dtype)
-    return Encoding(name, weigh(model), count(lambda: model(pixels), half))
+    models = torch.nn.ModuleList([meta_tower(tower, Path(name), half) for tower in towers])
+    sizes = [tower.pixels.size for tower in towers if tower.pixels]
+    seen = [torch.empty(1, 3, own, own, device="meta", dtype=torch.float16 if half else None) for own in sizes]
+    image = count(lambda: [model(own) for model, own in zip(models, seen, strict=True)], half)
+    return Encoding(name, weigh(models), image)
 
 
 @counted_once

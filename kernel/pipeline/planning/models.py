@@ -16,7 +16,7 @@ from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, ki
 from kernel.models.clip import CONFIG, Configuration
 from kernel.models.configurations import read_configuration
 from kernel.models.encoders.choice import chosen_encoders
-from kernel.models.encoders.record import read_encoder_record
+from kernel.models.encoders.record import Pixels, Tower, read_encoder_record
 from kernel.models.sentences import Bert
 from kernel.models.weights_folder import ADVICE, Weights, check_header
 from kernel.pipeline.planning.model_costs import (
@@ -35,7 +35,13 @@ from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
 # open_clip carries this configuration itself: open_clip.get_model_config("ViT-g-14")
 CLIP = "ViT-g-14"
 # what an image encoder is taken to be where none is known: the tower of most of the competition's winners, and pixels
-ENCODER, ENCODER_SEEN = "ViT-L-14", ("vit_large_patch14_clip_224.openai", 224)
+ENCODER = "ViT-L-14"
+ENCODER_TOWER = Tower(
+    "timm",
+    1024,
+    architecture="vit_large_patch14_clip_224.openai",
+    pixels=Pixels(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic"),
+)
 # from the smallest to the largest: the order in which a smaller one is proposed
 CAPTIONERS = published_captioners()
 # what `publish weights` puts into captioners/blip2 and captioners/blip
@@ -66,7 +72,7 @@ def published_models(recipe: Recipe, half: bool) -> Models:
             f"expected one of {', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
         )
     captioner = captioner_costs(CAPTIONERS[name], half) if recipe.needs(CAPTIONS) else None
-    encoders = (encoder_costs(ENCODER, *ENCODER_SEEN, half),) if recipe.needs(ENCODERS) else ()
+    encoders = (encoder_costs(ENCODER, [ENCODER_TOWER], half),) if recipe.needs(ENCODERS) else ()
     return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES, encoders)
 
 
@@ -90,12 +96,9 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         published = Published(name, kind.class_name, kind.read_config(captioner_folder / "config.json"))
         captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
         asked = chosen_encoders(recipe, weights)
-        towers = {own: read_encoder_record(weights.encoder_folder(own)).tower for own in asked}
-        encoders = [
-            encoder_costs(own, tower.architecture, tower.pixels.size, half)
-            for own, tower in towers.items()
-            if tower.architecture and tower.pixels
-        ]
+        towers = {own: read_encoder_record(weights.encoder_folder(own)).towers for own in asked}
+        looking = {name: [tower for tower in own if tower.pixels] for name, own in towers.items()}
+        encoders = [encoder_costs(name, own, half) for name, own in looking.items() if own]
         sentence_config = read_configuration(sentence_folder / "config.json", Bert)
         sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, sentence_config)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from kernel.config import EMBEDDING_DIMENSIONS, ENCODERS
+from kernel.config import ENCODERS
 from kernel.models.encoders.encoder import ImageEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
@@ -22,20 +22,24 @@ class EncodersStage:
         self.size = BatchSize(job.recipe.encoder_batch)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
-        """By its own tower, or of what the weights folder's CLIP saw, which then must be there."""
-        folder = self.job.folder
-        if self.encoder.tower is None:
-            features, bad, unmade = results.read_rows(folder, results.CLIP, item)
-            seen = np.abs(features).max(axis=1) > 0
-            rows = np.where(seen[:, None], self.encoder.head.apply(features), 0).astype(np.float32)
-            results.write_rows(folder, self.shards, item, rows, bad, unmade)
+        """Of what the weights folder's CLIP saw, which then must be there, and of what its own towers see."""
+        folder, encoder = self.job.folder, self.encoder
+        features, bad, unmade, late = [], {}, [], []
+        if encoder.record.clip_sha256 is not None:
+            rows, bad, unmade = results.read_rows(folder, results.CLIP, item)
+            features.append(rows)
+        if encoder.towers:
+            files = folder.shard_files(item)
+            rows, failed, late = yield from rows_of(files, self.size, encoder.see, share, encoder.seen)
+            features.append(rows)
+            bad, unmade = bad | failed, sorted({*unmade, *late})
+        else:
             yield len(rows)
-            return
-        encode = self.encoder.encode_images
-        rows, bad, unmade = yield from rows_of(folder.shard_files(item), self.size, encode, share, EMBEDDING_DIMENSIONS)
-        if len(unmade) < len(rows):
-            results.write_rows(folder, self.shards, item, rows, bad, unmade)
-        if unmade:
+        known = np.all([np.abs(own).max(axis=1) > 0 for own in features], axis=0)
+        answers = np.where(known[:, None], encoder.head.apply(np.concatenate(features, axis=1)), 0).astype(np.float32)
+        if len(late) < len(answers):
+            results.write_rows(folder, self.shards, item, answers, bad, unmade)
+        if late:
             raise OutOfTime
 
 

@@ -35,7 +35,7 @@ def save_encoder(folder: Path, weights: Weights, seed: int = 0, tower: Tower | N
         folder,
         EncoderRecord(
             format=FORMAT,
-            tower=tower or Tower("clip", WIDTH, sha256=weights.sha256("clip")),
+            towers=[tower or Tower("clip", WIDTH, sha256=weights.sha256("clip"))],
             tier="ridge",
             sentences=weights.sha256("sentences"),
             trained_on=TrainedOn("0" * 64, pictures=8, prompts=8, licence="not stated"),

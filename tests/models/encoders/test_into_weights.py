@@ -105,7 +105,7 @@ def test_one_for_another_minilm_is_refused(own, encoder):
 
 
 def test_one_that_reads_the_features_of_another_clip_is_refused(own, encoder):
-    record_files(encoder, replace(read_encoder_record(encoder), tower=Tower("clip", WIDTH, sha256="2" * 64)))
+    record_files(encoder, replace(read_encoder_record(encoder), towers=[Tower("clip", WIDTH, sha256="2" * 64)]))
     assert "encoder.json: trained with the CLIP model 22222222..., the weights folder holds" in refusal(own, encoder)
 
 

@@ -105,11 +105,11 @@ def test_an_encoder_of_this_tier_is_loaded_without_peft(weights_folder, tmp_path
     settings = replace(SETTINGS, epochs=2, batch=32, augment=False, learning_rate=1e-3, head_factor=1.0)
     fitted = train_module.best_head  # what it begins with is poor, that the tower has something to learn
     monkeypatch.setattr(train_module, "best_head", lambda *given: replace(fitted(*given), head=random_head()))
-    found = train(pairs, weights_folder, tmp_path / "own", str(tmp_path / "tower"), "lora", settings, "cpu")
+    found = train(pairs, weights_folder, tmp_path / "own", [str(tmp_path / "tower")], "lora", settings, "cpu")
     assert found["tier"] == "lora"
     monkeypatch.setitem(sys.modules, "peft", None)
     loaded = ImageEncoder.load(tmp_path / "own", Device("cpu"))
-    assert set(loaded.tower.model.state_dict()) == set(model.state_dict())
+    assert set(loaded.towers[0].model.state_dict()) == set(model.state_dict())
 
 
 def test_without_peft_one_line_says_what_to_install(monkeypatch):
