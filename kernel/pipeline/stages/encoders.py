@@ -24,7 +24,10 @@ class EncodersStage:
     def make(self, item: int, share: Share) -> Iterator[int]:
         """Of what the weights folder's CLIP saw, which then must be there, and of what its own towers see."""
         folder, encoder = self.job.folder, self.encoder
-        features, bad, unmade, late = [], {}, [], []
+        features: list[np.ndarray] = []
+        bad: dict[str, str] = {}
+        unmade: list[str] = []
+        late: list[str] = []
         if encoder.record.clip_sha256 is not None:
             rows, bad, unmade = results.read_rows(folder, results.CLIP, item)
             features.append(rows)

@@ -21,7 +21,7 @@ def add_adapters(tower: Any, rank: int, seed: int) -> Any:
             f"--tier lora: peft cannot be imported ({error}). Install it: pip install 'image-to-prompts-kernel[lora]'"
         ) from error
     # peft refuses every linear layer where an older torchao is installed, as on Kaggle; none of ours is quantized by it
-    peft_torchao.is_torchao_available = lambda: False
+    peft_torchao.is_torchao_available = lambda: False  # type: ignore[assignment]
     torch.manual_seed(seed)
     settings = LoraConfig(r=rank, lora_alpha=rank, target_modules=adapted_layers(tower))
     return LoraModel(tower, settings, "default")
