@@ -21,7 +21,8 @@ from timm.data import ImageNetInfo
 
 from kernel.errors import UserError
 from kernel.evaluation.evaluate import read_prompts
-from kernel.models.encoders.encoder import preprocessing
+from kernel.models.encoders.encoder import on_device, preprocessing
+from kernel.models.encoders.output_head import OutputHead
 from kernel.models.encoders.towers import read_timm_tower
 from kernel.models.vectors import unit_rows
 from kernel.pipeline.decoding import decode
@@ -29,14 +30,19 @@ from kernel.training.split import near_groups
 from tests.bench.real.__main__ import by_source, main, page, report
 from tests.bench.real.answers import ANSWERS, answered, held_out
 from tests.bench.real.imagenet_towers import TOWERS, write_timm_folder
+from tests.bench.real.line import whole_line
 from tests.bench.real.material import FOLDS, NEAR, TEMPLATES, Material, read_sources
+from tests.bench.real.upper_blocks import MAP, answers_of, parted, train_upper
 from tests.conftest import ROOT
 
 PAIRS = ROOT.parent / "shared" / "pairs"
 PACKAGED = all(find_spec(own.module) for own in TOWERS.values())
 needs_packages = pytest.mark.skipif(not PACKAGED, reason="the packages with ImageNet's weights are not installed")
 needs_pairs = pytest.mark.skipif(not PAIRS.is_dir(), reason="real pictures do not come with the project")
-QUICK = [name for name in ANSWERS if not name.startswith("head")]
+QUICK = [name for name in ANSWERS if not name.startswith(("head", "weighed blocks"))]
+
+
+LINE = {"mean": 0.5, "ci95": [0.4, 0.6], "pictures": 9, "tier": "head", "trained_on": 99, "seconds": 1.0}
 
 
 def material_of(prompts: list[str], sources: list[str], truth: np.ndarray) -> Material:
@@ -98,7 +104,9 @@ def test_what_is_held_out_is_answered_by_fits_on_the_other_folds(material):
 
 
 def test_towers_beat_the_mean_prompt_and_what_is_fused_is_no_worse_than_its_parts(material):
-    means = {name: own["free"]["mean"] for name, own in report(material, held_out(material, QUICK))["answers"].items()}
+    said = held_out(material, QUICK)
+    said["weighed blocks of lite0"] = said["weighed ridge of lite0"]  # it takes minutes
+    means = {name: own["free"]["mean"] for name, own in report(material, said)["answers"].items()}
     parts = {name: mean for name, mean in means.items() if name.startswith("weighed") or name == "neighbours"}
     assert means["ridge of lite0"] > means["mean prompt"] + 0.2
     assert means["fused"] > max(parts.values()) - 0.02
@@ -125,6 +133,7 @@ def test_margins_are_paired(material):
 
 def test_json_and_page_hold_every_answer_over_all_over_the_free_and_by_source(material):
     content = report(material, dict.fromkeys(ANSWERS, material.truth)) | {"machine": "m", "date": "d", "seconds": 1.0}
+    content["line"] = LINE
     assert json.loads(json.dumps(content)) == content
     assert content["held_out"] == 60 and content["groups"] == 20
     assert list(content["answers"]) == list(ANSWERS)
@@ -134,6 +143,35 @@ def test_json_and_page_hold_every_answer_over_all_over_the_free_and_by_source(ma
     lines = page(content).splitlines()
     assert "| fused | 1.000 | 1.000 to 1.000 | 1.000 | 1.000 to 1.000 |" in lines
     assert sum(line.startswith(f"| {TEMPLATES[0]} | 30 | 20 |") for line in lines) == 1
+
+
+@pytest.mark.slow
+@needs_packages
+@needs_pairs
+def test_the_whole_line_scores_what_the_training_held_out(tmp_path, weights_folder):
+    pairs = linked(tmp_path / "pairs", lambda free, place: place % (8 if free else 60) == 0)
+    tower = write_timm_folder(TOWERS["lite0"], tmp_path / "tower")
+    found = whole_line(pairs, tmp_path / "out", weights_folder, tower, "cpu")
+    assert found["pictures"] == len(list((tmp_path / "out" / "line" / "held-out" / "images").iterdir())) > 10
+    low, high = found["ci95"]
+    assert 0.1 < low <= found["mean"] <= high < 1 and Path(found["report"]).is_file()
+
+
+@needs_packages
+def test_the_parts_of_a_tower_answer_as_the_whole_and_the_upper_one_learns_on_its_maps(folders, cpu):
+    told, model = read_timm_tower(folders["lite0"])
+    lower, upper = parted(folders["lite0"], cpu)
+    pictures = [Image.effect_noise((224, 224), 20 * n).convert("RGB") for n in range(1, 13)]
+    maps = lower.encode_images(pictures).reshape(-1, *MAP)
+    with torch.inference_mode():
+        seen = upper(torch.from_numpy(maps)).numpy()
+    np.testing.assert_allclose(seen, on_device(model, told.pixels, cpu).encode_images(pictures), atol=1e-4)
+    truth = unit_rows(np.random.default_rng(0).normal(size=(12, 384)))
+    begun = OutputHead(((np.random.default_rng(1).normal(size=(384, 1280)).astype(np.float32), np.zeros(384, "f4")),))
+    before = (begun.apply(seen) * truth).sum(axis=1).mean()
+    every = np.arange(12)
+    learned = (answers_of(train_upper(upper, begun, maps, truth, every, every), maps) * truth).sum(axis=1).mean()
+    assert learned > before + 0.01
 
 
 def test_without_the_pictures_one_line_says_so_and_all_is_well(tmp_path, capsys):
@@ -164,6 +202,7 @@ def linked(folder: Path, take: Callable[[bool, int], bool]) -> Path:
 def test_the_command_writes_what_it_prints_of_real_pictures(tmp_path, weights_folder, capsys, monkeypatch):
     """Without the fits, which take minutes however few the pictures, as they grow with the features."""
     monkeypatch.setattr("tests.bench.real.__main__.held_out", lambda pairs, names: dict.fromkeys(names, pairs.truth))
+    monkeypatch.setattr("tests.bench.real.__main__.whole_line", lambda *_: LINE)
     pairs = linked(tmp_path / "pairs", lambda free, place: place % (70 if free else 500) == 0)
     arguments = ["--pairs", str(pairs), "--out", str(tmp_path / "out"), "--weights", str(weights_folder)]
     assert main([*arguments, "--device", "cpu"]) == 0

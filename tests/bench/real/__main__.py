@@ -21,9 +21,18 @@ from kernel.system.files import write_json, write_whole
 from kernel.training.intervals import interval_over_groups
 from tests.bench.machine import machine_named
 from tests.bench.real.answers import ANSWERS, Said, held_out
+from tests.bench.real.line import whole_line
 from tests.bench.real.material import Material, read_material
+from tests.bench.real.upper_blocks import TRAINED
 
-MARGINS = ("mean prompt", "ridge of lite0", "weighed mean prompt", "weighed ridge of lite0", "weighed ridge of lite2")
+MARGINS = (
+    ("fused", "mean prompt"),
+    ("fused", "ridge of lite0"),
+    ("fused", "weighed mean prompt"),
+    ("fused", "weighed ridge of lite0"),
+    ("fused", "weighed ridge of lite2"),
+    ("weighed blocks of lite0", "weighed ridge of lite0"),
+)
 
 
 def real(pairs: Path, out: Path, weights: Path, device: str = "auto") -> dict[str, Any]:
@@ -32,6 +41,7 @@ def real(pairs: Path, out: Path, weights: Path, device: str = "auto") -> dict[st
     start = time.perf_counter()
     content = report(material, held_out(material, ANSWERS))
     content |= {
+        "line": whole_line(pairs, out, weights, out / "towers" / TRAINED, device),
         "bad": len(bad),
         "machine": machine_named(),
         "date": str(date.today()),
@@ -50,7 +60,7 @@ def report(material: Material, said: Said) -> dict[str, Any]:
         "groups": len(np.unique(material.groups)),
         "answers": {name: by_source(material, own) for name, own in cosines.items()},
         "margins": {
-            f"fused minus {other}": by_source(material, cosines["fused"] - cosines[other]) for other in MARGINS
+            f"{own} minus {other}": by_source(material, cosines[own] - cosines[other]) for own, other in MARGINS
         },
     }
 
@@ -79,7 +89,7 @@ def over(prompts: list[str], values: np.ndarray) -> dict[str, Any]:
 
 def page(content: dict[str, Any]) -> str:
     """The tables in Markdown."""
-    answers, margins = content["answers"], content["margins"]
+    answers, margins, line = content["answers"], content["margins"], content["line"]
     free, whole = (next(iter(answers.values()))[part] for part in ("free", "all"))
     lines = [
         f"{whole['pictures']:,} pictures of {whole['prompts']:,} prompts in {content['groups']:,} groups, free of a "
@@ -90,6 +100,11 @@ def page(content: dict[str, Any]) -> str:
         "|---|---|---|---|---|",
         *(f"| {name} | {figures(own['free'])} | {figures(own['all'])} |" for name, own in answers.items()),
         *(f"| {name} | {figures(own['free'], '+')} | {figures(own['all'], '+')} |" for name, own in margins.items()),
+        "",
+        "The whole line by its commands, `train`, `run`, `evaluate`, `report`: "
+        f"{line['mean']:.4f} ({line['ci95'][0]:.4f} to {line['ci95'][1]:.4f}) on {line['pictures']:,} pictures that "
+        f"the encoder of Lite0 (tier {line['tier']}, {line['trained_on']:,} pictures) never saw, in "
+        f"{line['seconds']:.0f} seconds.",
         "",
         f"| source | pictures | prompts | {' | '.join(answers)} |",
         "|---" * (len(answers) + 3) + "|",

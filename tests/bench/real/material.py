@@ -21,7 +21,7 @@ from kernel.training.prompts import prompt_rows
 from kernel.training.split import members_of, near_groups
 from kernel.training.tower.opened import open_tower
 from tests.bench.real.imagenet_towers import TOWERS, write_timm_folder
-from tests.bench.real.upper_blocks import TRAINED, parted
+from tests.bench.real.upper_blocks import TRAINED, UPPER, parted
 
 SOURCES = "sources.csv"
 # One sentence with a name in it. Over the prompts of all other sources the score is that of prompts as people write
@@ -109,7 +109,9 @@ def read_material(pairs: Path, weights: Path, out: Path, device: Device) -> tupl
         material.features[name] = own.rows
         bad |= own.bad
     lower, upper = parted(out / "towers" / TRAINED, device)
-    early = features_of(found.pictures, kept / f"early-{TRAINED}", lambda: lower.encode_images, BATCH, "early blocks")
+    early = features_of(
+        found.pictures, kept / f"early-{TRAINED}-{UPPER}", lambda: lower.encode_images, BATCH, "early blocks"
+    )
     material = replace(material, early=early.rows, upper=upper)
     good = np.array([place for place, own in enumerate(found.pictures) if own.id not in bad], dtype=np.intp)
     return material.of(good), bad

@@ -23,10 +23,10 @@ from kernel.training.tower.loop import Loop, Pictured
 from kernel.training.tower.processes import Processes
 from kernel.training.tower.trained import Trained
 
-TRAINED, UPPER = "lite0", 2  # stages of blocks
-MAP = (112, 14, 14)  # what the stages before them make of 224 x 224 pixels
+TRAINED, UPPER = "lite0", 2  # blocks
+MAP = (192, 7, 7)  # what the blocks before them make of 224 x 224 pixels
 PIXELS = Pixels(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")  # which the loop asks for, and nobody decodes
-SETTINGS = TrainingSettings(epochs=4, batch=128, learning_rate=1e-4, average=0.99)
+SETTINGS = TrainingSettings(epochs=4, batch=128, learning_rate=1e-4, head_factor=1, average=0.98)
 
 
 def parted(folder: Path, device: Device) -> tuple[TowerEncoder, Any]:
@@ -35,11 +35,13 @@ def parted(folder: Path, device: Device) -> tuple[TowerEncoder, Any]:
     told, model = read_timm_tower(folder)
     assert told.pixels is not None
     model.eval()
-    lower = torch.nn.Sequential(model.conv_stem, model.bn1, *model.blocks[:-UPPER], torch.nn.Flatten())
     upper = copy.deepcopy(model)
     upper.conv_stem = upper.bn1 = torch.nn.Identity()
-    for stage in range(len(upper.blocks) - UPPER):
-        upper.blocks[stage] = torch.nn.Identity()
+    places = [(stage, place) for stage, blocks in enumerate(model.blocks) for place in range(len(blocks))][:-UPPER]
+    for stage, place in places:
+        upper.blocks[stage][place] = torch.nn.Identity()
+    blocks = [model.blocks[stage][place] for stage, place in places]
+    lower = torch.nn.Sequential(model.conv_stem, model.bn1, *blocks, torch.nn.Flatten())
     return on_device(lower, told.pixels, device), upper
 
 
