@@ -135,7 +135,7 @@ def size_of(folder: Path) -> str:
     return f"{sum(path.stat().st_size for path in folder.rglob('*') if path.is_file()) / GB:.3f} GB"
 
 
-CLIPS = {"clip": "CLIP's features", "open_clip": "CLIP's tower, trained"}
+EYES = {"clip": "CLIP's features", "blip2": "BLIP-2's eyes", "open_clip": "CLIP's tower, trained"}
 
 
 def find_encoder(weights: Any, name: str) -> Iterator[Finding]:
@@ -144,8 +144,8 @@ def find_encoder(weights: Any, name: str) -> Iterator[Finding]:
 
     folder = weights.encoder_folder(name)
     record = read_encoder_record(folder)
-    check_models(folder, record, weights.sha256("clip"), weights.sha256("sentences"))
-    towers = " and ".join(shown(tower.architecture or CLIPS[tower.kind]) for tower in record.towers)
+    check_models(folder, record, weights.models)
+    towers = " and ".join(shown(tower.architecture or EYES[tower.kind]) for tower in record.towers)
     said = f"{towers}, mean cosine {record.held_out.mean:.4f} on pictures held out, {size_of(folder)}"
     yield Finding(f"weights, encoders/{name}", OK, said)
 

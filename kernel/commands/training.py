@@ -22,8 +22,10 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     pairs_argument(train)
     weights_option(train)
     out_option(train, "ENCODER", "new or own folder; a killed training goes on")
-    seen_by = "the weights folder's CLIP, as by default, or a folder with a model of timm; tier head takes several"
-    train.add_argument("--tower", action="append", metavar="clip|FOLDER", dest="towers", help=seen_by)
+    seen_by = (
+        "the weights folder's CLIP, as by default, its BLIP-2's eyes, or a folder with a model of timm; repeatable"
+    )
+    train.add_argument("--tower", action="append", metavar="clip|blip2|FOLDER", dest="towers", help=seen_by)
     train.add_argument("--tier", default=TIERS[0], choices=TIERS, help="what is trained: the head on the frozen tower, "
                        "its upper layers too, matrices beside all, or all of it (default %(default)s)")  # fmt: skip
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",

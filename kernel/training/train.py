@@ -29,7 +29,7 @@ from kernel.training.intervals import interval_over_groups
 from kernel.training.pairs import PairSet, open_pairs
 from kernel.training.prompts import prompt_rows
 from kernel.training.split import Parts, parts_of, split_pairs
-from kernel.training.tower.opened import CLIP, OpenedTower, open_tower
+from kernel.training.tower.opened import BLIP2, CLIP, OpenedTower, open_tower
 
 WORK = "training"
 
@@ -86,7 +86,10 @@ def train(
             f"--tier {tier} trains one tower, and {len(towers)} are named. Train each of them alone, and give the "
             f"encoders their shares in a run; or --tier {TIERS[0]}, whose head reads them all"
         )
-    opened, found = open_weights(weights, parts=("clip", "sentences")), open_pairs(pairs)
+    opened, found = (
+        open_weights(weights, parts=("clip", "sentences", *(["captioners"] if BLIP2 in towers else []))),
+        open_pairs(pairs),
+    )
     cure = "free space there or give --out another folder, then run again: what is made is kept"
     with processes(find_device(device)) as own, writing(out, cure):
         seen = [

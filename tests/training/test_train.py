@@ -118,11 +118,11 @@ def test_a_tower_of_timm_travels_in_the_encoders_own_file(pairs, tower, weights,
     assert own.num_features == seen.shape[1] == loaded.head.inputs
 
 
-def test_a_head_reads_clip_and_a_tower_side_by_side(pairs, tower, weights, tmp_path, cpu):
+def test_a_head_reads_clip_blip2_and_a_tower_side_by_side(pairs, tower, weights, tmp_path, cpu):
     """The score is computed anew from the pictures, as the loaded encoder answers; CLIP comes first, however named."""
-    content = train(pairs, weights.folder, tmp_path / "own", [str(tower), "clip"], device="cpu")
-    assert [own["kind"] for own in content["towers"]] == ["clip", "timm"]
-    found, loaded = open_pairs(pairs), ImageEncoder.load(tmp_path / "own", cpu)
+    content = train(pairs, weights.folder, tmp_path / "own", [str(tower), "blip2", "clip"], device="cpu")
+    assert [own["kind"] for own in content["towers"]] == ["clip", "timm", "blip2"]
+    found, loaded = open_pairs(pairs), ImageEncoder.load(tmp_path / "own", cpu, weights)
     places = parts_of(found, read_split(tmp_path / "own")).held_out.tolist()
     images = [decode_file(found.pictures[place]) for place in places]
     features = np.concatenate([ClipEncoder.load(weights, cpu).encode_images(images), loaded.see(images)], axis=1)

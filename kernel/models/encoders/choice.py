@@ -25,5 +25,5 @@ def chosen_encoders(recipe: Recipe, weights: Weights) -> dict[str, str]:
                 f"{', '.join(weights.encoders)}"
             )
         folder = weights.encoder_folder(name)
-        check_models(folder, read_encoder_record(folder), weights.sha256("clip"), weights.sha256("sentences"))
+        check_models(folder, read_encoder_record(folder), weights.models)
     return {name: weights.encoders[name] for name in names}

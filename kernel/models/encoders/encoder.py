@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -11,8 +11,11 @@ from kernel.errors import UserError
 from kernel.models.encoders.output_head import PREFIX, OutputHead
 from kernel.models.encoders.record import ADVICE, RECORD, WEIGHTS, EncoderRecord, Pixels, read_encoder_record
 from kernel.models.encoders.towers import build_tower, load_tower
-from kernel.models.weights_folder import check_header, loading
+from kernel.models.weights_folder import Weights, check_header, loading
 from kernel.system.devices import Device
+
+if TYPE_CHECKING:
+    from kernel.models.encoders.blip2_tower import Blip2Encoder
 
 
 def tower_prefix(number: int) -> str:
@@ -44,12 +47,13 @@ class ImageEncoder:
     CLIP's features of it where the record names CLIP."""
 
     record: EncoderRecord
-    towers: list[TowerEncoder]
+    towers: "list[TowerEncoder | Blip2Encoder]"
     head: OutputHead
 
     @classmethod
-    def load(cls, folder: Path, device: Device) -> "ImageEncoder":
-        """From a folder whose files were checked. Raises UserError where they are no encoder's."""
+    def load(cls, folder: Path, device: Device, weights: Weights | None = None) -> "ImageEncoder":
+        """From a folder whose files were checked; `weights` are those whose BLIP-2 it may look with. Raises UserError
+        where the files are no encoder's."""
         from safetensors.torch import load_file
 
         record = read_encoder_record(folder)
@@ -61,10 +65,15 @@ class ImageEncoder:
                 raise ValueError(f"its head reads {head.inputs} numbers, {RECORD} says {told}")
         except ValueError as error:
             raise UserError(f"{folder / WEIGHTS}: not an encoder's ({error}). {ADVICE}") from error
-        towers = []
+        towers: list[TowerEncoder | Blip2Encoder] = []
         for number, tower in enumerate(record.towers):
-            if tower.pixels is None:
+            if tower.kind == "clip":
                 continue
+            if tower.kind == "blip2":
+                assert weights is not None and tower.sha256 is not None
+                towers.append(load_blip2(weights, tower.sha256, device))
+                continue
+            assert tower.pixels is not None
             model, prefix = build_tower(tower, folder, device), tower_prefix(number)
             with loading(folder, tower.kind):
                 load_tower(
@@ -76,7 +85,7 @@ class ImageEncoder:
     @property
     def seen(self) -> int:
         """How many numbers its own towers make of a picture."""
-        return sum(tower.dimensions for tower in self.record.towers if tower.pixels is not None)
+        return sum(tower.dimensions for tower in self.record.towers if tower.kind != "clip")
 
     def see(self, images: list[Image.Image]) -> np.ndarray:
         """RGB images -> (n, seen) float32, by its own towers."""
@@ -86,6 +95,12 @@ class ImageEncoder:
         """RGB images -> (n, 384) unit rows, by one that does not read CLIP's features."""
         assert self.record.clip_sha256 is None
         return self.head.apply(self.see(images))
+
+
+def load_blip2(weights: Weights, sha256: str, device: Device) -> "Blip2Encoder":
+    from kernel.models.encoders.blip2_tower import Blip2Encoder  # it loads torch at once
+
+    return Blip2Encoder.load(weights, sha256, device)
 
 
 def on_device(model: Any, pixels: Pixels, device: Device) -> TowerEncoder:

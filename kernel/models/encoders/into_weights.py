@@ -33,8 +33,7 @@ def add_encoder(weights: Path, encoder: Path, name: str | None = None) -> Path:
             "and '_', a letter or a digit first. Rename the folder"
         )
     record = read_encoder_record(encoder)
-    models = read_manifest(weights / MANIFEST).models
-    check_models(encoder, record, models["clip"]["sha256"], models["sentences"]["sha256"])
+    check_models(encoder, record, read_manifest(weights / MANIFEST).models)
     check_encoder(encoder, record)
     check_header(encoder / WEIGHTS, ADVICE)
     return add_copies(weights, f"{ENCODERS_FOLDER}/{name}", {own: encoder / own for own in (RECORD, WEIGHTS, SPLIT)})

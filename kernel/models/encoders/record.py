@@ -1,5 +1,6 @@
 """encoder.json: which tower sees how many pixels of what brightness, what it was trained on, and how good it was."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,11 +34,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class Tower:
-    """`kind` "clip": the CLIP of the weights folder, by its `sha256`, whose features a run has anyway. The tensors of
-    the others stand in the encoder's own file, and `pixels` is what they are shown: "timm", a model of timm by the name
-    of its `architecture`; "open_clip", the vision tower of a CLIP by its `configuration`, open_clip's `model_cfg`."""
+    """`kind` "clip": the CLIP of the weights folder, by its `sha256`, whose features a run has anyway; "blip2": the
+    eyes of its BLIP-2, by the captioner's `sha256` and `configuration`, config.json. The tensors of the others stand in
+    the encoder's own file, and `pixels` is what they are shown: "timm", a model of timm by its `architecture`;
+    "open_clip", the vision tower of a CLIP by its `configuration`, open_clip's `model_cfg`."""
 
-    kind: Literal["clip", "timm", "open_clip"]
+    kind: Literal["clip", "blip2", "timm", "open_clip"]
     dimensions: int
     sha256: str | None = None
     architecture: str | None = None
@@ -45,11 +47,24 @@ class Tower:
     pixels: Pixels | None = None
 
     def __post_init__(self) -> None:
-        told = {"clip": ["sha256"], "timm": ["architecture", "pixels"], "open_clip": ["configuration", "pixels"]}
+        told = {
+            "clip": ["sha256"],
+            "blip2": ["sha256", "configuration"],
+            "timm": ["architecture", "pixels"],
+            "open_clip": ["configuration", "pixels"],
+        }
         named = ("sha256", "architecture", "configuration", "pixels")
         given = [name for name in named if getattr(self, name) is not None]
         if given != told[self.kind]:
             raise ValueError(f"a tower of kind {self.kind} with {', '.join(given)}; expected {told[self.kind]}")
+
+    @property
+    def size(self) -> int:
+        """Of the square of pixels that one looks at which is no borrowed CLIP."""
+        if self.pixels is not None:
+            return self.pixels.size
+        assert self.configuration is not None
+        return self.configuration["vision_config"]["image_size"]
 
 
 @dataclass(frozen=True)
@@ -99,6 +114,11 @@ class EncoderRecord:
             raise ValueError(f"lists {[entry.path for entry in self.files]}; expected {WEIGHTS} and {SPLIT}")
 
     @property
+    def borrowed(self) -> dict[str, str]:
+        """The sha256 of each model of a weights folder that it looks with, by the tower's kind."""
+        return {tower.kind: tower.sha256 for tower in self.towers if tower.sha256 is not None}
+
+    @property
     def clip_sha256(self) -> str | None:
         """The CLIP of a weights folder whose features it reads."""
         return self.towers[0].sha256
@@ -118,11 +138,19 @@ def check_encoder(folder: Path, record: EncoderRecord) -> None:
         entry.check(folder / entry.path, RECORD, ADVICE)
 
 
-def check_models(folder: Path, record: EncoderRecord, clip_sha256: str, sentences_sha256: str) -> None:
-    """Raises UserError when it was trained for another MiniLM, or reads the features of another CLIP."""
-    trained_with = {"MiniLM": (record.sentences, sentences_sha256), "CLIP": (record.clip_sha256, clip_sha256)}
-    for name, (own, given) in trained_with.items():
-        if own is not None and own != given:
+def check_models(folder: Path, record: EncoderRecord, models: Mapping[str, Any]) -> None:
+    """Raises UserError when it was trained for another MiniLM than that of `models`, each as a manifest has it, or
+    looks with another CLIP or BLIP-2."""
+    borrowed = record.borrowed
+    trained_with = [("MiniLM", record.sentences, models["sentences"]["sha256"])]
+    if "clip" in borrowed:
+        trained_with.append(("CLIP", borrowed["clip"], models["clip"]["sha256"]))
+    if "blip2" in borrowed:
+        of_kind = [own["sha256"] for own in models.values() if own["class"].startswith("Blip2")]
+        other = borrowed["blip2"] if borrowed["blip2"] in of_kind else next(iter(of_kind), "no such ")
+        trained_with.append(("BLIP-2", borrowed["blip2"], other))
+    for name, own, given in trained_with:
+        if own != given:
             raise UserError(
                 f"{folder / RECORD}: trained with the {name} model {shown(own[:8])}..., the weights folder holds "
                 f"{given[:8]}...: their vectors cannot be compared. Give the weights that it was trained with, or "

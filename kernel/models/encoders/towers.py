@@ -79,9 +79,11 @@ def meta_tower(tower: Tower, folder: Path, half: bool) -> Any:
     """The same without memory for its tensors, in half precision as a GPU runs it or in float32: to count with."""
     import torch
 
-    if tower.kind == "open_clip":
-        assert tower.configuration is not None
-        return open_clip_tower(tower.configuration, half).eval()
+    from kernel.models.encoders.blip2_tower import Blip2Tower
+
+    if tower.configuration is not None:
+        made = Blip2Tower if tower.kind == "blip2" else open_clip_tower
+        return made(tower.configuration, half).eval()
     assert tower.architecture is not None and tower.pixels is not None
     with torch.device("meta"):
         return timm_model(tower.architecture, tower.pixels.size, folder).to(torch.float16 if half else None).eval()

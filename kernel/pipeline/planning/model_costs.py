@@ -162,7 +162,7 @@ def encoder_costs(name: str, towers: list[Tower], half: bool) -> Encoding:
     import torch
 
     models = torch.nn.ModuleList([meta_tower(tower, Path(name), half) for tower in towers])
-    sizes = [tower.pixels.size for tower in towers if tower.pixels]
+    sizes = [tower.size for tower in towers]
     seen = [torch.empty(1, 3, own, own, device="meta", dtype=torch.float16 if half else None) for own in sizes]
     image = count(lambda: [model(own) for model, own in zip(models, seen, strict=True)], half)
     return Encoding(name, weigh(models), image)

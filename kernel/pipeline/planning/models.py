@@ -97,7 +97,7 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
         asked = chosen_encoders(recipe, weights)
         towers = {own: read_encoder_record(weights.encoder_folder(own)).towers for own in asked}
-        looking = {name: [tower for tower in own if tower.pixels] for name, own in towers.items()}
+        looking = {name: [tower for tower in own if tower.kind != "clip"] for name, own in towers.items()}
         encoders = [encoder_costs(name, own, half) for name, own in looking.items() if own]
         sentence_config = read_configuration(sentence_folder / "config.json", Bert)
         sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, sentence_config)

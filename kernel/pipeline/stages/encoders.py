@@ -18,7 +18,7 @@ class EncodersStage:
     def __init__(self, job: Job, device: Device, name: str) -> None:
         self.job = job
         self.shards = results.encoded(job.weights.encoders[name])
-        self.encoder = ImageEncoder.load(job.weights.encoder_folder(name), device)
+        self.encoder = ImageEncoder.load(job.weights.encoder_folder(name), device, job.weights)
         self.size = BatchSize(job.recipe.encoder_batch)
 
     def make(self, item: int, share: Share) -> Iterator[int]:

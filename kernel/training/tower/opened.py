@@ -16,7 +16,7 @@ from kernel.system.devices import Device
 from kernel.system.files import file_sha256
 from kernel.training.features import Encode
 
-CLIP = "clip"  # the name that stands for the weights folder's own
+CLIP, BLIP2 = "clip", "blip2"  # the names that stand for the weights folder's own
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class OpenedTower:
 
 
 def open_tower(name: str, weights: Weights, device: Device) -> OpenedTower:
-    """Raises UserError for what is neither `clip` nor a folder with a model of timm."""
+    """Raises UserError for what is neither of the weights folder's own nor a folder with a model of timm."""
     if name == CLIP:
         sha256 = weights.sha256("clip")
         config = read_configuration(weights.model_folder("clip") / CONFIG, Configuration)
@@ -41,9 +41,11 @@ def open_tower(name: str, weights: Weights, device: Device) -> OpenedTower:
             lambda: ClipEncoder.load(weights, device).encode_images,
             lambda: read_clip_tower(weights),
         )
+    if name == BLIP2:
+        return blip2_tower(weights, device)
     folder = Path(name)
     if not folder.is_dir():
-        raise UserError(f"--tower {name}: no such folder; expected {CLIP}, or a folder with a model of timm")
+        raise UserError(f"--tower {name}: no such folder; expected {CLIP}, {BLIP2}, or a folder with a model of timm")
     told, model = read_timm_tower(folder)
     pixels = told.pixels
     assert pixels is not None
@@ -52,4 +54,29 @@ def open_tower(name: str, weights: Weights, device: Device) -> OpenedTower:
         f"timm-{file_sha256(folder / 'model.safetensors')[:16]}",
         lambda: on_device(model, pixels, device).encode_images,
         lambda: (told, model.float().cpu()),
+    )
+
+
+def blip2_tower(weights: Weights, device: Device) -> OpenedTower:
+    """The eyes of the weights folder's first BLIP-2, which are asked and not trained."""
+    from kernel.models.captioners.blip2 import BLIP2 as KIND
+    from kernel.models.encoders.blip2_tower import Blip2Encoder
+
+    name = next((own for own in weights.captioners if weights.models[own]["class"] == KIND.class_name), None)
+    if name is None:
+        raise UserError(
+            f"--tower {BLIP2}: {weights.folder} holds no BLIP-2, its captioners are "
+            f"{', '.join(weights.captioners) or 'none'}. Give weights with one, or another tower"
+        )
+    sha256, config = weights.sha256(name), KIND.read_config(weights.model_folder(name) / "config.json")
+
+    def refused() -> tuple[Tower, Any]:
+        raise UserError(f"--tower {BLIP2}: only its features are learned from. Give --tier head, or another tower")
+
+    width = KIND.meta_model(config, half=False).config.qformer_config.hidden_size
+    return OpenedTower(
+        Tower("blip2", width, sha256=sha256, configuration=config),
+        f"blip2-{sha256[:16]}",
+        lambda: Blip2Encoder.load(weights, sha256, device).encode_images,
+        refused,
     )

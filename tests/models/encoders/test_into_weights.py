@@ -109,6 +109,14 @@ def test_one_that_reads_the_features_of_another_clip_is_refused(own, encoder):
     assert "encoder.json: trained with the CLIP model 22222222..., the weights folder holds" in refusal(own, encoder)
 
 
+def test_one_that_looks_with_another_blip2_is_refused(own, weights, encoder):
+    clip = Tower("clip", WIDTH - 1, sha256=weights.sha256("clip"))
+    towers = [clip, Tower("blip2", 1, sha256="3" * 64, configuration={})]
+    record_files(encoder, replace(read_encoder_record(encoder), towers=towers))
+    held = weights.sha256("blip2")[:8]
+    assert f"trained with the BLIP-2 model 33333333..., the weights folder holds {held}" in refusal(own, encoder)
+
+
 def test_one_with_a_tower_of_its_own_goes_with_any_clip(own, weights, tmp_path):
     pixels = Pixels(224, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "bicubic")
     tower = Tower("timm", WIDTH, architecture="vit_tiny_patch16_224", pixels=pixels)

@@ -1,4 +1,4 @@
-"""Runs with image encoders: one over CLIP's features, one with a tower of timm of its own, one over both."""
+"""Runs with image encoders: one over CLIP's features, one with a tower of timm of its own, one over both and BLIP-2."""
 
 import json
 import os
@@ -24,6 +24,7 @@ from kernel.pipeline.run import run
 from kernel.pipeline.submission import read_submission
 from kernel.system.deadline import OutOfTime
 from kernel.system.files import write_json
+from kernel.training.tower.opened import open_tower
 
 ALONE = Recipe(name="own", estimates={"encoder": 1.0}, shard_images=2, encoder_batch=2)
 
@@ -64,7 +65,8 @@ def with_encoders(tmp_path_factory, weights):
     width = ClipEncoder.load(weights, cpu_device()).encode_texts(["a"], 1).shape[1]
     own = records.Tower("clip", width, sha256=weights.sha256("clip"))
     write_encoder(folder / "encoders" / "clip", [own], sentences, {}, 2)
-    write_encoder(folder / "encoders" / "both", [own, tower], sentences, model.state_dict(), 3)
+    eyes = open_tower("blip2", weights, cpu_device()).frozen
+    write_encoder(folder / "encoders" / "both", [own, eyes, tower], sentences, model.state_dict(), 3)
     write_manifest(folder, weights.models, weights.captioners)
     return open_weights(folder)
 
@@ -83,7 +85,7 @@ def where(image_folder, with_encoders, tmp_path) -> Paths:
 def expected(where, weights, name: str) -> np.ndarray:
     """What the encoder says of the pictures of `where`, by hand."""
     images = [decode(path) for path in sorted(where.images.iterdir())]
-    encoder = ImageEncoder.load(weights.encoder_folder(name), cpu_device())
+    encoder = ImageEncoder.load(weights.encoder_folder(name), cpu_device(), weights)
     features = [encoder.see(images)] if encoder.towers else []
     if name != "seen":
         features.insert(0, ClipEncoder.load(weights, cpu_device()).encode_images(images))
