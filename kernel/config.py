@@ -259,6 +259,21 @@ class BankSettings:
     near: float = 0.9
 
 
+@dataclass(frozen=True)
+class PairSettings:
+    """What `publish pairs` takes of a source: pictures whose short side is `size` pixels or less, `limit` of them at
+    most (None: all), and of prompts whose MiniLM cosine is `near` or more the first."""
+
+    source: str
+    size: int = 336  # pixels of CLIP ViT-L/14-336, and enough for every tower of 224
+    limit: int | None = None
+    near: float = 0.9
+
+    def __post_init__(self) -> None:
+        if not 32 <= self.size <= 2048:
+            raise UserError(f"--size {self.size}: expected 32 to 2048 pixels, the short side of what is kept")
+
+
 def recipe_named(name: str, settings: Iterable[str] = ()) -> Recipe:
     """The preset `name` with `key=value` settings over it.
 

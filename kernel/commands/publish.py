@@ -4,8 +4,16 @@ import argparse
 from dataclasses import fields
 from pathlib import Path
 
-from kernel.commands.options import Parser, add_command, bank_option, weights_option
-from kernel.config import DEFAULT_RECIPE, RECIPES, recipe_named
+from kernel.commands.options import (
+    Parser,
+    add_command,
+    bank_option,
+    device_option,
+    out_option,
+    positive,
+    weights_option,
+)
+from kernel.config import DEFAULT_RECIPE, RECIPES, PairSettings, recipe_named
 from kernel.publish.hub.pins import PINS
 from kernel.publish.hub.prompt_filters import LANGUAGES, PromptSettings
 
@@ -40,6 +48,7 @@ def add_steps(publish: Parser) -> None:
                          help="then puts this trained encoder in, by its folder's name; repeatable")  # fmt: skip
 
     add_prompts(steps)
+    add_pairs(steps)
 
     dataset = add_command(steps, dataset_command, "stages, shows and uploads the weights dataset, or the code's")
     dataset.add_argument("--code", action="store_true", help="the code dataset instead")
@@ -86,6 +95,24 @@ def add_prompts(steps: argparse._SubParsersAction) -> None:
                          help="0 to 1, where the source has scores (default %(default)s)")  # fmt: skip
     download_options(prompts, ", which are kept", "the sources' files")
     prompts.add_argument("--list", action="store_true", help="only shows the sources with licence, size, repository")
+
+
+def add_pairs(steps: argparse._SubParsersAction) -> None:
+    says = "gets public pictures with their prompts, resized and filtered, as a pair set to train on"
+    pairs = add_command(steps, pairs_command, says)
+    pairs.add_argument("source", metavar="SOURCE",
+                       help="sd-4.4M, diffusiondb, or OWNER/NAME of a dataset repository of tars")  # fmt: skip
+    out_option(pairs, "FOLDER", "the pair set; a killed command goes on")
+    weights_option(pairs, "weights folder, whose MiniLM finds near duplicates")
+    pairs.add_argument("--size", type=positive, default=PairSettings.size, metavar="PIXELS",
+                       help="short side at most (default %(default)s)")  # fmt: skip
+    pairs.add_argument("--limit", type=positive, metavar="N", help="pictures at most; default: all")
+    pairs.add_argument("--near", type=float, default=PairSettings.near, metavar="COSINE",
+                       help="of prompts this near only the first is taken (default %(default)s)")  # fmt: skip
+    pairs.add_argument("--scratch", type=Path, default=DOWNLOADS, metavar="DIR",
+                       help="for one download at a time (default %(default)s)")  # fmt: skip
+    pairs.add_argument("--pins", type=Path, default=PINS, metavar="FILE", help="default %(default)s")
+    device_option(pairs)
 
 
 def download_options(command: Parser, kept: str, files: str) -> None:
@@ -165,6 +192,18 @@ def prompts_command(options: argparse.Namespace) -> None:
         print(f"  {count:>10,} left out: {reason}")
     print("\n".join(cost_lines(counts["written"], record["bytes"])))
     print(f"next: python -m kernel bank {options.out} --weights {KAGGLE_WEIGHTS} --out {BANK}")
+
+
+def pairs_command(options: argparse.Namespace) -> None:
+    from kernel.publish.hub.pairs.publish import publish_pairs
+
+    settings = PairSettings(options.source, options.size, options.limit, options.near)
+    record = publish_pairs(settings, options.out, options.weights, options.scratch, options.pins, options.device)
+    print(f"{record['source']}: {record['repository']} at {record['revision']}, licence {record['licence']}")
+    print(f"{options.out}: {record['pictures']:,} of {record['read']:,} pictures, {record['prompts']:,} prompts")
+    for reason, count in record["left_out"].items():
+        print(f"  {count:>10,} left out: {reason}")
+    print(f"next: python -m kernel train {options.out} --weights {options.weights} --out ENCODER")
 
 
 def rehearse_command(options: argparse.Namespace) -> int:

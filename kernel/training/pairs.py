@@ -16,12 +16,17 @@ from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from kernel.errors import UserError, first_line
 from kernel.evaluation.evaluate import read_prompts
 from kernel.pipeline.images import ImageFile, expected, formats, list_images
 from kernel.system.opening import open_file
+from kernel.system.records import read_record
 
 PROMPTS, IMAGES = "prompts.csv", "images"
+ORIGIN = "pairs.json"  # where a set is from: `publish pairs` writes it
+NOT_STATED = "not stated"
 WITHOUT_PROMPT = "picture without a prompt"
 MOST_TEXT_BYTES = 2**16  # of a prompt, or of what stands beside it
 ADVICE = f"Give a folder with {IMAGES}/ and {PROMPTS} (imgId,prompt), or with tars of pictures and their .txt or .json"
@@ -60,6 +65,21 @@ class PairSet:
             digest.update(f"{picture.id}\0{prompt}\n".encode(errors="surrogateescape"))
         return digest.hexdigest()
 
+    @property
+    def licence(self) -> str:
+        """As the set's pairs.json names it. Raises UserError where there is one that does not."""
+        path = self.folder / ORIGIN
+        if not path.is_file():
+            return NOT_STATED
+        cure = "Remove it, and no licence is stated"
+        return read_record(path, Origin, "what 'publish pairs' says of a set", cure)["licence"]
+
+
+class Origin(TypedDict):
+    """pairs.json, as far as it is read here."""
+
+    licence: str
+
 
 def open_pairs(folder: Path) -> PairSet:
     """Raises UserError where there is no pair set, or no pair in it."""
@@ -91,19 +111,26 @@ def pair_set(folder: Path, found: list[tuple[ImageFile, str, int | None]], left_
 
 
 def from_tars(folder: Path, tars: list[Path]) -> PairSet:
-    found: list[tuple[ImageFile, str, int | None]] = []
     left_out: Counter[str] = Counter()
-    for path in tars:
-        for key, members in keys_of(path).items():
-            pictures = [(kind, own) for kind, own in members.items() if f".{kind}" in formats()]
-            if len(pictures) != 1:
-                left_out[f"no picture, or several, of one name (expected {expected()})"] += 1
-                continue
-            ((kind, picture),) = pictures
-            beside = Beside.of(path, members)
-            stored = TarMember(f"{path.stem}/{key}", path, picture.offset_data, picture.size, kind)
-            found.append((stored, beside.prompt, beside.cluster))
-    return pair_set(folder, found, left_out)
+    return pair_set(folder, [pair for path in tars for pair in pairs_in(path, left_out)], left_out)
+
+
+def pairs_in(path: Path, left_out: Counter[str]) -> list[tuple[ImageFile, str, int | None]]:
+    """A tar's pictures in their order there, each with its prompt, empty where there is none, and its cluster.
+
+    Raises UserError where it is no whole tar.
+    """
+    found: list[tuple[ImageFile, str, int | None]] = []
+    for key, members in keys_of(path).items():
+        pictures = [(kind, own) for kind, own in members.items() if f".{kind}" in formats()]
+        if len(pictures) != 1:
+            left_out[f"no picture, or several, of one name (expected {expected()})"] += 1
+            continue
+        ((kind, picture),) = pictures
+        beside = Beside.of(path, members)
+        stored = TarMember(f"{path.stem}/{key}", path, picture.offset_data, picture.size, kind)
+        found.append((stored, beside.prompt, beside.cluster))
+    return found
 
 
 def keys_of(path: Path) -> dict[str, dict[str, tarfile.TarInfo]]:

@@ -56,7 +56,26 @@ class Parts:
 
 def read_split(folder: Path) -> Split:
     """Raises UserError for what is no split."""
-    return read_record(folder / SPLIT, Split, f"a split of pairs, format {FORMAT}", "Make the encoder again: 'train'")
+    cure = f"Make again what it lies in ('train', 'publish pairs'), or remove {SPLIT} from a set of your own"
+    return read_record(folder / SPLIT, Split, f"a split of pairs, format {FORMAT}", cure)
+
+
+def split_of(pairs: PairSet, rows: np.ndarray, near: float) -> Split:
+    """The split that lies in the set, where there is one; else `split_pairs`.
+
+    Raises UserError where the one in the set is of other pairs, or was made at another cosine than `near`.
+    """
+    path = pairs.folder / SPLIT
+    if not path.is_file():
+        return split_pairs(pairs, rows, near)
+    split = read_split(pairs.folder)
+    for what, found, expected in (("pairs", split.pairs[:8], pairs.sha256[:8]), ("near", split.near, near)):
+        if found != expected:
+            raise UserError(
+                f"{path}: of {what} {found}; expected {expected}: what it holds out is not what would be held out. Put "
+                "back the set as it was made, or remove this file to have the set split anew"
+            )
+    return split
 
 
 def split_pairs(pairs: PairSet, rows: np.ndarray, near: float = NEAR_PROMPTS) -> Split:

@@ -28,7 +28,7 @@ from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.intervals import interval_over_groups
 from kernel.training.pairs import PairSet, open_pairs
 from kernel.training.prompts import prompt_rows
-from kernel.training.split import Parts, parts_of, split_pairs
+from kernel.training.split import Parts, parts_of, split_of
 from kernel.training.tower.opened import BLIP2, CLIP, OpenedTower, open_tower
 
 WORK = "training"
@@ -121,7 +121,7 @@ def material_of(
     kept.mkdir(parents=True, exist_ok=True)
     path = kept / f"prompts-{weights.sha256('sentences')[:16]}.safetensors"
     rows = prompt_rows(pairs.prompts, path, weights, device)
-    split = split_pairs(pairs, rows, near)
+    split = split_of(pairs, rows, near)
     split.write(out)
     batch = Recipe().encoder_batch
     found = [features_of(pairs.pictures, kept / own.key, own.load, batch, "features") for own in seen]
@@ -228,7 +228,7 @@ def write_encoder(out: Path, weights: Weights, material: Material, answer: Answe
         towers=answer.towers,
         tier=answer.tier,
         sentences=weights.sha256("sentences"),
-        trained_on=TrainedOn(pairs.sha256, *counted(pairs, parts.train), licence="not stated"),
+        trained_on=TrainedOn(pairs.sha256, *counted(pairs, parts.train), licence=pairs.licence),
         held_out=judged(answer, material),
         files=[FileEntry.of(out / name, name) for name in (records.WEIGHTS, records.SPLIT)],
         validation=answer.validation,

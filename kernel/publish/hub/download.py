@@ -41,6 +41,7 @@ class Sibling(TypedDict):
 
 class Listing(TypedDict):
     sha: str
+    tags: NotRequired[Any]
     siblings: Annotated[list[Sibling], FailFast()]  # or each of a million wrong ones would be told
 
 
@@ -78,7 +79,9 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
 def pinned_by_hub(repository: Repository) -> Repository:
     """What the hub says, as it may stand in the pins file. Raises ValueError for anything else."""
     choice = repository.catalogue.choices[repository.key]
-    revision, listed = listed_files(repository) if choice.weights else asked_files(repository, choice.required)
+    revision, listed = (
+        listed_files(listing_of(repository)) if choice.weights else asked_files(repository, choice.required)
+    )
     try:
         needed = needed_files(repository.key, listed, repository.catalogue)
     except ValueError as error:
@@ -92,13 +95,17 @@ def pinned_by_hub(repository: Repository) -> Repository:
     return replace(repository, revision=revision, files=pin.files)
 
 
-def listed_files(repository: Repository) -> tuple[str, dict[str, Any]]:
-    """The revision, and all its files, with size and hash as the hub keeps them."""
+def listing_of(repository: Repository) -> Listing:
+    """What the hub tells of a repository at its revision."""
     from huggingface_hub import constants
 
     revision = f"/revision/{repository.revision}" if repository.revision else ""
     address = f"{constants.ENDPOINT}/api/{repository.catalogue.kind}s/{quote(repository.name)}{revision}?blobs=true"
-    listing = fitting(Listing, content_of(address))
+    return fitting(Listing, content_of(address))
+
+
+def listed_files(listing: Listing) -> tuple[str, dict[str, Any]]:
+    """The revision, and all its files, with size and hash as the hub keeps them."""
     files = {}
     for own in listing["siblings"]:
         lfs = own.get("lfs")

@@ -122,6 +122,7 @@ class Pins:
 
     repositories: dict[str, Pin] = field(default_factory=dict)
     prompts: dict[str, Pin] = field(default_factory=dict)
+    pairs: dict[str, Pin] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

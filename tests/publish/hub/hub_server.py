@@ -27,7 +27,7 @@ from tests.conftest import ROOT
 
 TOKEN = "hf_loopback"
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
-LARGE = (".safetensors", ".bin", ".onnx", ".msgpack", ".parquet")
+LARGE = (".safetensors", ".bin", ".onnx", ".msgpack", ".parquet", ".tar", ".zip")
 # what the real repositories also hold, and nobody needs
 DECOYS = ("README.md", ".gitattributes", "onnx/model.onnx", "flax_model.msgpack", "pytorch_model.bin", "tf_model.h5")
 Files = dict[str, bytes]
@@ -48,6 +48,7 @@ class Hub:
     files: dict[str, Files]
     revisions: dict[str, str]
     datasets: frozenset[str] = frozenset()  # the repositories among them that hold data, under addresses of their own
+    tags: dict[str, list[str]] = field(default_factory=dict)
     refusals: dict[str, tuple[int, str]] = field(default_factory=dict)
     broken: dict[str, int] = field(default_factory=dict)  # file name: status of its download
     cuts: dict[str, list[int]] = field(default_factory=dict)  # file name: bytes after which a download is cut
@@ -107,12 +108,12 @@ class HubHandler(BaseHTTPRequestHandler):
         if parts[0] == "storage":
             repository, name = "/".join(parts[1:3]), "/".join(parts[3:])
             return self.send_content(name, self.hub.files[repository][name])
-        if parts[:2] == ["api", "models"]:
+        if parts[0] == "api":
             repository, revision, name = "/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main", None
         else:
-            parts = parts[1:] if parts[0] == "datasets" else parts
-            repository, revision, name = "/".join(parts[:2]), parts[3], "/".join(parts[4:])
-        is_data = self.path.startswith("/datasets/")
+            own = parts[1:] if parts[0] == "datasets" else parts
+            repository, revision, name = "/".join(own[:2]), own[3], "/".join(own[4:])
+        is_data = "datasets" in parts[:2]
         if repository in self.hub.refusals:
             return self.refuse(*self.hub.refusals[repository])
         if repository not in self.hub.files or is_data != (repository in self.hub.datasets):
@@ -121,7 +122,8 @@ class HubHandler(BaseHTTPRequestHandler):
             return self.refuse(404, "RevisionNotFound")
         revision = self.hub.revisions[repository]
         if name is None:
-            return self.send_json(listing(repository, revision, self.hub.files[repository]))
+            tags = self.hub.tags.get(repository, [])
+            return self.send_json(listing(repository, revision, self.hub.files[repository]) | {"tags": tags})
         if name not in self.hub.files[repository]:
             return self.refuse(404, "EntryNotFound")
         if name.endswith(LARGE):
