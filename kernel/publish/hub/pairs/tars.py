@@ -48,16 +48,16 @@ def fill_tar(path: Path, pairs: list[tuple[Stored, str]], size: int, most: int, 
         file.truncate(begun.bytes)
         file.seek(begun.bytes)
         with tarfile.open(fileobj=file, mode="w") as tar:
-            for decoded in decoded_batches((own.picture for own, _ in pairs[tried:]), BATCH):
-                for _, picture in decoded:
-                    if written == most:
-                        return written
-                    if not isinstance(picture, BadImage):
-                        add_pair(tar, f"{tried:06d}", resized(picture, size), *pairs[tried])
-                        written += 1
-                    tried += 1
-                left_out[BAD] = tried - written
-                bar.update(tried - bar.n)
+            batches = decoded_batches((own.picture for own, _ in pairs[tried:]), BATCH)
+            for picture in (picture for batch in batches for _, picture in batch):
+                if written == most:
+                    break
+                if not isinstance(picture, BadImage):
+                    add_pair(tar, f"{tried:06d}", resized(picture, size), *pairs[tried])
+                    written += 1
+                tried += 1
+                bar.update()
+    left_out[BAD] = tried - written
     return written
 
 
