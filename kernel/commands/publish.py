@@ -80,6 +80,8 @@ def add_prompts(steps: argparse._SubParsersAction) -> None:
     prompts = add_command(steps, prompts_command, says)
     prompts.add_argument("--source", action="append", metavar="NAME", dest="sources",
                          help=f"repeatable; --list shows all (default {PromptSettings.sources[0]})")  # fmt: skip
+    prompts.add_argument("--mix", type=shares, default={}, metavar="NAME=SHARE,...",
+                         help="sources by shares, in place of --source: sd-4.4M=0.5,coco=0.5")  # fmt: skip
     prompts.add_argument("--accept-licence", action="append", default=[], metavar="NAME", dest="accepted",
                          help="takes this source though it states no licence; repeatable")  # fmt: skip
     prompts.add_argument("--out", type=Path, default=PROMPTS, metavar="FILE", help=".parquet (default %(default)s)")
@@ -113,6 +115,12 @@ def add_pairs(steps: argparse._SubParsersAction) -> None:
                        help="for one download at a time (default %(default)s)")  # fmt: skip
     pairs.add_argument("--pins", type=Path, default=PINS, metavar="FILE", help="default %(default)s")
     device_option(pairs)
+
+
+def shares(text: str) -> dict[str, float]:
+    """Example: shares("coco=0.6,vizwiz=0.4") == {"coco": 0.6, "vizwiz": 0.4}"""
+    pairs = [own.partition("=") for own in text.split(",")]
+    return {name.strip(): float(share) for name, _, share in pairs}
 
 
 def download_options(command: Parser, kept: str, files: str) -> None:
@@ -171,13 +179,14 @@ def prompts_command(options: argparse.Namespace) -> None:
     from kernel.publish.hub.prompt_sources import PROMPTS, chosen_sources, listing
     from kernel.publish.hub.prompts import publish_prompts, record_path
 
-    names = tuple(options.sources or PromptSettings.sources)
+    names = tuple(options.sources or options.mix or PromptSettings.sources)
     if options.list:
         print("\n".join(listing(options.pins)))
         return
     if options.pin:
         sources = chosen_sources(names, accepted=names)  # looking at a source takes nothing of it
-        for repository in pin_repositories(options.pins, PROMPTS, [source.name for source in sources]):
+        on_hub = [source.name for source in sources if not source.address]
+        for repository in pin_repositories(options.pins, PROMPTS, on_hub):
             print(f"{repository.key}: {repository}, {len(repository.files)} files")
         print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
         return
@@ -186,7 +195,8 @@ def prompts_command(options: argparse.Namespace) -> None:
     record = publish_prompts(settings, options.out, options.scratch, options.pins)
     counts = record["counts"]
     for source in record["sources"]:
-        print(f"{source['name']}: {source['repository']} at {source['revision']}, licence {source['licence']}")
+        where = f"by {source['credit']}" if "credit" in source else f"{source['repository']} at {source['revision']}"
+        print(f"{source['name']}: {where}, licence {source['licence']}")
     print(f"{options.out}: {counts['written']:,} of {counts['read']:,} prompts; {record_path(options.out)} says whence")
     for reason, count in counts["dropped"].items():
         print(f"  {count:>10,} left out: {reason}")

@@ -90,3 +90,13 @@ def test_a_set_is_named_by_its_ids_and_prompts(tmp_path):
     first = open_pairs(write_folder(tmp_path / "a", [(RED, "red"), (BLUE, "blue")])).sha256
     assert open_pairs(write_folder(tmp_path / "b", [(BLUE, "red"), (BLUE, "blue")])).sha256 == first
     assert open_pairs(write_folder(tmp_path / "c", [(RED, "red"), (BLUE, "navy")])).sha256 != first
+
+
+def test_the_licence_is_what_the_set_s_own_record_says(tmp_path):
+    pairs = open_pairs(write_folder(tmp_path / "set", [(RED, "red")]))
+    assert pairs.licence == "not stated"
+    (tmp_path / "set" / "pairs.json").write_text('{"licence": "CC0-1.0", "pictures": 1}')
+    assert pairs.licence == "CC0-1.0"
+    (tmp_path / "set" / "pairs.json").write_text('{"licence": 7}')
+    with pytest.raises(UserError, match="pairs.json: not what 'publish pairs' says of a set .licence is 7"):
+        _ = pairs.licence

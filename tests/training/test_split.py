@@ -9,7 +9,7 @@ from kernel.models.vectors import unit_rows
 from kernel.pipeline.images import ImageFile
 from kernel.training import split
 from kernel.training.pairs import PairSet
-from kernel.training.split import components, parts_of, read_split, split_pairs
+from kernel.training.split import components, parts_of, read_split, split_of, split_pairs
 
 
 def pair_set(tmp_path, prompts: list[str], clusters: list[int] | None = None) -> PairSet:
@@ -114,3 +114,20 @@ def test_a_split_comes_back_from_its_file(tmp_path):
     made = split_pairs(pairs, random_rows(100))
     made.write(tmp_path)
     assert read_split(tmp_path) == made
+
+
+def test_a_split_that_lies_in_the_set_is_taken_and_no_other_is_made(tmp_path):
+    pairs = pair_set(tmp_path, [f"prompt {number}" for number in range(40)])
+    own = split.Split(1, pairs.sha256, 0.7, ["0001"], ["0002", "0003"])
+    assert split_of(pairs, random_rows(40), 0.7) == split_pairs(pairs, random_rows(40), 0.7) != own
+    own.write(tmp_path)
+    assert split_of(pairs, random_rows(40), 0.7) == own
+
+
+def test_a_split_of_other_pairs_or_at_another_cosine_than_asked_is_refused(tmp_path):
+    pairs = pair_set(tmp_path, [f"prompt {number}" for number in range(40)])
+    split_pairs(pairs, random_rows(40), 0.7).write(tmp_path)
+    with pytest.raises(UserError, match=r"split.json: of near 0.7; expected 0.9: .* or remove this file"):
+        split_of(pairs, random_rows(40), 0.9)
+    with pytest.raises(UserError, match="split.json: of pairs .*; expected "):
+        split_of(pair_set(tmp_path, [f"another {number}" for number in range(40)]), random_rows(40), 0.7)

@@ -5,7 +5,7 @@ Every verdict is about one row alone, so the order of rows and the size of batch
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from kernel.banks.cleaning import Reason, clean
@@ -19,6 +19,8 @@ class PromptSettings:
     """What is taken: the defaults of `publish prompts`, all of them here."""
 
     sources: tuple[str, ...] = ("diffusiondb",)
+    # share of each source in the sample, which it keeps even where that makes the sample smaller: kind beats count
+    mix: dict[str, float] = field(default_factory=dict)
     # sources without a stated licence that the user takes all the same
     accepted: tuple[str, ...] = ()
     count: int = 1_000_000
@@ -41,6 +43,10 @@ class PromptSettings:
             )
         if self.language not in LANGUAGES:
             raise UserError(f"--language {self.language!r}: unknown. Valid: {', '.join(LANGUAGES)}")
+        if self.mix and (tuple(self.mix) != self.sources or not all(share > 0 for share in self.mix.values())):
+            raise UserError(f"--mix {self.mix}: expected a share above 0 of every source, and no --source beside it")
+        if self.mix and abs(sum(self.mix.values()) - 1) > 1e-6:
+            raise UserError(f"--mix {self.mix}: the shares sum to {sum(self.mix.values()):g}; expected 1")
         if not 0 <= self.max_nsfw <= 1:
             raise UserError(f"--max-nsfw {self.max_nsfw}: expected 0 to 1; 1 takes every prompt that has a score")
 

@@ -1,6 +1,7 @@
 """The public sources of prompts: what each is, under which licence, and where in its files the prompts are.
 
-Repositories, revisions, sizes and hashes stand in the section `prompts` of pins.json. Licences are those that the
+Repositories, revisions, sizes and hashes stand in the section `prompts` of pins.json; captions are got by hand, as no
+hub has them under their publishers' names. Licences are those that the
 repository's own page states; who wrote the single prompts was asked by none of them.
 """
 
@@ -17,10 +18,12 @@ NOT_STATED = "none stated"
 
 @dataclass(frozen=True)
 class PromptSource:
-    """One source: its .parquet files and the columns that are read of them.
+    """One source: its .parquet files and the columns that are read of them, or its zip of captions.
 
-    `licence` is an SPDX identifier or NOT_STATED. `nsfw` is a column of scores from 0 to 1. `noise` matches what
-    stands in the column without being part of a prompt.
+    `licence` is an SPDX identifier, or what the page says, or NOT_STATED; `credit` whom it wants named. `prompt`: ""
+    where the column is found as a bank finds it. `nsfw` is a column of scores from 0 to 1. `noise` matches what
+    stands in the column without being part of a prompt. `address`: where the zip is, if not on the hub; `members`:
+    its files that hold captions.
     """
 
     name: str
@@ -30,10 +33,19 @@ class PromptSource:
     prompt: str
     nsfw: str | None = None
     noise: re.Pattern[str] | None = None
+    credit: str = ""
+    address: str = ""
+    members: tuple[str, ...] = ()
 
-    @property
-    def columns(self) -> list[str]:
-        return [self.prompt, *([self.nsfw] if self.nsfw else [])]
+    def fetched_by_hand(self, scratch: Path) -> Path:
+        """Where the zip is looked for. Raises UserError where it is not there."""
+        path = scratch / self.name / self.files[0]
+        if not path.is_file():
+            raise UserError(
+                f"{path}: not found; the source {self.name} is not on the hub, and nobody pinned what its own server "
+                f"sends. Get {self.address} in the browser, put it there and run again"
+            )
+        return path
 
 
 # Midjourney's own: pictures given by address, and its settings, which end a prompt ("--ar 16:9 --v 3").
@@ -76,6 +88,34 @@ SOURCES = {
             ("data/train.parquet", "data/eval.parquet"),
             "Prompt",
         ),
+        PromptSource(
+            "sd-4.4M",
+            "openrail",
+            "the prompts of 4.4 million pictures that the competition's 12th place made; most of the 7 GB are vectors",
+            ("metadata.parquet",),
+            "",
+        ),
+        PromptSource(
+            "coco",
+            "CC-BY-4.0",
+            "COCO Captions: 617,000 sentences that people wrote of 123,000 photos",
+            ("annotations_trainval2017.zip",),
+            "",
+            credit="COCO Consortium, Microsoft COCO Captions (arXiv 1504.00325), cocodataset.org",
+            address="http://images.cocodataset.org/annotations/annotations_trainval2017.zip",
+            members=("annotations/captions_train2017.json", "annotations/captions_val2017.json"),
+        ),
+        PromptSource(
+            "vizwiz",
+            "CC-BY-4.0",
+            "VizWiz-Captions: 156,000 sentences that people wrote of 31,000 photos by people who are blind",
+            ("annotations.zip",),
+            "",
+            credit="Gurari, Zhao, Zhang, Bhattacharya: Captioning Images Taken by People Who Are Blind (arXiv "
+            "2002.08565), vizwiz.org",
+            address="https://vizwiz.cs.colorado.edu/VizWiz_final/caption/annotations.zip",
+            members=("annotations/train.json", "annotations/val.json"),
+        ),
     )
 }
 
@@ -83,7 +123,7 @@ PROMPTS = Catalogue(
     "prompts",
     "dataset",
     "python -m kernel publish prompts --pin",
-    {name: FileChoice(source.files, weights=()) for name, source in SOURCES.items()},
+    {name: FileChoice(source.files, weights=()) for name, source in SOURCES.items() if not source.address},
 )
 
 
@@ -106,10 +146,13 @@ def chosen_sources(names: Iterable[str], accepted: Iterable[str] = ()) -> list[P
 def listing(pins: Path) -> list[str]:
     """Lines about every source, for people."""
     lines = []
-    for name, repository in read_pins(pins, PROMPTS).items():
-        source = SOURCES[name]
-        size = sum(file.bytes for file in repository.files.values())
-        said = f"{size / 1e9:.2f} GB" if repository.files else "size not pinned yet"
-        lines.append(f"{name}: licence {source.licence}, {said}, {repository}")
+    pinned = read_pins(pins, PROMPTS)
+    for name, source in SOURCES.items():
+        where = f"to be got by hand from {source.address}, credit: {source.credit}"
+        if name in pinned:
+            size = sum(file.bytes for file in pinned[name].files.values())
+            where = f"{size / 1e9:.2f} GB" if size else "size not pinned yet"
+            where += f", {pinned[name]}"
+        lines.append(f"{name}: licence {source.licence}, {where}")
         lines.append(f"  {source.about}")
     return lines

@@ -15,8 +15,9 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from kernel.banks.prompt_bank import write_prompts
-from kernel.banks.prompt_files import parquet_rows, parquet_text_columns, readable
+from kernel.banks.prompt_files import find_column, parquet_rows, parquet_text_columns, readable
 from kernel.errors import UserError
+from kernel.publish.hub.captions import captions_in
 from kernel.publish.hub.download import bytes_to_come, fetch
 from kernel.publish.hub.pins import Repository, pinned_repositories
 from kernel.publish.hub.prompt_filters import REASONS, PromptSettings, passed
@@ -57,14 +58,16 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
     sources = chosen_sources(settings.sources, settings.accepted)
     if out.suffix != ".parquet":
         raise UserError(f"--out {out}: expected a name that ends in .parquet, by which the bank knows how to read it")
-    repositories = pinned_repositories(pins, [source.name for source in sources], PROMPTS)
-    taken = [(source, repositories[source.name]) for source in sources]
+    on_hub = [source.name for source in sources if not source.address]
+    repositories = pinned_repositories(pins, on_hub, PROMPTS)
     # what decides which prompts come out; the same again is the same file
     asked = {
         "format": FORMAT,
         "sources": [
-            {"name": source.name, "licence": source.licence, **repository.record()} for source, repository in taken
+            {"name": source.name, "licence": source.licence} | origin(source, repositories, scratch)
+            for source in sources
         ],
+        "mix": settings.mix,
         "filters": {name: getattr(settings, name) for name in ("min_words", "max_words", "language", "max_nsfw")},
         "seed": settings.seed,
         "count": settings.count,
@@ -78,10 +81,10 @@ def publish_prompts(settings: PromptSettings, out: Path, scratch: Path, pins: Pa
         return record
     try:
         counts: Counter[str] = Counter()
-        texts: set[str] = set()
-        for source, path in downloaded(taken, scratch):
-            read_into(texts, source, path, settings, counts)
-        return written(out, sample(texts, settings.count, settings.seed), asked, counts)
+        texts: dict[str, set[str]] = {name: set() for name in settings.mix or ["all"]}
+        for source, path in downloaded(sources, repositories, scratch):
+            read_into(texts[source.name if settings.mix else "all"], source, path, settings, counts)
+        return written(out, drawn(texts, settings), asked, counts)
     except OSError as error:
         raise UserError(
             f"{error.filename or out}: cannot be written ({error.strerror or error}). Free space there, or give --out "
@@ -101,13 +104,31 @@ def left_record(out: Path) -> dict[str, Any] | None:
     return None
 
 
-def downloaded(taken: list[tuple[PromptSource, Repository]], scratch: Path) -> list[tuple[PromptSource, Path]]:
+def origin(source: PromptSource, repositories: dict[str, Repository], scratch: Path) -> dict[str, Any]:
+    """Where a source's files are from, with their sizes and hashes."""
+    if not source.address:
+        return repositories[source.name].record()
+    path = source.fetched_by_hand(scratch)
+    file = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+    return {"credit": source.credit, "address": source.address, "files": {path.name: file}}
+
+
+def downloaded(
+    sources: list[PromptSource], repositories: dict[str, Repository], scratch: Path
+) -> list[tuple[PromptSource, Path]]:
     """The files of every source, checked by size and hash. Raises UserError before the first when they cannot fit."""
     scratch.mkdir(parents=True, exist_ok=True)
-    need = sum(bytes_to_come(repository, name, scratch) for source, repository in taken for name in source.files)
+    files = [
+        (source, repositories[source.name], name) for source in sources if not source.address for name in source.files
+    ]
+    need = sum(bytes_to_come(repository, name, scratch) for _, repository, name in files)
     require_space(scratch, need, f"{need / 1e9:.2f} GB are to be downloaded", "give --scratch another disk")
     found = []
-    for source, repository in taken:
+    for source in sources:
+        if source.address:
+            found.append((source, source.fetched_by_hand(scratch)))
+            continue
+        repository = repositories[source.name]
         print(f"{source.name}: {repository}, licence {source.licence}", file=sys.stderr)
         found += [(source, fetch(repository, name, scratch)) for name in source.files]
     return found
@@ -118,8 +139,7 @@ def read_into(
 ) -> None:
     """Adds the prompts of one file that pass; `counts` takes what was read, and what was dropped by its reason."""
     with readable(path):
-        total = check_columns(source, path)
-        rows = parquet_rows(path, source.columns)  # memory is that of one row group's columns
+        total, rows = rows_of(source, path)
         for text, *scores in progress_bar(rows, total=total, desc=source.name, unit="row", unit_scale=True):
             text = source.noise.sub(" ", text or "") if source.noise else text or ""
             verdict = passed(text, scores[0] if scores else None, source.nsfw is not None, settings)
@@ -131,7 +151,18 @@ def read_into(
                 counts[verdict.value] += 1
 
 
-def check_columns(source: PromptSource, path: Path) -> int:
+def rows_of(source: PromptSource, path: Path) -> tuple[int | None, Iterable[tuple[Any, ...]]]:
+    """How many rows a file has, where that is known, and the rows: text, and its NSFW score where the source has any.
+
+    Memory is that of one row group's columns, or of one JSON of captions.
+    """
+    if source.members:
+        return None, ((caption,) for caption in captions_in(path, source.members))
+    columns = [source.prompt or find_column(path, None), *([source.nsfw] if source.nsfw else [])]
+    return check_columns(source, path, columns[0]), parquet_rows(path, columns)
+
+
+def check_columns(source: PromptSource, path: Path, prompt: str) -> int:
     """The table's number of rows. Raises UserError when a column is not there or holds something else."""
     import pyarrow.parquet
     from pyarrow import types
@@ -140,7 +171,7 @@ def check_columns(source: PromptSource, path: Path) -> int:
         total, schema = file.metadata.num_rows, file.schema_arrow
     numbers = [field.name for field in schema if types.is_floating(field.type) or types.is_integer(field.type)]
     for name, kind, fitting in (
-        (source.prompt, "text", parquet_text_columns(path)),
+        (prompt, "text", parquet_text_columns(path)),
         (source.nsfw, "numbers", [*numbers, None]),
     ):
         if name not in fitting:
@@ -150,6 +181,31 @@ def check_columns(source: PromptSource, path: Path) -> int:
                 "source"
             )
     return total
+
+
+def drawn(texts: dict[str, set[str]], settings: PromptSettings) -> list[str]:
+    """The sample of all texts, or of each source's by its share in the mix: the source that has too few makes the
+    others give less too. A text of several sources is the first one's. Raises UserError where one has none."""
+    if not settings.mix:
+        return sample(texts["all"], settings.count, settings.seed)
+    taken: set[str] = set()
+    total, parts = float(settings.count), {}
+    for name, share in settings.mix.items():
+        parts[name] = texts[name] - taken
+        taken |= parts[name]
+        total = min(total, len(parts[name]) / share)
+    shares = {name: int(total * share + 1e-6) for name, share in settings.mix.items()}
+    if not all(shares.values()):
+        told = ", ".join(f"{name} has {len(own):,}" for name, own in parts.items())
+        raise UserError(
+            f"--mix: of prompts that pass {told}: too few for these shares of {settings.count:,}, so nothing was "
+            "written. Give other shares, or a larger --count"
+        )
+    return sample(
+        [text for name, count in shares.items() for text in sample(parts[name], count, settings.seed)],
+        settings.count,
+        settings.seed,
+    )
 
 
 def sample(texts: Iterable[str], count: int, seed: int) -> list[str]:

@@ -203,6 +203,10 @@ def test_of_near_prompts_the_first_is_kept_over_all_files_and_of_a_prompt_two_pi
         pairs = [(encoded(picture(number)), prompt, number) for number, prompt in enumerate(prompts)]
         filler = [(encoded(picture(number)), PROMPTS[number], number) for number in (30, 40, 50)]
         hub.files[OWN][name] = sd_tar(tmp_path / "tars", name, pairs + filler)
+    hub.broken["b.tar"] = 404  # what was kept of the first is known to a second command too
+    with pytest.raises(UserError):
+        published(OWN, near=0.9)
+    hub.broken.clear()
     record = published(OWN, near=0.9)
     kept = Counter(open_pairs(tmp_path / "set").prompts)
     assert kept == Counter({prompts[0]: 2, prompts[2]: 2} | {PROMPTS[number]: 2 for number in (30, 40, 50)})

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import random
+import zipfile
 from pathlib import Path
 
 import pyarrow
@@ -16,13 +17,14 @@ from kernel.publish.hub.download import local_path, part_path
 from kernel.publish.hub.pins import PINS, PinnedFile, read_pins
 from kernel.publish.hub.prompt_filters import PromptSettings
 from kernel.publish.hub.prompt_sources import PROMPTS, SOURCES, chosen_sources, listing
-from kernel.publish.hub.prompts import publish_prompts, record_path
+from kernel.publish.hub.prompts import drawn, publish_prompts, record_path
 from tests.publish.hub.hub_server import Hub, refused_client, run_client, start_client
 
-DIFFUSIONDB, MIDJOURNEY, LEXICA = (
+DIFFUSIONDB, MIDJOURNEY, LEXICA, SD = (
     "poloclub/diffusiondb",
     "succinctly/midjourney-prompts",
     "Gustavosta/Stable-Diffusion-Prompts",
+    "jamarju/sd-4.4M",
 )
 THINGS = ("fish", "cat", "hill", "tree", "moon", "robot", "castle", "teapot", "owl", "boat")
 COLOURS = ("red", "blue", "green", "golden", "pale", "huge", "tiny", "old", "wooden", "broken")
@@ -108,8 +110,9 @@ def hub_of(metadata: bytes) -> Hub:
         DIFFUSIONDB: {"metadata.parquet": metadata, "metadata-large.parquet": metadata, "README.md": b"#"},
         MIDJOURNEY: {name: texts("text", midjourney) for name in SOURCES["midjourney"].files},
         LEXICA: {name: texts("Prompt", ["a copper fox under the sun"]) for name in SOURCES["lexica"].files},
+        SD: {"metadata.parquet": texts("text", [f"a {thing} of silver by the sea" for thing in THINGS])},
     }
-    revisions = {repository.name: repository.revision for repository in read_pins(PINS, PROMPTS).values()}
+    revisions = {repository.name: repository.revision or "5d" * 20 for repository in read_pins(PINS, PROMPTS).values()}
     return Hub(files, revisions, frozenset(files))
 
 
@@ -176,7 +179,7 @@ def test_pinning_writes_size_and_hash_of_the_sources_files_alone(hub, place):
     assert set(found["diffusiondb"].files) == {"metadata.parquet"}
     assert found["diffusiondb"].files["metadata.parquet"].bytes == len(metadata)
     assert {name: set(repository.files) for name, repository in found.items()} == {
-        name: set(source.files) for name, source in SOURCES.items()
+        name: set(source.files) for name, source in SOURCES.items() if not source.address
     }
 
 
@@ -444,6 +447,127 @@ def test_the_list_shows_licence_size_and_repository(place):
     assert shown[0].startswith("diffusiondb: licence CC0-1.0, 0.00 GB, poloclub/diffusiondb at fb620fbe")
     assert "licence none stated" in shown[3] and len(shown) == len(SOURCES)
     assert "size not pinned yet" in listing(PINS)[0]
+
+
+# captions, and mixes
+
+
+def captions_zip(**members: list[dict]) -> bytes:
+    """As COCO and VizWiz publish them: annotations/NAME.json with much beside the captions."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, annotations in members.items():
+            told = {"info": {"year": 2014}, "licenses": [], "images": [{"id": 1}], "annotations": annotations}
+            archive.writestr(f"annotations/{name}.json", json.dumps(told))
+    return content.getvalue()
+
+
+def lay_captions(place: Path) -> None:
+    coco = [
+        {"image_id": 1, "id": number, "caption": f"A {thing} near a window. "} for number, thing in enumerate(THINGS)
+    ]
+    vizwiz = [
+        {"caption": "A can of soup on a table.", "image_id": 0, "is_precanned": False, "is_rejected": False, "id": 0},
+        {"caption": "Quality issues are too severe to see.", "image_id": 0, "is_precanned": True, "is_rejected": False},
+        {"caption": "A can which nobody can see.", "image_id": 0, "is_precanned": False, "is_rejected": True, "id": 2},
+        {
+            "caption": "A silver fox under the moon.",
+            "image_id": 0,
+            "is_precanned": False,
+            "is_rejected": False,
+            "id": 3,
+        },
+    ]
+    for name, content in (
+        ("coco/annotations_trainval2017.zip", captions_zip(captions_train2017=coco[:7], captions_val2017=coco[5:])),
+        ("vizwiz/annotations.zip", captions_zip(train=vizwiz[:2], val=vizwiz[2:])),
+    ):
+        path = place / "scratch" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(content)
+
+
+def test_captions_of_both_publishers_make_a_sample_that_names_them(place):
+    lay_captions(place)
+    found = published(place, sources=("coco", "vizwiz"))
+    seen = {f"A {thing} near a window." for thing in THINGS}
+    assert set(found["prompts"]) == seen | {"A can of soup on a table.", "A silver fox under the moon."}
+    assert found["counts"]["dropped"]["empty"] == 2
+    assert [(own["licence"], own["credit"][:6]) for own in found["sources"]] == [
+        ("CC-BY-4.0", "COCO C"), ("CC-BY-4.0", "Gurari")
+    ]  # fmt: skip
+    file = found["sources"][1]["files"]["annotations.zip"]
+    assert file["bytes"] == (place / "scratch" / "vizwiz" / "annotations.zip").stat().st_size
+
+
+def test_captions_that_nobody_has_got_yet_are_told_with_their_address(place):
+    with pytest.raises(
+        UserError, match=r"scratch/coco/annotations_trainval2017.zip: not found; .*Get http://images.coco"
+    ):
+        published(place, sources=("coco",))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"<html>", "no zip"),
+        (captions_zip(other=[]), "has no annotations/train.json; expected annotations/train.json, annotations/val"),
+        (captions_zip(train=[{"captions": "a"}], val=[]), "annotations.0.caption is missing"),
+        (captions_zip(train=[{"caption": 7}], val=[]), "annotations.0.caption is 7"),
+    ],
+)
+def test_a_zip_that_is_another_is_named_in_one_line(place, content, words):
+    lay_captions(place)
+    (place / "scratch" / "vizwiz" / "annotations.zip").write_bytes(content)
+    with pytest.raises(UserError, match=words) as refused:
+        published(place, sources=("vizwiz",))
+    assert "vizwiz/annotations.zip: " in str(refused.value) and "\n" not in str(refused.value)
+
+
+def test_the_prompts_of_sd_4_4m_stand_in_whichever_column_holds_text(hub, place):
+    run_client(hub, PUBLISH, place, {"sources": ("sd-4.4M",)})
+    found = published(place, sources=("sd-4.4M",))
+    assert set(found["prompts"]) == {f"a {thing} of silver by the sea" for thing in THINGS}
+    assert found["sources"][0]["licence"] == "openrail"
+
+
+def test_a_mix_keeps_its_shares_though_one_source_has_few(ready):
+    lay_captions(ready)
+    found = published(ready, sources=("diffusiondb", "coco"), mix={"diffusiondb": 0.8, "coco": 0.2}, count=1000)
+    captions = [prompt for prompt in found["prompts"] if prompt.endswith("near a window.")]
+    assert (len(captions), len(found["prompts"])) == (10, 50)
+    assert found["mix"] == {"diffusiondb": 0.8, "coco": 0.2}
+    fewer = published(ready, sources=("diffusiondb", "coco"), mix={"diffusiondb": 0.8, "coco": 0.2}, count=20)
+    assert sum(prompt.endswith("near a window.") for prompt in fewer["prompts"]) == 4
+    assert set(fewer["prompts"]) <= set(found["prompts"])
+
+
+def test_a_text_of_two_sources_counts_for_the_first_of_a_mix():
+    settings = PromptSettings(sources=("a", "b"), mix={"a": 0.5, "b": 0.5})
+    assert sorted(drawn({"a": {"x", "y"}, "b": {"x", "z"}}, settings))[1:] == ["z"]
+    with pytest.raises(UserError, match="--mix: of prompts that pass a has 2, b has 0: too few"):
+        drawn({"a": {"x", "y"}, "b": {"x"}}, settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"mix": {"coco": 0.5, "vizwiz": 0.4}, "sources": ("coco", "vizwiz")}, "the shares sum to 0.9; expected 1"),
+        ({"mix": {"coco": 1.0, "vizwiz": 0.0}, "sources": ("coco", "vizwiz")}, "a share above 0 of every source"),
+        ({"mix": {"coco": 1.0}}, "no --source beside it"),
+    ],
+)
+def test_shares_that_are_none_are_refused(settings, words):
+    with pytest.raises(UserError, match=words):
+        PromptSettings(**settings)
+
+
+def test_the_command_takes_a_mix_and_says_whom_to_name(hub, place):
+    lay_captions(place)
+    where = ["--out", place / "p.parquet", "--scratch", place / "scratch", "--pins", place / "pins.json"]
+    said = run_client(hub, COMMAND, *where, "--mix", "sd-4.4M=0.5,coco=0.4,vizwiz=0.1").splitlines()
+    assert said[1].startswith("coco: by COCO Consortium") and said[1].endswith("licence CC-BY-4.0")
+    assert said[3].startswith(f"{place / 'p.parquet'}: 20 of 26 prompts")
 
 
 # the command
