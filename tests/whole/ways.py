@@ -12,8 +12,8 @@ class Way:
     """How a command is executed: in which place, with what behind it, after which commands, and what it leaves.
 
     Places: `reader` is a folder of the reader's own, `project` the project beside Kaggle's server, `hub` the project
-    beside the models' or the prompts' server, `root` the project itself, `browser` the same with a report for Chromium.
-    `leaves` is a file in that folder, or in OUT, a folder of the test's.
+    beside the server of models, prompts or pairs, `root` the project itself, `browser` the same with a report for
+    Chromium. `leaves` is a file in that folder, or in OUT, a folder of the test's.
     """
 
     place: str
@@ -95,6 +95,17 @@ WAYS = {
     KERNEL + "publish prompts --pin": Way("hub", PINNED.format("prompts.parquet"), leaves="OUT/pins.json"),
     KERNEL + "publish prompts": Way(
         "hub", PINNED.format("prompts.parquet"), after=("publish prompts --pin",), leaves="OUT/prompts.parquet"
+    ),
+    KERNEL + "publish prompts --source sd-4.4M --pin": Way(
+        "hub", PINNED.format("prompts.parquet"), leaves="OUT/pins.json"
+    ),
+    KERNEL + "publish prompts --mix sd-4.4M=0.5,coco=0.3,vizwiz=0.2": Way(
+        "hub", PINNED.format("prompts.parquet"), after=("publish prompts --source sd-4.4M --pin",),
+        leaves="OUT/prompts.parquet",
+    ),
+    KERNEL + "publish pairs sd-4.4M --limit 400000 --weights build/kaggle-weights --out PAIRS": Way(
+        "hub", PINNED.format("PAIRS") + " --limit 1000 --weights WEIGHTS --device cpu", leaves="OUT/PAIRS/split.json",
+        slow=True,
     ),
     "make docs": Way("root", " --docs OUT/docs"),
     "make miniature": slow(" --out OUT/weights", "OUT/weights/manifest.json"),

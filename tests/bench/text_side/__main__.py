@@ -20,6 +20,7 @@ from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights
 from kernel.system.devices import find_device
 from kernel.system.files import write_json, write_whole
+from tests.bench.text_side.composition import composition_table
 from tests.bench.text_side.material import (
     CAPTION_SCORE,
     CAPTIONS,
@@ -53,7 +54,9 @@ NOTES = """\
 Prompts and MiniLM are real, images are not there. A caption is a true prompt whose modifiers (what follows the first
 comma) are dropped and whose words are replaced; how many is set so that one caption scores as BLIP's captions did. A
 noisy query is the true vector with noise, set so that its neighbours score as published ones did. A caption query is
-the vector of one caption. Neighbours are sought among MiniLM vectors, where a run seeks among CLIP features.
+the vector of one caption. A list is a prompt of three commas or more, a sentence one of none and of five words or more;
+the nearest prompt is that of the true vector itself. Neighbours are sought among MiniLM vectors, where a run seeks
+among CLIP features.
 
 In brackets: difference from the default on the same prompts, * where its 95 % interval (paired bootstrap) leaves out 0.
 
@@ -110,6 +113,7 @@ def text_side(prompts: Path, out: Path, weights: Path, sizes: Sizes, device_name
         "tables": {
             "dedupe": dedupe_table(material, queries, banks, device),
             "shrink": shrink_table(answers, mean),
+            "composition": composition_table(material, queries[NOISY], device),
             "captions": captions_table(material, corruptions, encoder),
             **{f"{name} neighbours": own for name, own in neighbours_table(material, queries, bank, device).items()},
         },
@@ -155,6 +159,9 @@ def page(content: dict[str, Any]) -> str:
         "",
         markdown("Captions an image", "captions", tables["captions"]),
     ]
+    if composition := tables["composition"]:
+        banks = f"Lists in a bank of {composition[0]['bank']:,} lists and sentences"
+        lines += ["", markdown(banks, "share", composition)]
     for name in (NOISY, CAPTION):
         lines += ["", markdown(f"Neighbours of a {name}", "k", tables[f"{name} neighbours"])]
     return "\n".join(lines)

@@ -9,11 +9,28 @@ import pyarrow
 import pyarrow.parquet
 from PIL import Image
 
+from tests.publish.hub.hub_server import Hub
 from tests.training.sets import write_tar
 
 SD, DIFFUSIONDB, OWN = "jamarju/sd-4.4M", "poloclub/diffusiondb", "someone/pictures"
 OWN_REVISION, SD_REVISION = "0a" * 20, "5d" * 20
 DIFFUSIONDB_REVISION = "fb620fbe49fa4420e0734bd9c0df11f51176b61f"
+
+PROMPTS = [f"{start} {thing} {place}" for start in ("a red", "an old wooden", "a drawing of a") for thing in
+           ("fish", "castle", "teapot", "robot", "hill", "violin", "tractor", "owl")
+           for place in ("in deep fog", "on the moon", "under a bridge in winter")]  # fmt: skip
+
+
+def picture(number: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
+    noise = np.random.default_rng(number).integers(0, 256, (2, 3, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
+
+
+def sd_pairs(numbers: range) -> list[tuple[bytes, str, int]]:
+    return [
+        (encoded(picture(number), lossless=True), PROMPTS[number], number % 6 + 10 * (number // 24))
+        for number in numbers
+    ]
 
 
 def encoded(picture: Image.Image, kind: str = "WEBP", **options) -> bytes:
@@ -60,3 +77,22 @@ def scores(rows: list[tuple[str, float | None, float | None]]) -> bytes:
     }
     pyarrow.parquet.write_table(pyarrow.table(columns), content)
     return content.getvalue()
+
+
+def sd_repository(folder) -> dict[str, bytes]:
+    """Three tars of twelve pairs each, in two folders, among other files."""
+    return {
+        "README.md": b"#",
+        "metadata.parquet": b"not asked for",
+        "co/sd-4.4M-co-000.tar": sd_tar(folder, "co-000.tar", sd_pairs(range(12))),
+        "co/sd-4.4M-co-001.tar": sd_tar(folder, "co-001.tar", sd_pairs(range(12, 24))),
+        "mp/sd-4.4M-mp-000.tar": sd_tar(folder, "mp-000.tar", sd_pairs(range(24, 36))),
+    }
+
+
+def pair_hub(files: dict[str, bytes]) -> Hub:
+    """With these files of sd-4.4M; a test puts those of the others in."""
+    revisions = {SD: SD_REVISION, DIFFUSIONDB: DIFFUSIONDB_REVISION, OWN: OWN_REVISION}
+    everything: dict[str, dict[str, bytes]] = {SD: files, DIFFUSIONDB: {}, OWN: {}}
+    tags = {SD: ["license:openrail"], OWN: ["region:us"]}
+    return Hub(everything, revisions, frozenset(everything), tags)

@@ -24,59 +24,34 @@ from kernel.training import heads
 from kernel.training.pairs import open_pairs
 from kernel.training.split import read_split
 from kernel.training.train import train
-from tests.publish.hub.hub_server import Hub, talk_to
+from tests.publish.hub.hub_server import talk_to
 from tests.publish.hub.pair_files import (
     DIFFUSIONDB,
     DIFFUSIONDB_REVISION,
     OWN,
     OWN_REVISION,
+    PROMPTS,
     SD,
     SD_REVISION,
     diffusiondb_zip,
     encoded,
+    pair_hub,
+    picture,
     scores,
+    sd_pairs,
+    sd_repository,
     sd_tar,
 )
-
-PROMPTS = [f"{start} {thing} {place}" for start in ("a red", "an old wooden", "a drawing of a") for thing in
-           ("fish", "castle", "teapot", "robot", "hill", "violin", "tractor", "owl")
-           for place in ("in deep fog", "on the moon", "under a bridge in winter")]  # fmt: skip
-
-
-def picture(number: int, size: tuple[int, int] = (96, 64)) -> Image.Image:
-    noise = np.random.default_rng(number).integers(0, 256, (2, 3, 3), dtype=np.uint8)
-    return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
-
-
-def sd_pairs(numbers: range) -> list[tuple[bytes, str, int]]:
-    return [
-        (encoded(picture(number), lossless=True), PROMPTS[number], number % 6 + 10 * (number // 24))
-        for number in numbers
-    ]
 
 
 @pytest.fixture(scope="module")
 def sd_files(tmp_path_factory) -> dict[str, bytes]:
-    folder = tmp_path_factory.mktemp("sd")
-    return {
-        "README.md": b"#",
-        "metadata.parquet": b"not asked for",
-        "co/sd-4.4M-co-000.tar": sd_tar(folder, "co-000.tar", sd_pairs(range(12))),
-        "co/sd-4.4M-co-001.tar": sd_tar(folder, "co-001.tar", sd_pairs(range(12, 24))),
-        "mp/sd-4.4M-mp-000.tar": sd_tar(folder, "mp-000.tar", sd_pairs(range(24, 36))),
-    }
-
-
-def hub_of(files: dict[str, bytes]) -> Hub:
-    revisions = {SD: SD_REVISION, DIFFUSIONDB: DIFFUSIONDB_REVISION, OWN: OWN_REVISION}
-    everything = {SD: files, DIFFUSIONDB: {}, OWN: {}}
-    tags = {SD: ["license:openrail"], OWN: ["region:us"]}
-    return Hub(everything, revisions, frozenset(everything), tags)
+    return sd_repository(tmp_path_factory.mktemp("sd"))
 
 
 @pytest.fixture
 def hub(sd_files, monkeypatch):
-    with hub_of(dict(sd_files)) as hub:
+    with pair_hub(dict(sd_files)) as hub:
         talk_to(hub, monkeypatch)
         yield hub
 
@@ -85,7 +60,7 @@ def hub(sd_files, monkeypatch):
 def sd_set(sd_files, weights_folder, tmp_path_factory) -> tuple[Path, dict]:
     """The whole of such a hub's sd-4.4M, published once, and what that returned."""
     place = tmp_path_factory.mktemp("published")
-    with pytest.MonkeyPatch.context() as patch, hub_of(sd_files) as hub:
+    with pytest.MonkeyPatch.context() as patch, pair_hub(sd_files) as hub:
         talk_to(hub, patch)
         asked = PairSettings("sd-4.4M", size=48, limit=1000, near=0.99)
         return place / "set", publish_pairs(asked, place / "set", weights_folder, place / "scratch", PINS, "cpu")
@@ -272,7 +247,8 @@ def test_a_limit_is_filled_with_pictures_that_can_be_used(hub, published, tmp_pa
     pairs[2] = (b"bad", *pairs[2][1:])
     hub.files[OWN] = {"a.tar": sd_tar(tmp_path, "a.tar", pairs)}
     record = published(OWN, limit=6)
-    assert (record["pictures"], record["left_out"]) == (6, {"picture that cannot be decoded": 1})
+    assert (record["pictures"], record["read"]) == (6, 10)
+    assert record["left_out"] == {"picture that cannot be decoded": 1, "more than the limit": 3}
 
 
 def test_a_small_picture_is_not_enlarged_and_a_large_one_keeps_its_shape():
@@ -328,6 +304,14 @@ def test_an_unknown_source_is_refused_with_the_known_ones(hub, published):
     with pytest.raises(UserError, match="unknown source '../pictures'.*or OWNER/NAME of a dataset repository"):
         published("../pictures")
     assert hub.requests == []
+
+
+def test_a_cosine_or_a_size_that_is_none_is_refused_before_anything_is_begun(hub, published, tmp_path):
+    with pytest.raises(UserError, match="a cosine threshold of 7"):
+        published(near=7)
+    with pytest.raises(UserError, match="--size 5: expected 32 to 2048 pixels"):
+        published(size=5)
+    assert hub.requests == [] and list(tmp_path.iterdir()) == []
 
 
 def test_a_repository_that_is_not_there_or_has_no_tars_is_said_to_be_so(hub, published, tmp_path):

@@ -462,7 +462,7 @@ def captions_zip(**members: list[dict]) -> bytes:
     return content.getvalue()
 
 
-def lay_captions(place: Path) -> None:
+def lay_captions(scratch: Path) -> None:
     coco = [
         {"image_id": 1, "id": number, "caption": f"A {thing} near a window. "} for number, thing in enumerate(THINGS)
     ]
@@ -482,13 +482,13 @@ def lay_captions(place: Path) -> None:
         ("coco/annotations_trainval2017.zip", captions_zip(captions_train2017=coco[:7], captions_val2017=coco[5:])),
         ("vizwiz/annotations.zip", captions_zip(train=vizwiz[:2], val=vizwiz[2:])),
     ):
-        path = place / "scratch" / name
+        path = scratch / name
         path.parent.mkdir(parents=True)
         path.write_bytes(content)
 
 
 def test_captions_of_both_publishers_make_a_sample_that_names_them(place):
-    lay_captions(place)
+    lay_captions(place / "scratch")
     found = published(place, sources=("coco", "vizwiz"))
     seen = {f"A {thing} near a window." for thing in THINGS}
     assert set(found["prompts"]) == seen | {"A can of soup on a table.", "A silver fox under the moon."}
@@ -517,7 +517,7 @@ def test_captions_that_nobody_has_got_yet_are_told_with_their_address(place):
     ],
 )
 def test_a_zip_that_is_another_is_named_in_one_line(place, content, words):
-    lay_captions(place)
+    lay_captions(place / "scratch")
     (place / "scratch" / "vizwiz" / "annotations.zip").write_bytes(content)
     with pytest.raises(UserError, match=words) as refused:
         published(place, sources=("vizwiz",))
@@ -532,7 +532,7 @@ def test_the_prompts_of_sd_4_4m_stand_in_whichever_column_holds_text(hub, place)
 
 
 def test_a_mix_keeps_its_shares_though_one_source_has_few(ready):
-    lay_captions(ready)
+    lay_captions(ready / "scratch")
     found = published(ready, sources=("diffusiondb", "coco"), mix={"diffusiondb": 0.8, "coco": 0.2}, count=1000)
     captions = [prompt for prompt in found["prompts"] if prompt.endswith("near a window.")]
     assert (len(captions), len(found["prompts"])) == (10, 50)
@@ -563,7 +563,7 @@ def test_shares_that_are_none_are_refused(settings, words):
 
 
 def test_the_command_takes_a_mix_and_says_whom_to_name(hub, place):
-    lay_captions(place)
+    lay_captions(place / "scratch")
     where = ["--out", place / "p.parquet", "--scratch", place / "scratch", "--pins", place / "pins.json"]
     said = run_client(hub, COMMAND, *where, "--mix", "sd-4.4M=0.5,coco=0.4,vizwiz=0.1").splitlines()
     assert said[1].startswith("coco: by COCO Consortium") and said[1].endswith("licence CC-BY-4.0")

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from typing_extensions import TypedDict
 
-from kernel.banks.near_duplicates import NearDuplicates
+from kernel.banks.near_duplicates import NearDuplicates, checked_threshold
 from kernel.config import NEAR_PROMPTS, PairSettings, Recipe
 from kernel.errors import UserError
 from kernel.models.sentences import SentenceEncoder
@@ -45,7 +45,7 @@ from kernel.training.split import split_pairs
 
 FORMAT = 1
 NOT_WHOLE = "file that is not whole"
-ASKED, SOURCE = "asked", "source.json"
+SOURCE = "source.json"
 
 
 class Told(TypedDict):
@@ -124,6 +124,7 @@ def publish_pairs(
     anything about source, pins, hub, disk or weights, and where too few pairs are left to hold some out.
     """
     source = source_named(settings.source)
+    checked_threshold(settings.near)
     weights = open_weights(weights_folder, parts=("sentences",))
     asked = {
         "format": FORMAT, "source": source.name, "size": settings.size, "limit": settings.limit, "near": settings.near,
@@ -151,9 +152,9 @@ def finished(out: Path, asked: dict[str, Any]) -> dict[str, Any] | None:
     """What `out` says of itself where it is whole. Raises UserError when it holds something else."""
     if (out / ORIGIN).is_file():
         cure = "Give --out a new folder"
-        record = dict(read_record(out / ORIGIN, SetRecord, "what 'publish pairs' says of a set", cure))
-        refuse_others(out, record[ASKED], asked)
-        return record
+        record = read_record(out / ORIGIN, SetRecord, "what 'publish pairs' says of a set", cure)
+        refuse_others(out, record["asked"], asked)
+        return dict(record)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: holds files, and 'publish pairs' did not write them. Give --out a new folder")
     return None
@@ -210,9 +211,8 @@ def done_parts(
                 table = fetch(repository, source.table, scratch)
             stored_at = fetch(repository, name, scratch)
             most = sys.maxsize if settings.limit is None else settings.limit - written
-            part = made_part(making, name, stored_at, table, settings.size, most, chosen)
-            parts[name] = {"file": repository.files[name], **part}
-            write_json(path, {**parts[name], "file": repository.files[name].record()})
+            parts[name] = made_part(making, repository, name, stored_at, table, settings.size, most, chosen)
+            write_json(path, {**parts[name], "file": parts[name]["file"].record()})
             stored_at.unlink()
         written += parts[name]["written"]
     if source.table:
@@ -223,7 +223,7 @@ def done_parts(
 def bytes_to_make(source: PairSource, settings: PairSettings, written: int) -> int:
     """About what is still to be written; 0 where nobody knows how many pictures there are."""
     pictures = min((own for own in (settings.limit, source.pictures) if own), default=written)
-    return int((pictures - written) * settings.size**2 * BYTES_A_PIXEL)
+    return int(max(0, pictures - written) * settings.size**2 * BYTES_A_PIXEL)
 
 
 def check_disks(
@@ -240,9 +240,16 @@ def check_disks(
 
 
 def made_part(
-    making: Making, name: str, path: Path, table: Path | None, size: int, most: int, chosen: Chosen
-) -> dict[str, Any]:
-    """Makes a tar of the set of one source file; what is counted of it."""
+    making: Making,
+    repository: PairRepository,
+    name: str,
+    path: Path,
+    table: Path | None,
+    size: int,
+    most: int,
+    chosen: Chosen,
+) -> Part:
+    """Makes a tar of the set of one source file, `path`: `most` pictures of `size` pixels; what is counted of it."""
     from safetensors.numpy import save
 
     left_out: Counter[str] = Counter()
@@ -262,8 +269,14 @@ def made_part(
         tar.replace(making.set / tar.name)
     else:
         tar.unlink()
-    counts = {"read": read, "left_out": dict(left_out), "written": written}
-    return counts | {"prompts": choice.prompts, "again": choice.again}
+    return {
+        "file": repository.files[name],
+        "read": read,
+        "left_out": dict(+left_out),
+        "written": written,
+        "prompts": choice.prompts,
+        "again": choice.again,
+    }
 
 
 def sealed(
@@ -275,7 +288,7 @@ def sealed(
         left_out.update(part["left_out"])
     read = sum(part["read"] for part in parts.values())
     if not any(part["written"] for part in parts.values()):
-        why = ", ".join(f"{count:,} {reason}" for reason, count in (+left_out).items())
+        why = ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
         raise UserError(
             f"{listed.repository}: none of {read:,} pictures is taken ({why or 'its files are empty'}), so there is no "
             f"set. Take another source; what was begun lies in {making.folder}"
@@ -295,7 +308,7 @@ def sealed(
         "pictures": len(pairs.pictures),
         "prompts": len(set(pairs.prompts)),
         "read": read,
-        "left_out": dict(+left_out),
+        "left_out": dict(left_out),
         "files": {name: part["file"].record() for name, part in parts.items()},
     }
     write_json(making.set / ORIGIN, content)

@@ -19,7 +19,7 @@ from kernel.system.terminal.progress import progress_bar
 
 QUALITY = 90  # of WebP: JPEG is slightly worse than lossless, says the competition's 12th place
 BYTES_A_PIXEL = 0.45  # of WebP of this quality, at most
-BAD = "picture that cannot be decoded"
+BAD, BEYOND = "picture that cannot be decoded", "more than the limit"
 BATCH = 32  # pictures decoded ahead
 LAST = ".json"  # of the files of a pair
 
@@ -36,7 +36,8 @@ class Begun:
 def fill_tar(path: Path, pairs: list[tuple[Stored, str]], size: int, most: int, left_out: Counter[str]) -> int:
     """Writes these pairs, or the `most` first that can be decoded, each picture's short side `size` pixels or less.
 
-    Goes on behind what is whole in `path`. Returns how many pairs it holds; `left_out` counts the bad pictures.
+    Goes on behind what is whole in `path`. Returns how many pairs it holds; `left_out` counts the bad pictures, and the
+    pairs beyond `most`.
     """
     begun = begun_tar(path)
     written, tried = begun.written, begun.tried
@@ -45,7 +46,6 @@ def fill_tar(path: Path, pairs: list[tuple[Stored, str]], size: int, most: int, 
         path.open("r+b") as file,
         progress_bar(total=len(pairs), initial=tried, desc=path.stem, unit="picture") as bar,
     ):
-        file.truncate(begun.bytes)
         file.seek(begun.bytes)
         with tarfile.open(fileobj=file, mode="w") as tar:
             batches = decoded_batches((own.picture for own, _ in pairs[tried:]), BATCH)
@@ -57,7 +57,7 @@ def fill_tar(path: Path, pairs: list[tuple[Stored, str]], size: int, most: int, 
                     written += 1
                 tried += 1
                 bar.update()
-    left_out[BAD] = tried - written
+    left_out[BAD], left_out[BEYOND] = tried - written, len(pairs) - tried
     return written
 
 
