@@ -29,7 +29,7 @@ from kernel.training.shares import FEWEST
 from tests.browser.conftest import CHROMIUM
 from tests.conftest import ROOT
 from tests.publish.hub.hub_server import miniature_hub, run_client
-from tests.publish.hub.pair_files import pair_hub, sd_repository
+from tests.publish.hub.pairs.source_files import pair_hub, sd_repository
 from tests.publish.hub.test_prompts import ROWS, diffusiondb, hub_of, lay_captions
 from tests.publish.kaggle.kaggle_client import environment_for_children, talk_to
 from tests.publish.kaggle.kaggle_server import OWNER, WEIGHTS, Dataset, KaggleServer

@@ -1,8 +1,8 @@
 """`publish pairs`: pictures with prompts from the hub as a pair set that `python -m kernel train` reads.
 
 One source file at a time is downloaded, read, and deleted: its pictures go, resized, into a tar of the set. Beside the
-result OUT lies .OUT.tmp while the work is under way: the set as far as it is made, and `making`, which keeps what the
-hub told and, of each source file that is done, its counts, its prompts and their rows, so that a killed run goes on.
+result OUT lies .OUT.tmp while the work is under way, so that a killed run goes on: the set as far as it is made, what
+the hub told (source.json), and of each source file that is done its counts, its prompts and their rows (parts/).
 """
 
 import os
@@ -11,7 +11,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,7 @@ from kernel.publish.hub.pairs.sources import (
     asked_for,
     repository_of,
     source_named,
+    stem,
 )
 from kernel.publish.hub.pairs.stored import scored, stored_in
 from kernel.publish.hub.pairs.tars import BYTES_A_PIXEL, fill_tar
@@ -92,10 +93,14 @@ class Making:
 
     @property
     def source(self) -> Path:
-        return self.folder / "making" / SOURCE
+        return self.folder / SOURCE
+
+    @property
+    def parts(self) -> Path:
+        return self.folder / "parts"
 
     def part(self, name: str) -> Path:
-        return self.folder / "making" / f"{stem(name)}.json"
+        return self.parts / f"{stem(name)}.json"
 
     def rows(self, name: str) -> np.ndarray:
         from safetensors.numpy import load_file
@@ -108,11 +113,6 @@ class Making:
 
     def encode(self, prompts: list[str]) -> np.ndarray:
         return self.encoder.encode(prompts, Recipe().text_batch)
-
-
-def stem(name: str) -> str:
-    """Of a tar of the set. Example: "images/part-000001.zip" -> "images--part-000001" """
-    return PurePosixPath(name).with_suffix("").as_posix().replace("/", "--")
 
 
 def publish_pairs(
@@ -137,7 +137,7 @@ def publish_pairs(
         return record
     cure = "Free space there, or give --out or --scratch another disk, then run again: what is made is kept"
     with writing(out, cure):
-        for needed in (making.set, making.source.parent, scratch):
+        for needed in (making.set, making.parts, scratch):
             needed.mkdir(parents=True, exist_ok=True)
         listed = known(source, asked, making, pins)
         print(f"{source.name}: {listed.repository}, licence {listed.licence}", file=sys.stderr)

@@ -117,6 +117,7 @@ def ask(source: PairSource, repository: PairRepository) -> Listed:
         tars = {name: file for name, file in files.items() if name.endswith(".tar")}
         if not tars:
             raise UserError(f"{repository}: its {len(files)} files are no tars; expected pictures with prompts in tars")
+        check_names(repository, tars)
         told = [tag for tag in listing.get("tags") or [] if isinstance(tag, str) and tag.startswith(LICENCE)]
         licence = source.licence or (told[0].removeprefix(LICENCE) if told else NOT_STATED)
         return Listed(with_files(repository, revision, tars), mixed(tars), licence)
@@ -138,12 +139,30 @@ def with_files(repository: PairRepository, revision: str, files: dict[str, Any])
     return replace(repository, revision=revision, files=repository.files | pin.files)
 
 
+def check_names(repository: PairRepository, names: Iterable[str]) -> None:
+    """Raises ValueError for a name that leads out of a folder, UserError for two that a set would call the same."""
+    known: dict[str, str] = {}
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"it lists {name!r}, which can be no file of it")
+        if (other := known.setdefault(stem(name), name)) != name:
+            raise UserError(
+                f"{repository}: {other} and {name} would be the same file of a set. Rename one of them there"
+            )
+
+
+def stem(name: str) -> str:
+    """Of a tar of the set. Example: "images/part-000001.zip" -> "images--part-000001" """
+    return PurePosixPath(name).with_suffix("").as_posix().replace("/", "--")
+
+
 def mixed(names: Iterable[str]) -> list[str]:
-    """One of each folder in turn: folders are kinds of prompts, and a part of the set should hold every kind.
+    """One of each kind in turn, as a part of the set should hold every kind: names that differ only in a number.
 
     Example: ["a/1.tar", "a/2.tar", "b/1.tar"] -> ["a/1.tar", "b/1.tar", "a/2.tar"]
     """
-    folders: dict[PurePosixPath, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for name in sorted(names):
-        folders.setdefault(PurePosixPath(name).parent, []).append(name)
-    return [name for turn in zip_longest(*folders.values()) for name in turn if name is not None]
+        kinds.setdefault(re.sub(r"\d+", "", name), []).append(name)
+    return [name for turn in zip_longest(*kinds.values()) for name in turn if name is not None]

@@ -9,7 +9,7 @@ import pytest
 from tests import warm
 from tests.conftest import ROOT
 from tests.publish.hub.hub_server import PROXIES, Hub
-from tests.publish.hub.pair_files import OWN, OWN_REVISION, PROMPTS, encoded, picture, sd_tar
+from tests.publish.hub.pairs.source_files import OWN, OWN_REVISION, PROMPTS, encoded, picture, sd_tar
 
 # Each time a real process, forked from one that has imported everything and holds MiniLM, that kills itself at its n-th
 # step: before anything is opened for writing, renamed or removed in the test's folder, or in the middle of a file.
