@@ -32,6 +32,7 @@ def add_steps(publish: Parser) -> None:
     init.add_argument("--user", metavar="NAME", help="default: the account of the client's own configuration")
     init.add_argument("--weights-from", choices=("dataset", "prepare"), default="dataset",
                       help="where the notebook finds its weights (default %(default)s)")  # fmt: skip
+    init.add_argument("--trained", action="store_true", help="the notebook asks the encoder of the train notebook")
 
     add_command(steps, notebooks_command, "builds the .ipynb of every source in notebooks/")
     add_command(steps, wheels_command, "fills wheels/ with what Kaggle's image lacks, checked against it")
@@ -50,15 +51,19 @@ def add_steps(publish: Parser) -> None:
     add_prompts(steps)
     add_pairs(steps)
 
-    dataset = add_command(steps, dataset_command, "stages, shows and uploads the weights dataset, or the code's")
-    dataset.add_argument("--code", action="store_true", help="the code dataset instead")
+    dataset = add_command(steps, dataset_command, "stages, shows and uploads the weights dataset, the code's or pairs")
+    kinds = dataset.add_mutually_exclusive_group()
+    kinds.add_argument("--code", action="store_true", help="the code dataset instead")
+    kinds.add_argument("--pairs", type=Path, metavar="FOLDER", help="a pair set of tars to train on instead")
     dataset.add_argument("--weights", type=Path, default=KAGGLE_WEIGHTS, metavar="DIR", help="default %(default)s")
     dataset.add_argument("--stage-only", action="store_true", help="stages and shows, sends nothing")
 
     push = add_command(steps, push_command, "checks everything, sends the notebook, optionally waits for its end")
     push.add_argument("--wait", action="store_true", help="follows the run to its end")
     push.add_argument("--pin", action="store_true", help="on the image of the last run that worked")
-    push.add_argument("--prepare", action="store_true", help="the prepare notebook instead, with the internet on")
+    others = push.add_mutually_exclusive_group()
+    others.add_argument("--prepare", action="store_true", help="the prepare notebook instead, with the internet on")
+    others.add_argument("--train", action="store_true", help="the train notebook instead; it goes on where it ended")
 
     submit = add_command(steps, submit_command, "submits the pushed version and waits for its score")
     submit.add_argument("-m", "--message", default="", help="shown beside the score")
@@ -135,7 +140,7 @@ def download_options(command: Parser, kept: str, files: str) -> None:
 def init_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.metadata import initialise
 
-    print(initialise(PROJECT, options.user, options.weights_from))
+    print(initialise(PROJECT, options.user, options.weights_from, options.trained))
 
 
 def notebooks_command(options: argparse.Namespace) -> None:
@@ -235,11 +240,13 @@ def dataset_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.datasets import publish_dataset
     from kernel.publish.kaggle.metadata import read_metadata
     from kernel.publish.kaggle.push import RECORDS
-    from kernel.publish.kaggle.staging import commit_of, stage_code, stage_dataset
+    from kernel.publish.kaggle.staging import commit_of, stage_code, stage_dataset, stage_pairs
 
     metadata = read_metadata(PROJECT)
     if options.code:
         staged = stage_code(PROJECT, PROJECT / "build" / "code", metadata.owner)
+    elif options.pairs:
+        staged = stage_pairs(options.pairs, PROJECT / "build" / "pairs-dataset", metadata.owner)
     else:
         staged = stage_dataset(PROJECT, options.weights, PROJECT / "wheels", PROJECT / "build" / "dataset")
     for name, size in staged.entries:
@@ -255,7 +262,7 @@ def dataset_command(options: argparse.Namespace) -> None:
 def push_command(options: argparse.Namespace) -> None:
     from kernel.publish.kaggle.push import push
 
-    push(PROJECT, wait=options.wait, pin=options.pin, prepare=options.prepare)
+    push(PROJECT, wait=options.wait, pin=options.pin, prepare=options.prepare, train=options.train)
 
 
 def submit_command(options: argparse.Namespace) -> None:

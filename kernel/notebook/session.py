@@ -16,19 +16,18 @@ from pathlib import Path
 from kernel.errors import UserError
 from kernel.evaluation.evaluate import read_prompts
 from kernel.evaluation.report import display_page
+from kernel.models.encoders.into_weights import add_encoder
 from kernel.models.weights_folder import MANIFEST, read_manifest
+from kernel.notebook.children import environment_with, install
 from kernel.notebook.inputs import find_inputs, restore_weights
 from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.images import list_images
 from kernel.pipeline.submission import check_submission
 from kernel.system.deadline import seconds_of
 from kernel.system.files import whole_file
-from kernel.system.processes import CODE, ending, stream
+from kernel.system.processes import ending, stream
 
 RERUN = "KAGGLE_IS_COMPETITION_RERUN"
-RUN_TYPE = "KAGGLE_KERNEL_RUN_TYPE"
-# A saved log need not hold ten progress lines a second for nine hours.
-SECONDS_BETWEEN_PROGRESS_LINES = "15"
 # of the 9 hours that Kaggle gives the whole notebook
 DEADLINE = "8h30m"
 
@@ -47,29 +46,22 @@ class Session:
         self.weights = restore_weights(self.inputs.weights, self.scratch / "weights")
         self.submission = Path("submission.csv")
         self.run_folder = Path("run")
-        paths = [str(CODE), str(self.scratch / "packages"), os.environ.get("PYTHONPATH", "")]
-        self.environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONUNBUFFERED": "1",
-        }
-        if os.environ.get(RUN_TYPE) != "Interactive":
-            self.environment["TQDM_MININTERVAL"] = SECONDS_BETWEEN_PROGRESS_LINES
+        self.environment = environment_with(self.scratch / "packages")
         print(f"images {self.images}\nweights {self.inputs.weights}\nwheels {self.inputs.wheels}")
         code = self.kernel("constant", self.images, "--weights", self.weights, "--out", self.submission)
         if code:
             raise UserError(f"the constant submission was not written ({ending(code)}): no valid submission stands")
+        for name, encoder in self.inputs.encoders.items():
+            print(f"encoder {name} {encoder}", flush=True)
+            try:
+                add_encoder(self.weights, encoder, name)
+            except UserError as error:
+                self.note(str(error))
 
     def install_wheels(self) -> None:
-        """Puts the dataset's wheels beside the image's packages, every one named in its requirements.txt, by hash."""
-        if self.inputs.wheels is None:
-            return self.note("no wheels are mounted: publish them with the weights ('make wheels', 'make dataset')")
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--require-hashes"]
-        source = ["--find-links", str(self.inputs.wheels), "-r", str(self.inputs.wheels / "requirements.txt")]
-        code = stream([*pip, *source, "--target", str(self.scratch / "packages")], self.environment)
-        if code:
-            self.note(f"installing the wheels failed ({ending(code)}). Run 'make wheels' and publish the dataset again")
+        """Puts the dataset's wheels beside the image's packages."""
+        if problem := install(self.inputs.wheels, self.scratch / "packages", self.environment):
+            self.note(problem)
 
     def run(self, recipe: str) -> None:
         """Runs the recipe in a child and puts its submission in the constant one's place when it is valid."""

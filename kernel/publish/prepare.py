@@ -15,9 +15,10 @@ from pathlib import Path
 from kernel.banks.cost import bank_bytes, cost_lines
 from kernel.banks.into_weights import add_bank
 from kernel.errors import UserError
+from kernel.notebook import children
+from kernel.notebook.children import check_saved
 from kernel.system.processes import CODE, ending, stream
 
-SAVED_BYTES = 20 * 1000**3
 # The word lists come with this package, read as data; it is not imported, so what it requires is not needed.
 WORD_LISTS = "clip-interrogator==0.6.0"
 # What the weights take of the working folder, rounded up.
@@ -32,10 +33,11 @@ class Preparation:
 
     def __init__(self, working: Path, scratch: Path, prompts: int = 0) -> None:
         self.working, self.scratch, self.count = working, scratch, prompts
-        if self.count < 0 or (self.count and WEIGHTS_BYTES + bank_bytes(self.count) > SAVED_BYTES):
-            most = (SAVED_BYTES - WEIGHTS_BYTES) // bank_bytes(1)
+        saved = children.SAVED_BYTES
+        if self.count < 0 or (self.count and WEIGHTS_BYTES + bank_bytes(self.count) > saved):
+            most = (saved - WEIGHTS_BYTES) // bank_bytes(1)
             raise UserError(
-                f"PROMPTS is {self.count:,}; expected 0 to {most:,}: Kaggle saves {SAVED_BYTES / 1e9:.0f} GB, and the "
+                f"PROMPTS is {self.count:,}; expected 0 to {most:,}: Kaggle saves {saved / 1e9:.0f} GB, and the "
                 f"weights take {WEIGHTS_BYTES / 1e9:.0f} of them. Build a larger bank on your own machine"
             )
         self.sample = scratch / "prompts.parquet"
@@ -85,13 +87,7 @@ class Preparation:
         """Records the image, for wheels/kaggle-image.txt; checks that all results can be saved."""
         freeze = subprocess.run([sys.executable, "-m", "pip", "freeze"], capture_output=True, text=True, check=True)
         (self.working / "kaggle-image.txt").write_text(image_record(freeze.stdout), encoding="utf-8")
-        files = [path for path in self.working.rglob("*") if path.is_file()]
-        total = sum(path.stat().st_size for path in files)
-        print(
-            f"{self.working}: {len(files)} files, {total / 1e9:.1f} GB of the {SAVED_BYTES / 1e9:.0f} GB that are saved"
-        )
-        if total > SAVED_BYTES:
-            raise UserError(f"{self.working}: more than Kaggle saves. Remove what is not needed in weights/")
+        check_saved(self.working, "Remove what is not needed in weights/")
 
     def child(self, module: list[str]) -> None:
         """Runs `python -m ...` in the working folder; a failure ends the notebook."""

@@ -8,8 +8,9 @@ import sys
 
 import pytest
 
+from kernel.notebook.children import RUN_TYPE
 from kernel.notebook.inputs import COMPETITION
-from kernel.notebook.session import RERUN, RUN_TYPE
+from kernel.notebook.session import RERUN
 from kernel.publish.kaggle.staging import stage_code
 from tests.conftest import ROOT
 from tests.evaluation.test_report import finished  # noqa: F401  (a run to show)

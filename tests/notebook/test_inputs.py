@@ -7,7 +7,10 @@ import pytest
 
 from kernel.errors import UserError
 from kernel.models.weights_folder import MANIFEST, open_weights
-from kernel.notebook.inputs import COMPETITION, find_inputs, flat_name, restore_weights
+from kernel.notebook.inputs import COMPETITION, find_inputs, flat_name, restore_pairs, restore_weights
+from kernel.publish.kaggle.staging import stage_pairs
+from kernel.training.pairs import open_pairs
+from tests.training.sets import write_tars
 
 LAYOUTS = {
     "old": {"competition": COMPETITION, "dataset": "weights-slug", "output": "prepare-slug"},
@@ -71,6 +74,17 @@ def test_wheels_without_a_wheel_among_them_are_none(tmp_path):
     root = mounted(tmp_path, "new")
     next((root / LAYOUTS["new"]["dataset"]).glob("wheels/*.whl")).unlink()
     assert find_inputs(root).wheels is None
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_encoders_are_found_by_their_records_and_named_by_what_holds_them(tmp_path, layout):
+    root = mounted(tmp_path, layout)
+    output = (root / LAYOUTS[layout]["output"]).with_name("train-slug")
+    for folder in (output / "encoder", (root / LAYOUTS[layout]["dataset"]).with_name("my-encoder")):
+        folder.mkdir(parents=True)
+        (folder / "encoder.json").write_text("{}")
+    found = find_inputs(root).encoders
+    assert {name: own.name for name, own in found.items()} == {"train-slug": "encoder", "my-encoder": "my-encoder"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -143,3 +157,9 @@ def test_a_file_that_did_not_arrive_is_named(tmp_path, weights_folder):
     (flat / "captioners--blip2" / "config.json").unlink()
     with pytest.raises(UserError, match="captioners--blip2/config.json: not there.*incomplete.*make dataset"):
         restore_weights(flat, tmp_path / "weights")
+
+
+def test_a_pair_set_is_itself_again(tmp_path, drawn):
+    pairs = write_tars(tmp_path / "pairs", [(picture, scene.prompt, 0) for picture, scene in drawn[:4]], 2)
+    mount = stage_pairs(pairs, tmp_path / "mount", "someone").folder
+    assert open_pairs(restore_pairs(mount, tmp_path / "restored")).sha256 == open_pairs(pairs).sha256

@@ -1,6 +1,7 @@
 """The notebook's session with its real children; the notebook itself is executed by the rehearsal's tests."""
 
 import copy
+import json
 import shutil
 import subprocess
 import time
@@ -9,11 +10,14 @@ import numpy as np
 import pytest
 
 from kernel.errors import UserError
+from kernel.models.weights_folder import open_weights
+from kernel.notebook.children import RUN_TYPE
 from kernel.notebook.inputs import COMPETITION
-from kernel.notebook.session import RERUN, RUN_TYPE, Session
+from kernel.notebook.session import RERUN, Session
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import seconds_of
 from tests import warm
+from tests.models.encoders.by_hand import save_encoder
 
 IDS = list("abcdef")
 
@@ -85,6 +89,25 @@ def test_without_a_constant_submission_it_stops(tmp_path, input_root, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="constant submission was not written"):
         Session(str(input_root))
+
+
+def test_an_attached_encoder_is_put_into_the_runs_weights(tmp_path, input_root, weights, monkeypatch, capsys):
+    save_encoder(input_root / "notebooks" / "someone" / "my-train" / "encoder", weights)
+    monkeypatch.chdir(tmp_path)
+    session = Session(str(input_root))
+    assert session.problems == [] and "encoder my-train" in capsys.readouterr().out
+    assert list(open_weights(session.weights).encoders) == ["my-train"]
+    assert "encoders" not in {path.name for path in weights.folder.iterdir()}
+
+
+def test_an_encoder_of_other_weights_is_a_problem_and_stops_nothing(tmp_path, input_root, weights, monkeypatch):
+    encoder = save_encoder(input_root / "notebooks" / "someone" / "my-train" / "encoder", weights)
+    record = json.loads((encoder / "encoder.json").read_text())
+    (encoder / "encoder.json").write_text(json.dumps({**record, "sentences": "0" * 64}))
+    monkeypatch.chdir(tmp_path)
+    session = Session(str(input_root))
+    assert "trained with the MiniLM model 00000000" in session.problems[0]
+    check_submission(session.submission, IDS)
 
 
 @pytest.fixture(scope="module")

@@ -146,7 +146,7 @@ def test_the_images_record_is_read_again(tmp_path, monkeypatch):
 
 
 def test_more_than_is_saved_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("kernel.publish.prepare.SAVED_BYTES", 10)
+    monkeypatch.setattr("kernel.notebook.children.SAVED_BYTES", 10)
     (tmp_path / "working").mkdir()
     (tmp_path / "working" / "weights.safetensors").write_bytes(b"0" * 11)
     with pytest.raises(UserError, match="more than Kaggle saves"):

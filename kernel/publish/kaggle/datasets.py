@@ -14,7 +14,7 @@ from kernel.errors import UserError
 from kernel.notebook.inputs import MARKER
 from kernel.publish.kaggle.client import Unknown, asking, wait_until
 from kernel.publish.kaggle.left_records import left_or_set_aside
-from kernel.publish.kaggle.staging import DATASET_METADATA, Staged
+from kernel.publish.kaggle.staging import DATASET_METADATA, PAIRS_SLUG, Staged
 from kernel.system.files import write_json
 
 LIMIT = 3600.0  # seconds until it must be ready
@@ -113,7 +113,7 @@ def wait_ready(client: Any, dataset: str, *, after: int | None = None) -> State:
         if state is None and after is None:
             raise UserError(
                 f"{dataset}: the service knows no such dataset, so the notebook would start without it. "
-                f"Run 'python -m kernel publish dataset' first"
+                f"Run 'python -m kernel publish dataset{' --pairs FOLDER' * dataset.endswith(PAIRS_SLUG)}' first"
             )
         if state is None:
             return None

@@ -13,14 +13,14 @@ from typing import Any
 
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
-from kernel.publish.kaggle.staging import CODE_SLUG
+from kernel.publish.kaggle.staging import CODE_SLUG, PAIRS_SLUG
 from kernel.publish.kaggle.staging import DATASET_METADATA as DATASET_FILE
 from kernel.system.files import write_whole
 from kernel.system.records import read_record
 
 PLACEHOLDER = "your-kaggle-name"
-PREPARE_SLUG = "image-to-prompts-prepare"
-PREPARE_NOTEBOOK = "notebooks/prepare.ipynb"
+PREPARE_SLUG, TRAIN_SLUG = "image-to-prompts-prepare", "image-to-prompts-train"
+PREPARE_NOTEBOOK, TRAIN_NOTEBOOK = "notebooks/prepare.ipynb", "notebooks/train.ipynb"
 KERNEL_FILE = "kernel-metadata.json"
 INIT = "Run 'python -m kernel publish init --user NAME'"
 # and how many parts with '/' between them each of their names has
@@ -46,6 +46,7 @@ class Metadata:
     """What both files say, checked. Names are `owner/slug`, as the service spells them.
 
     weights_from_prepare: the weights come from the prepare notebook's output instead of the weights dataset.
+    trained: the train notebook's output is an input, so that its encoder is asked.
     """
 
     kernel: dict[str, Any]
@@ -54,7 +55,10 @@ class Metadata:
     weights_id: str
     code_id: str
     prepare_id: str
+    train_id: str
+    pairs_id: str
     weights_from_prepare: bool
+    trained: bool
 
 
 def read_metadata(project: Path) -> Metadata:
@@ -74,15 +78,15 @@ def read_metadata(project: Path) -> Metadata:
             )
     check_kernel(project, kernel)
     owner = kernel["id"].partition("/")[0]
-    code, prepare = f"{owner}/{CODE_SLUG}", f"{owner}/{PREPARE_SLUG}"
-    from_prepare = prepare in kernel["kernel_sources"]
+    code, prepare, train, pairs = (f"{owner}/{slug}" for slug in (CODE_SLUG, PREPARE_SLUG, TRAIN_SLUG, PAIRS_SLUG))
+    from_prepare, trained = (notebook in kernel["kernel_sources"] for notebook in (prepare, train))
     ours = [("competition_sources", COMPETITION), ("dataset_sources", code)]
     for key, name in ours if from_prepare else [*ours, ("dataset_sources", dataset["id"])]:
         if name not in kernel[key]:
             raise UserError(
                 f"{KERNEL_FILE}: {key} lacks {name!r}, so the notebook would not find what it needs there. {INIT}"
             )
-    return Metadata(kernel, owner, kernel["id"], dataset["id"], code, prepare, from_prepare)
+    return Metadata(kernel, owner, kernel["id"], dataset["id"], code, prepare, train, pairs, from_prepare, trained)
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -157,10 +161,11 @@ def check_kernel(project: Path, kernel: dict[str, Any]) -> None:
                 raise UserError(f"{KERNEL_FILE}: {key} names {source!r}; expected owner/slug without a prefix")
 
 
-def initialise(project: Path, user: str | None, weights_from: str = "dataset") -> str:
+def initialise(project: Path, user: str | None, weights_from: str = "dataset", trained: bool = False) -> str:
     """Writes the account into both files and says so in one line; without `user` asks the client's configuration.
 
-    weights_from: "dataset", or "prepare" for weights made by the prepare notebook on the service itself.
+    weights_from: "dataset", or "prepare" for weights made by the prepare notebook on the service itself. trained: with
+    the encoder of the train notebook.
     """
     if user is None:
         from kernel.publish.kaggle.client import configured_user
@@ -176,19 +181,21 @@ def initialise(project: Path, user: str | None, weights_from: str = "dataset") -
             found = f"{name}: id is {content.get('id')!r}; expected owner/slug"
             raise UserError(f"{found}. Take the file from the repository")
         content["id"] = f"{user}/{slug}"
-    prepare, code = f"{user}/{PREPARE_SLUG}", f"{user}/{CODE_SLUG}"
+    prepare, train, code = (f"{user}/{slug}" for slug in (PREPARE_SLUG, TRAIN_SLUG, CODE_SLUG))
     # sources of other people stay, ours are written anew
     for key in ("dataset_sources", "kernel_sources"):
         moved = [re.sub(rf"^{re.escape(old)}/", f"{user}/", source) for source in kernel.get(key, [])]
-        kernel[key] = [source for source in moved if source not in (dataset["id"], code, prepare)]
+        kernel[key] = [source for source in moved if source not in (dataset["id"], code, prepare, train)]
     if weights_from == "prepare":
         kernel["dataset_sources"][:0] = [code]
         kernel["kernel_sources"][:0] = [prepare]
     else:
         kernel["dataset_sources"][:0] = [dataset["id"], code]
+    kernel["kernel_sources"] += [train] if trained else []
     write_object(project / DATASET_FILE, dataset)
     write_object(project / KERNEL_FILE, kernel)
-    return f"{DATASET_FILE} and {KERNEL_FILE}: account {user}, weights from the {weights_from}"
+    encoder = ", with the train notebook's encoder" if trained else ""
+    return f"{DATASET_FILE} and {KERNEL_FILE}: account {user}, weights from the {weights_from}{encoder}"
 
 
 def write_object(path: Path, content: dict[str, Any]) -> None:
@@ -199,16 +206,35 @@ def write_object(path: Path, content: dict[str, Any]) -> None:
 
 def stage_prepare(project: Path, metadata: Metadata, out: Path) -> dict[str, Any]:
     """As stage_kernel, for the prepare notebook: the internet on, the code dataset as its only input."""
-    notebook = project / PREPARE_NOTEBOOK
+    changes = {"enable_internet": True, "dataset_sources": [metadata.code_id]}
+    return stage_other(project / PREPARE_NOTEBOOK, metadata, metadata.prepare_id, changes, out)
+
+
+def stage_train(project: Path, metadata: Metadata, out: Path, goes_on: bool = False) -> dict[str, Any]:
+    """As stage_kernel, for the train notebook: the main one's inputs but the competition, the pairs, and with `goes_on`
+    its own last output."""
+    main = metadata.kernel
+    notebooks = [source for source in main["kernel_sources"] if source != metadata.train_id]
+    datasets = [source for source in main["dataset_sources"] if source != metadata.pairs_id]
+    changes = {
+        "dataset_sources": [*datasets, metadata.pairs_id],
+        "kernel_sources": [*notebooks, *([metadata.train_id] if goes_on else [])],
+        "model_sources": main["model_sources"],
+    }
+    return stage_other(project / TRAIN_NOTEBOOK, metadata, metadata.train_id, changes, out)
+
+
+def stage_other(notebook: Path, metadata: Metadata, name: str, changes: dict[str, Any], out: Path) -> dict[str, Any]:
+    """One of the notebooks beside the main one, of the same machine, without any source but those in `changes`."""
     if not notebook.is_file():
         raise UserError(f"{notebook}: not found; expected the built notebook. Run 'make notebooks'")
+    slug = name.partition("/")[2]
     kernel = {
         **{key: value for key, value in metadata.kernel.items() if key in REQUIRED},
-        "id": metadata.prepare_id,
-        "title": "Image to prompts prepare",
-        "enable_internet": True,
+        "id": name,
+        "title": slug.replace("-", " ").capitalize(),  # which makes the slug again
         **dict.fromkeys(SOURCES, []),
-        "dataset_sources": [metadata.code_id],
+        **changes,
     }
     return stage_kernel(kernel, notebook, out)
 

@@ -5,8 +5,8 @@
 
 import hashlib
 import json
+import re
 import sys
-from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,36 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from kernel.errors import UserError
-from kernel.notebook.inputs import MARKER
+from kernel.models.encoders.record import read_encoder_record
+from kernel.models.weights_folder import ENCODER
+from kernel.notebook.inputs import MARKER, TRAINED
 from kernel.publish.answers import one_line, plain
-from kernel.publish.kaggle.client import Unknown, asking, connect, fitting, wait_until
-from kernel.publish.kaggle.datasets import publish_dataset, wait_ready
+from kernel.publish.kaggle.before_push import (
+    check_inputs_ready,
+    check_nothing_runs,
+    goes_on_from,
+    kernel_status,
+    latest_version,
+    print_gpu_hours,
+)
+from kernel.publish.kaggle.client import asking, connect, fitting, wait_until
+from kernel.publish.kaggle.datasets import publish_dataset
 from kernel.publish.kaggle.left_records import left_or_set_aside, left_record
-from kernel.publish.kaggle.metadata import KERNEL_FILE, SOURCES, read_metadata, stage_kernel, stage_prepare
+from kernel.publish.kaggle.metadata import (
+    KERNEL_FILE,
+    SOURCES,
+    read_metadata,
+    stage_kernel,
+    stage_prepare,
+    stage_train,
+)
 from kernel.publish.kaggle.staging import Staged, stage_code
 from kernel.system.files import write_json
 
 RECORDS = Path("build/kaggle")
-LIMIT = 36_000.0  # seconds in which a run must end
+LIMIT = 45_000.0  # seconds in which a run must end: Kaggle's 12 hours, and its queue
 LOG_LINES = 30
-RUN_RECORD = "run/run.json"
+RUN_RECORD, ENCODER_RECORD = "run/run.json", f"{TRAINED}/{ENCODER}"
 AFTER_PUSH = (
     "the notebook may have been saved all the same: the same command looks for it there before it pushes again, as "
     "each push takes GPU hours"
@@ -34,8 +51,9 @@ AFTER_PUSH = (
 
 
 class Pushed(TypedDict):
-    """push.json and prepare.json: one version; `status` is None until its run was followed to the end, and `version`
-    until the service has said that it was saved, which it then may be or not; `before` is the latest before it."""
+    """push.json, prepare.json and train.json: one version; `status` is None until its run was followed to the end, and
+    `version` until the service has said that it was saved, which it then may be or not; `before` is the latest before
+    it."""
 
     kernel: str
     version: int | None
@@ -46,14 +64,6 @@ class Pushed(TypedDict):
     commit: str | None
     recipe: str | None
     status: str | None
-
-
-class Failure(TypedDict):
-    failure_message: str | None
-
-
-class Latest(TypedDict):
-    current_version_number: int
 
 
 class Saved(TypedDict):
@@ -68,8 +78,11 @@ class Saved(TypedDict):
     invalid_model_sources: list[str]
 
 
-def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool = False) -> dict[str, Any]:
-    """Pushes the notebook (or, with `prepare`, the one that makes the weights there) and returns its record.
+def push(
+    project: Path, *, wait: bool = False, pin: bool = False, prepare: bool = False, train: bool = False
+) -> dict[str, Any]:
+    """Pushes the notebook (with `prepare` the one that makes the weights there, with `train` the one that trains an
+    encoder, which goes on where its last version ended) and returns its record.
 
     The code dataset gets a new version first when it holds other code. wait: follows the run to its end. pin: on
     the image of the last run that worked. Raises UserError with the next step.
@@ -80,15 +93,18 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
     check_built(project)
     records = project / RECORDS
     code = stage_code(project, project / "build/code", metadata.owner)
-    folder = project / "build" / ("prepare" if prepare else "push")
+    name = "prepare" if prepare else "train" if train else "push"
+    folder = project / "build" / name
     if prepare:
         kernel = stage_prepare(project, metadata, folder)
+    elif train:
+        kernel = stage_train(project, metadata, folder)
     else:
         kernel = metadata.kernel | (pinned(records) if pin else {})
         kernel = stage_kernel(kernel, project / kernel["code_file"], folder)
     notebook = folder / kernel["code_file"]
     check_inputs_named(notebook, [source for key in SOURCES for source in kernel.get(key, [])])
-    path = records / ("prepare.json" if prepare else "push.json")
+    path = records / f"{name}.json"
     content_sha256 = sha256_of_push(folder, code)
     client = connect()
     record, _ = left_or_set_aside(path, Pushed, may=lambda: check_nothing_runs(client, kernel["id"]))
@@ -104,15 +120,10 @@ def push(project: Path, *, wait: bool = False, pin: bool = False, prepare: bool 
         return follow(client, record, path) if wait else record
     commit = json.loads((code.folder / MARKER).read_text(encoding="utf-8"))["commit"]
     publish_dataset(client, code, f"commit {commit}", records)
-    if not prepare and metadata.weights_from_prepare:
-        status, _ = kernel_status(client, metadata.prepare_id)
-        if status != "COMPLETE":
-            raise UserError(
-                f"{metadata.prepare_id}: its run is {status}, so the notebook would start without weights. "
-                "Run 'python -m kernel publish push --prepare --wait'"
-            )
-    elif not prepare:
-        wait_ready(client, metadata.weights_id)
+    if not prepare:
+        check_inputs_ready(client, metadata, train)
+    if train and goes_on_from(client, metadata.train_id):
+        kernel = stage_train(project, metadata, folder, goes_on=True)
     print_gpu_hours(client)
     earlier, record = (
         record,
@@ -156,36 +167,6 @@ def sha256_of_push(folder: Path, code: Staged) -> str:
     return digest.hexdigest()
 
 
-def print_gpu_hours(client: Any) -> None:
-    """What the week still allows; a push does not hang on knowing it."""
-    try:
-        with asking("asking for the GPU hours"):
-            answer = client.quota_view()
-            gpu = answer.gpu_quota
-            if gpu is None or gpu.time_used is None or gpu.total_time_allowed is None:
-                raise UserError("the service names none")
-    except UserError as error:
-        return print(f"GPU hours left this week: unknown ({error})", file=sys.stderr)
-    allowed, used = (time.total_seconds() / 3600 for time in (gpu.total_time_allowed, gpu.time_used))
-    refresh = (
-        f", all of them again on {answer.quota_refresh_time:%Y-%m-%d %H:%M} UTC" if answer.quota_refresh_time else ""
-    )
-    print(f"GPU hours left this week: {max(0.0, allowed - used):.1f} of {allowed:.1f}{refresh}", file=sys.stderr)
-
-
-def check_nothing_runs(client: Any, kernel: str) -> None:
-    """Where the record of the last push is lost: a run that goes on may be of this very content."""
-    running = None
-    with suppress(Unknown):
-        running, _ = kernel_status(client, kernel)
-    if running in ("QUEUED", "RUNNING"):
-        raise UserError(
-            f"{kernel}: its latest version is {running}, and what was pushed last is not on record any more, so it may "
-            f"be this very content. Nothing was pushed: look at https://www.kaggle.com/code/{kernel}, and when that "
-            "run has ended, or you stopped it, run the same command again"
-        )
-
-
 def saved_since(client: Any, record: dict[str, Any]) -> int | None:
     """The version that a push saved which had no answer that could be read; None where it saved none."""
     latest = latest_version(client, record["kernel"])
@@ -226,30 +207,10 @@ def version_of(kernel: str, answer: Saved) -> dict[str, Any]:
     return {"version": answer["version_number"], "url": answer["url"]}
 
 
-def kernel_status(client: Any, kernel: str) -> tuple[str, str | None]:
-    """The status of a notebook's latest run, such as RUNNING or COMPLETE, and what it failed of."""
-    with asking(f"looking at the run of {kernel}"):
-        response = client.kernels_status(kernel)
-        return response.status.name, fitting(Failure, response)["failure_message"]
-
-
-def latest_version(client: Any, kernel: str) -> int | None:
-    """The newest version's number, 0 where there is no such notebook yet; None where the service does not say."""
-    from kagglesdk.kernels.types.kernels_api_service import ApiGetKernelRequest
-
-    request = ApiGetKernelRequest()
-    request.user_name, request.kernel_slug = kernel.split("/")
-    with suppress(Unknown), asking(f"looking at the versions of {kernel}"), client.build_kaggle_client() as service:
-        # the client says 0 where the service says nothing
-        metadata = service.kernels.kernels_api_client.get_kernel(request).metadata
-        return fitting(Latest, metadata)["current_version_number"] or None
-    return 0
-
-
 def follow(client: Any, record: dict[str, Any], path: Path) -> dict[str, Any]:
     """Waits until the pushed version has run. Returns its record; raises UserError when it did not COMPLETE."""
     kernel, version = record["kernel"], record["version"]
-    option = " --prepare" if path.name == "prepare.json" else ""
+    option = "" if path.stem == "push" else f" --{path.stem}"
     go_on = f"It goes on there; 'python -m kernel publish push{option} --wait' follows it again without another push"
     tell = cache(partial(print, file=sys.stderr))  # each status once
 
@@ -277,6 +238,8 @@ def follow(client: Any, record: dict[str, Any], path: Path) -> dict[str, Any]:
     record = record | {"status": status}
     if status == "COMPLETE":
         record |= collect(client, record, path.parent)
+        if path.stem == "train":
+            print_encoder(client, kernel, path.parent)
     write_json(path, record)
     if status != "COMPLETE":
         raise UserError(
@@ -305,6 +268,18 @@ def collect(client: Any, record: dict[str, Any], records: Path) -> dict[str, Any
         print(f"{record['kernel']}: its output names no image, so --pin has nothing new", file=sys.stderr)
     recipe = run.get("recipe")
     return {"recipe": recipe["name"]} if isinstance(recipe, dict) and "name" in recipe else {}
+
+
+def print_encoder(client: Any, kernel: str, records: Path) -> None:
+    """What the run's encoder answers on held-out pairs, or that there is none yet."""
+    (records / ENCODER_RECORD).unlink(missing_ok=True)
+    with asking(f"getting {ENCODER_RECORD} of {kernel}"):
+        client.kernels_output(kernel, str(records), file_pattern=f"^{re.escape(ENCODER_RECORD)}$", force=True)
+    try:
+        held_out = read_encoder_record((records / ENCODER_RECORD).parent).held_out
+    except UserError as error:
+        return print(f"{kernel}: no encoder yet ({error}); the same command goes on from its output", file=sys.stderr)
+    print(f"{kernel}: {held_out.mean:.4f} on {held_out.pictures:,} pictures held out of training")
 
 
 def log_tail(client: Any, kernel: str) -> str:

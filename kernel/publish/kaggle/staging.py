@@ -1,6 +1,6 @@
 """What goes up, staged in a folder of its own and looked through before anything is sent.
 
-Two datasets: gigabytes of weights that seldom change, and the code, which changes with every line.
+Three datasets: gigabytes of weights that seldom change, the code, which changes with every line, and pairs to train on.
 """
 
 import hashlib
@@ -14,11 +14,11 @@ from pathlib import Path
 from kernel import __version__
 from kernel.errors import UserError
 from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, open_weights, read_manifest
-from kernel.notebook.inputs import MARKER, flat_name
+from kernel.notebook.inputs import MARKER, PAIRS_SUFFIX, flat_name
 from kernel.system.files import file_sha256, write_json
 
 DATASET_METADATA = "dataset-metadata.json"
-CODE_SLUG = "image-to-prompts-code"
+CODE_SLUG, PAIRS_SLUG = "image-to-prompts-code", "image-to-prompts-pairs"
 TOP_LEVEL_LIMIT = 50  # Kaggle's, for the top-level files of one dataset
 # Not needed there: the miniature world, what only measures, what Python leaves beside its sources.
 LEFT_OUT = {"miniature", "__pycache__"}
@@ -35,7 +35,8 @@ SECRETS = {
     "a GitHub token": re.compile(rb"\b(gh[pousr]_[0-9A-Za-z]{36}|github_pat_[0-9A-Za-z_]{50,})"),
     "an AWS key": re.compile(rb"\bAKIA[0-9A-Z]{16}\b"),
 }
-NOT_SEARCHED = {".safetensors", ".parquet", ".whl"}  # binary, and named by sha256 in a manifest or a requirements file
+# binary, and named by sha256 in what is sent: a manifest, a requirements file, or the sum of all
+NOT_SEARCHED = {".safetensors", ".parquet", ".whl", PAIRS_SUFFIX}
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,30 @@ def stage_code(project: Path, out: Path, owner: str) -> Staged:
     return staged(out, sha256)
 
 
+def stage_pairs(pairs: Path, out: Path, owner: str) -> Staged:
+    """Fills `out` with a pair set of tars, each a link under a suffix that Kaggle leaves alone, and metadata."""
+    tars = sorted(pairs.glob("*.tar"))
+    if not tars:
+        raise UserError(
+            f"{pairs}: holds no tar; expected a pair set as 'python -m kernel publish pairs' writes it. Give its folder"
+        )
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    for tar in tars:
+        put(tar, out / f"{tar.stem}{PAIRS_SUFFIX}")
+    for path in pairs.glob("*.json"):  # what is told of the set
+        put(path, out / path.name)
+    content = [f"{path.name} {file_sha256(path)}" for path in sorted(out.iterdir())]
+    metadata = {
+        "id": f"{owner}/{PAIRS_SLUG}",
+        "title": "image-to-prompts pairs",
+        "subtitle": "Pictures and their prompts, to train an image encoder on",
+        "licenses": [{"name": "other"}],
+    }
+    write_json(out / DATASET_METADATA, metadata)
+    return staged(out, hashlib.sha256("\n".join(content).encode()).hexdigest())
+
+
 def commit_of(project: Path) -> str | None:
     """The commit checked out, with "+" behind it when files differ from it; None outside a repository."""
     git = ["git", "-C", str(project)]
@@ -111,7 +136,7 @@ def commit_of(project: Path) -> str | None:
 
 def put(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    if source.suffix in NOT_SEARCHED:
+    if target.suffix in NOT_SEARCHED:
         target.symlink_to(source.resolve())
     else:
         shutil.copy2(source, target)  # its time too: an interrupted upload goes on only with the same file

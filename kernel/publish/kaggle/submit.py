@@ -17,10 +17,11 @@ from typing_extensions import TypedDict
 from kernel.errors import UserError
 from kernel.notebook.inputs import COMPETITION
 from kernel.publish.answers import one_line
+from kernel.publish.kaggle.before_push import kernel_status, latest_version
 from kernel.publish.kaggle.client import asking, connect, fitting, wait_until
 from kernel.publish.kaggle.left_records import left_or_set_aside, left_record
 from kernel.publish.kaggle.metadata import read_metadata
-from kernel.publish.kaggle.push import RECORDS, Pushed, kernel_status, latest_version
+from kernel.publish.kaggle.push import RECORDS, Pushed
 from kernel.system.files import write_json
 
 SUBMISSION = "submission.csv"

@@ -14,9 +14,14 @@ from kernel.system.files import unfinished_path
 
 # where the mounts of one owner lie under /kaggle/input
 LAYOUTS = {
-    "old": {"competition": "{slug}", "dataset": "{slug}"},
-    "new": {"competition": "competitions/{slug}", "dataset": "datasets/{owner}/{slug}"},
+    "old": {"competition": "{slug}", "dataset": "{slug}", "notebook": "{slug}"},
+    "new": {
+        "competition": "competitions/{slug}",
+        "dataset": "datasets/{owner}/{slug}",
+        "notebook": "notebooks/{owner}/{slug}",
+    },
 }
+Mounts = dict[tuple[str, str], Path]  # {(kind, slug): folder}
 
 
 def upload_and_unpack(staged: Path, out: Path) -> None:
@@ -61,8 +66,8 @@ def arrive(path: Path) -> None:
         path.rename(path.with_name(name))
 
 
-def mount(layout: str, root: Path, owner: str, folders: dict[tuple[str, str], Path]) -> None:
-    """Moves each folder to where `layout` has it under `root`; `folders` is {(kind, slug): folder now}."""
+def mount(layout: str, root: Path, owner: str, folders: Mounts) -> None:
+    """Moves each folder to where `layout` has it under `root`; and says so in `folders`."""
     for (kind, slug), folder in folders.items():
         place = root / LAYOUTS[layout][kind].format(owner=owner, slug=slug)
         place.parent.mkdir(parents=True, exist_ok=True)

@@ -62,7 +62,7 @@ def make_project(folder: Path) -> Path:
         (folder / name).mkdir(parents=True)
     (folder / "kernel/__init__.py").write_text("LINE = 1\n")
     (folder / "wheels/requirements.txt").write_text("# none\n")
-    for name in ("image_to_prompts", "prepare"):
+    for name in ("image_to_prompts", "prepare", "train"):
         (folder / f"notebooks/{name}.py").write_text(f"# %%\nprint({name!r})\n")
     build_notebooks(folder)
     for name in ("dataset-metadata.json", "kernel-metadata.json"):

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 OWNER = "tester"
 WEIGHTS = f"{OWNER}/image-to-prompts-weights"
 CODE = f"{OWNER}/image-to-prompts-code"
+PAIRS = f"{OWNER}/image-to-prompts-pairs"
 KERNEL = f"{OWNER}/image-to-prompts"
 IMAGE = "registry/image@sha256:1234"
 # scripted in place of an answer

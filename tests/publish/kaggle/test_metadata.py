@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.kaggle.metadata import initialise, read_metadata, stage_prepare
+from kernel.publish.kaggle.metadata import initialise, read_metadata, stage_prepare, stage_train
 from tests.conftest import ROOT
 from tests.publish.kaggle.kaggle_client import make_project, talk_to
-from tests.publish.kaggle.kaggle_server import CODE, KERNEL, OWNER, WEIGHTS, KaggleServer
+from tests.publish.kaggle.kaggle_server import CODE, KERNEL, OWNER, PAIRS, WEIGHTS, KaggleServer
 
-PREPARE = f"{OWNER}/image-to-prompts-prepare"
+PREPARE, TRAIN = f"{OWNER}/image-to-prompts-prepare", f"{OWNER}/image-to-prompts-train"
 DATASET_FILE, KERNEL_FILE = "dataset-metadata.json", "kernel-metadata.json"
 
 
@@ -92,6 +92,15 @@ def test_init_goes_back_to_the_weights_dataset(untouched):
     assert (kernel["dataset_sources"], kernel["kernel_sources"]) == ([WEIGHTS, CODE], [])
 
 
+def test_init_attaches_the_train_notebooks_output_and_takes_it_off_again(untouched):
+    initialise(untouched, OWNER, "prepare", trained=True)
+    assert content(untouched, KERNEL_FILE)["kernel_sources"] == [PREPARE, TRAIN]
+    assert read_metadata(untouched).trained is True
+    initialise(untouched, OWNER)
+    assert content(untouched, KERNEL_FILE)["kernel_sources"] == []
+    assert read_metadata(untouched).trained is False
+
+
 @pytest.mark.parametrize("user", ["", "Jane Doe", "jane/doe", "jane@doe", "your-kaggle-name"])
 def test_init_refuses_what_is_no_account(untouched, user):
     with pytest.raises(UserError, match="expected your account's name"):
@@ -131,6 +140,7 @@ def test_the_names_follow_from_the_account(project):
     metadata = read_metadata(project)
     names = (metadata.kernel_id, metadata.weights_id, metadata.code_id, metadata.prepare_id)
     assert names == (KERNEL, WEIGHTS, CODE, PREPARE)
+    assert (metadata.train_id, metadata.pairs_id) == (TRAIN, PAIRS)
 
 
 def test_the_weights_come_from_the_dataset_unless_prepare_is_a_source(project):
@@ -261,15 +271,37 @@ def test_the_prepare_notebook_has_the_internet_and_the_code_alone(project, tmp_p
     assert sources == [[CODE], [], [], []]
 
 
-def test_the_prepare_notebooks_title_makes_its_slug(project, tmp_path):
+@pytest.mark.parametrize("stage", [stage_prepare, stage_train])
+def test_the_other_notebooks_titles_make_their_slugs(project, tmp_path, stage):
     from slugify import slugify
 
-    stage_prepare(project, read_metadata(project), tmp_path / "prepare")
-    kernel = content(tmp_path / "prepare", KERNEL_FILE)
+    kernel = stage(project, read_metadata(project), tmp_path / "staged")
     assert f"{OWNER}/{slugify(kernel['title'])}" == kernel["id"]
 
 
-def test_a_missing_prepare_notebook_is_refused(project, tmp_path):
-    (project / "notebooks/prepare.ipynb").unlink()
+@pytest.mark.parametrize("stage", [stage_prepare, stage_train])
+def test_a_missing_notebook_is_refused(project, tmp_path, stage):
+    (project / f"notebooks/{stage.__name__.removeprefix('stage_')}.ipynb").unlink()
     with pytest.raises(UserError, match="Run 'make notebooks'"):
-        stage_prepare(project, read_metadata(project), tmp_path / "prepare")
+        stage(project, read_metadata(project), tmp_path / "staged")
+
+
+# the train notebook
+
+
+def test_the_train_notebook_has_two_t4_no_internet_and_every_input_but_the_competition(project, tmp_path):
+    change(project, KERNEL_FILE, {"dataset_sources": [WEIGHTS, CODE, "someone/tower"], "kernel_sources": [TRAIN]})
+    stage_train(project, read_metadata(project), tmp_path / "train")
+    kernel = content(tmp_path / "train", KERNEL_FILE)
+    machine = (kernel["id"], kernel["enable_internet"], kernel["enable_gpu"], kernel["machine_shape"])
+    assert machine == (TRAIN, False, True, "NvidiaTeslaT4")
+    sources = [kernel[f"{kind}_sources"] for kind in ("dataset", "competition", "kernel", "model")]
+    assert sources == [[WEIGHTS, CODE, "someone/tower", PAIRS], [], [], []]
+    notebook = (tmp_path / "train" / kernel["code_file"]).read_bytes()
+    assert notebook == (project / "notebooks/train.ipynb").read_bytes()
+
+
+def test_the_train_notebook_takes_the_weights_from_where_the_main_one_does(project, tmp_path):
+    initialise(project, OWNER, "prepare")
+    kernel = stage_train(project, read_metadata(project), tmp_path / "train", goes_on=True)
+    assert (kernel["dataset_sources"], kernel["kernel_sources"]) == ([CODE, PAIRS], [PREPARE, TRAIN])

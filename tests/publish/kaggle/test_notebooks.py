@@ -19,8 +19,8 @@ def code_cells(source):
     return [cell.source for cell in nbformat.reads(built(source.read_text()), 4).cells if cell.cell_type == "code"]
 
 
-def test_both_notebooks_are_there():
-    assert [source.name for source in SOURCES] == ["image_to_prompts.py", "prepare.py"]
+def test_all_three_notebooks_are_there():
+    assert [source.name for source in SOURCES] == ["image_to_prompts.py", "prepare.py", "train.py"]
 
 
 def test_the_committed_notebooks_equal_their_sources():

@@ -5,10 +5,11 @@ import pytest
 
 from kernel.errors import UserError
 from kernel.publish.kaggle.notebooks import build_notebooks
+from tests.models.encoders.by_hand import save_encoder
 from tests.publish.kaggle.kaggle_client import change_kernel, make_project, quick_push, record, refused_push
-from tests.publish.kaggle.kaggle_server import CODE, CUT, KERNEL, OWNER, WEIGHTS, Dataset, answered, refused
+from tests.publish.kaggle.kaggle_server import CODE, CUT, KERNEL, OWNER, PAIRS, WEIGHTS, Dataset, answered, refused
 
-PREPARE = f"{OWNER}/image-to-prompts-prepare"
+PREPARE, TRAIN = f"{OWNER}/image-to-prompts-prepare", f"{OWNER}/image-to-prompts-train"
 
 
 @pytest.fixture
@@ -211,6 +212,76 @@ def test_a_push_of_the_prepare_notebook_leaves_the_record_of_the_other_alone(kag
     quick_push(project)
     quick_push(project, prepare=True)
     assert record(project, "push.json")["kernel"] == KERNEL
+
+
+# the train notebook
+
+
+@pytest.fixture
+def with_pairs(kaggle):
+    kaggle.datasets[PAIRS] = Dataset(1, {"drawn.pairs": b""})
+    kaggle.kernel_statuses = ["COMPLETE"]
+    return kaggle
+
+
+def test_the_train_notebook_is_pushed_without_the_internet_and_with_the_pairs(with_pairs, project):
+    quick_push(project, train=True)
+    sent = with_pairs.calls("SaveKernel")[0].body
+    keys = ("slug", "enableInternet", "machineShape", "datasetDataSources")
+    assert [sent[key] for key in keys] == [TRAIN, False, "NvidiaTeslaT4", [WEIGHTS, CODE, PAIRS]]
+    assert "competitionDataSources" not in sent and "kernelDataSources" not in sent
+    assert record(project, "train.json")["kernel"] == TRAIN
+
+
+def test_without_pairs_no_hours_are_spent(kaggle, project):
+    assert "Run 'python -m kernel publish dataset --pairs FOLDER' first" in refused_push(project, train=True)
+    assert kaggle.calls("SaveKernel") == []
+
+
+def test_a_training_that_ended_is_gone_on_with_by_the_same_command(with_pairs, project, capsys):
+    quick_push(project, train=True, wait=True)
+    quick_push(project, train=True, wait=True)
+    first, second = (request.body.get("kernelDataSources") for request in with_pairs.calls("SaveKernel"))
+    assert (first, second) == (None, [TRAIN])
+    assert f"{TRAIN}: the output of its latest version is an input of the new one" in capsys.readouterr().out
+
+
+def test_a_wait_for_a_training_that_was_interrupted_follows_it_though_it_has_ended_meanwhile(with_pairs, project):
+    quick_push(project, train=True)
+    assert quick_push(project, train=True, wait=True)["version"] == 1
+    assert len(with_pairs.calls("SaveKernel")) == 1
+
+
+def test_a_training_of_other_code_is_not_started_beside_one_that_runs(with_pairs, project):
+    quick_push(project, train=True)
+    (project / "kernel/__init__.py").write_text("LINE = 2\n")
+    with_pairs.kernel_statuses = ["RUNNING"]
+    assert "what it trains would be trained twice" in refused_push(project, train=True)
+    assert len(with_pairs.calls("SaveKernel")) == 1
+
+
+def test_what_a_trained_encoder_answers_on_held_out_pairs_is_told(with_pairs, project, tmp_path, weights, capsys):
+    encoder = save_encoder(tmp_path / "encoder", weights)
+    with_pairs.outputs = {f"encoder/{path.name}": path.read_bytes() for path in encoder.glob("*.*")}
+    quick_push(project, train=True, wait=True)
+    assert f"{TRAIN}: 0.8125 on 2 pictures held out of training\n" in capsys.readouterr().out
+    got = [request.path for request in with_pairs.calls("GET") if request.path.startswith("/output")]
+    assert got == ["/output/encoder/encoder.json"]
+
+
+def test_a_training_without_an_encoder_yet_is_told(with_pairs, project, capsys):
+    assert quick_push(project, train=True, wait=True)["status"] == "COMPLETE"
+    assert f"{TRAIN}: no encoder yet (" in capsys.readouterr().err
+
+
+def test_the_main_notebook_waits_for_the_encoder_that_it_shall_ask(with_pairs, project):
+    change_kernel(project, kernel_sources=[TRAIN])
+    with_pairs.kernel_statuses = ["RUNNING"]
+    said = refused_push(project)
+    assert "would start without its encoder. Run 'python -m kernel publish push --train --wait'" in said
+    with_pairs.kernel_statuses = ["COMPLETE"]
+    quick_push(project)
+    assert with_pairs.calls("SaveKernel")[0].body["kernelDataSources"] == [TRAIN]
 
 
 # what the service answers

@@ -5,7 +5,8 @@ import subprocess
 import pytest
 
 from kernel.errors import UserError
-from kernel.publish.kaggle.staging import commit_of, stage_code, stage_dataset, staged
+from kernel.publish.kaggle.staging import commit_of, stage_code, stage_dataset, stage_pairs, staged
+from tests.training.sets import write_tar
 
 # in parts, so that no file of the project looks like a secret itself
 SECRETS = {
@@ -49,6 +50,24 @@ def test_a_changed_line_changes_the_codes_sha256(project, tmp_path):
 
 def test_the_code_is_under_a_megabyte(project, tmp_path):
     assert sum(size for _, size in stage_code(project, tmp_path / "code", "someone").entries) < 2**20
+
+
+def test_a_pair_set_travels_as_links_under_a_suffix_that_kaggle_leaves_alone(tmp_path):
+    write_tar(tmp_path / "pairs" / "a-000.tar", {"1.png": b"picture", "1.txt": b"a prompt"})
+    (tmp_path / "pairs" / "pairs.json").write_text("{}")
+    found = stage_pairs(tmp_path / "pairs", tmp_path / "staged", "someone")
+    assert [name for name, _ in found.entries] == ["a-000.pairs", "dataset-metadata.json", "pairs.json"]
+    assert (found.folder / "a-000.pairs").is_symlink()
+    metadata = json.loads((found.folder / "dataset-metadata.json").read_text())
+    assert metadata["id"] == "someone/image-to-prompts-pairs" and 20 <= len(metadata["subtitle"]) <= 80
+    before = found.sha256
+    write_tar(tmp_path / "pairs" / "a-000.tar", {"1.png": b"picture", "1.txt": b"another"})
+    assert stage_pairs(tmp_path / "pairs", tmp_path / "staged", "someone").sha256 != before
+
+
+def test_a_folder_without_tars_is_no_pair_set_to_send(tmp_path):
+    with pytest.raises(UserError, match="holds no tar; expected a pair set as 'python -m kernel publish pairs'"):
+        stage_pairs(tmp_path, tmp_path / "staged", "someone")
 
 
 def test_the_dataset_has_large_files_single_and_small_ones_in_folders(project, tmp_path, weights_folder):

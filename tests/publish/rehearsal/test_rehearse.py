@@ -43,6 +43,14 @@ def test_a_killed_child_and_other_prompts_leave_a_valid_submission(rehearsal):
 
 
 @pytest.mark.slow
+def test_a_training_that_was_cut_goes_on_and_its_encoder_is_asked_by_the_main_notebook(rehearsal):
+    code, _, content = rehearsal(["trained"], ["old"])
+    assert [session["name"] for session in content["training"]] == ["train-killed", "train"]
+    assert [own["problem"] for own in [*content["training"], *content["variants"]]] == [None, None, None]
+    assert code == 0 and content["variants"][0]["submission_ok"]
+
+
+@pytest.mark.slow
 def test_the_committed_run_passes_in_the_old_layout(rehearsal):
     code, _, content = rehearsal(["visible"], ["old"])
     (variant,) = content["variants"]
