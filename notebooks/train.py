@@ -14,7 +14,8 @@
 # notebook as an input, is what recipe `pairs` asks there.
 #
 # `TIER` is what is trained (`head`, `blocks`, `full`), `TOWER` of which tower: `clip`, the weights' own, or the name of
-# an input that holds a model of timm. `SETTINGS` are those of `train --set`: `plan --train` says what fits.
+# an input that holds a model of timm. `SETTINGS` are those of `train --set`; these fit ViT-g-14 by estimate, and `plan
+# --train` says what fits others.
 
 # %%
 import glob
@@ -23,7 +24,7 @@ import sys
 
 TIER = os.environ.get("IMAGE_TO_PROMPTS_TIER", "blocks")
 TOWER = os.environ.get("IMAGE_TO_PROMPTS_TOWER", "clip")
-SETTINGS = os.environ.get("IMAGE_TO_PROMPTS_SETTINGS", "accumulate=8 recompute=true trained_layers=0.25").split()
+SETTINGS = os.environ.get("IMAGE_TO_PROMPTS_SETTINGS", "accumulate=16 trained_layers=0.25").split()
 INPUT = os.environ.get("IMAGE_TO_PROMPTS_INPUT", "/kaggle/input")
 MARKERS = glob.glob(f"{INPUT}/*/image-to-prompts.json") + glob.glob(f"{INPUT}/datasets/*/*/image-to-prompts.json")
 if len(MARKERS) != 1:

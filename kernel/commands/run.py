@@ -13,7 +13,7 @@ from kernel.commands.options import (
     recipe_options,
     weights_option,
 )
-from kernel.config import DEFAULT_DEMO, Paths, recipe_named
+from kernel.config import DEFAULT_DEMO, Paths, TrainingSettings, recipe_named, with_settings
 from kernel.system.deadline import Deadline
 from kernel.system.terminal.output import json_text
 
@@ -60,9 +60,10 @@ def run_command(options: argparse.Namespace) -> int:
 
 
 def add_plan(commands: argparse._SubParsersAction) -> None:
-    plan = add_command(commands, plan_command, "estimated memory and time of a run, before it costs GPU hours")
-    plan.add_argument("--gpu", default="T4x2", help="T4, T4x2, L4x4, H100, cpu, or by memory and speed: "
-                      "24GB:100TFLOPS:300GB/s:x2 (default %(default)s)")  # fmt: skip
+    says = "estimated memory and time of a run, or of a training, before it costs GPU hours"
+    plan = add_command(commands, plan_command, says)
+    plan.add_argument("--gpu", help="T4, T4x2, L4x4, A100, H100, cpu, or by memory and speed: "
+                      "24GB:100TFLOPS:300GB/s:x2 (default T4x2; of a training each of these)")  # fmt: skip
     plan.add_argument("--images", type=positive, default=16000, metavar="N", help="default %(default)s")
     recipe_options(plan)
     plan.add_argument("--bank-prompts", type=positive, metavar="N", help="prompts of a bank that is yet to be built")
@@ -70,6 +71,11 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--deadline", default="9h", metavar="TIME", help="such as 8h30m (default %(default)s)")
     plan.add_argument("--host-memory", type=positive, default=30, metavar="GB", help="default %(default)s")
     plan.add_argument("--picture", type=Path, metavar="SVG", help="also draws memory and time by stage")
+    plan.add_argument("--train", action="store_true", help="of a training, tier by tier; --set then sets it")
+    plan.add_argument("--pairs", type=positive, default=400_000, metavar="N", help="to train on (default %(default)s)")
+    plan.add_argument("--weights", type=Path, metavar="DIR", help="trains the CLIP of this weights folder (default: "
+                      "a ViT-L/14 at 224 px)")  # fmt: skip
+    plan.add_argument("--tower", type=Path, metavar="FOLDER", help="trains this model of timm instead")
     json_option(plan)
 
 
@@ -80,12 +86,14 @@ def plan_command(options: argparse.Namespace) -> None:
     from kernel.pipeline.planning.table import plan_table, write_picture
     from kernel.system.deadline import seconds_of
 
+    if options.train:
+        return plan_training_command(options)
     prompts = options.bank_prompts
     if options.bank and prompts is None:
         prompts = read_bank_record(options.bank)["count"]
     estimated = plan(
         recipe_named(options.recipe, options.settings),
-        gpu_named(options.gpu),
+        gpu_named(options.gpu or "T4x2"),
         options.images,
         seconds_of(options.deadline),
         prompts,
@@ -95,6 +103,18 @@ def plan_command(options: argparse.Namespace) -> None:
     if options.picture:
         write_picture(options.picture, estimated)
     print(json_text(estimated.as_json()) if options.json else plan_table(estimated))
+
+
+def plan_training_command(options: argparse.Namespace) -> None:
+    from kernel.pipeline.planning.gpus import gpu_named
+    from kernel.training.planning.costs import tower_of
+    from kernel.training.planning.plan import GPUS, plan_training
+    from kernel.training.planning.table import training_table
+
+    settings = with_settings(TrainingSettings(), options.settings)
+    gpus = [gpu_named(name) for name in ([options.gpu] if options.gpu else GPUS)]
+    planned = plan_training(tower_of(options.tower, options.weights, settings), gpus, options.pairs, settings)
+    print(json_text(planned.as_json()) if options.json else training_table(planned))
 
 
 def add_constant(commands: argparse._SubParsersAction) -> None:

@@ -113,14 +113,12 @@ def merge_preprocessing(config: Any) -> Any:
     return PreprocessCfg(**merge_preprocess_dict(PreprocessCfg(), config.get("preprocess_cfg") or {}))
 
 
-def read_timm_tower(folder: Path) -> tuple[Tower, Any]:
-    """A local folder's model with its weights, and what an encoder's record says of it.
+def read_timm_configuration(folder: Path) -> tuple[str, Pixels]:
+    """A local folder's architecture and the pixels that it wants.
 
-    Pixels come from the checkpoint's own configuration, never from the architecture's name: the same architecture was
+    These come from the checkpoint's own configuration, never from the architecture's name: the same architecture was
     trained under several normalisations. Raises UserError for anything that is not such a folder.
     """
-    from safetensors.torch import load_file
-
     config = read_record(folder / CONFIG, Configuration, "timm's configuration of a model", ADVICE)
     if "pretrained_cfg" not in config:
         raise UserError(f"{folder / CONFIG}: has no pretrained_cfg, so nobody knows which pixels it wants. {ADVICE}")
@@ -129,13 +127,22 @@ def read_timm_tower(folder: Path) -> tuple[Tower, Any]:
         pixels = Pixels(own["input_size"][-1], own["mean"], own["std"], own["interpolation"])
     except ValueError as error:
         raise UserError(f"{folder / CONFIG}: pretrained_cfg cannot be used ({error}). {ADVICE}") from error
-    model = timm_model(config["architecture"], pixels.size, folder)
+    return config["architecture"], pixels
+
+
+def read_timm_tower(folder: Path) -> tuple[Tower, Any]:
+    """A local folder's model with its weights, and what an encoder's record says of it. Raises UserError for anything
+    that is not such a folder."""
+    from safetensors.torch import load_file
+
+    architecture, pixels = read_timm_configuration(folder)
+    model = timm_model(architecture, pixels.size, folder)
     if not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder / WEIGHTS}: not found. {ADVICE}")
     check_header(folder / WEIGHTS)
     with loading(folder, "timm"):
         load_tower(model, without_classifier(model, load_file(folder / WEIGHTS)))
-    return Tower("timm", model.num_features, architecture=config["architecture"], pixels=pixels), model
+    return Tower("timm", model.num_features, architecture=architecture, pixels=pixels), model
 
 
 def without_classifier(model: Any, state: dict[str, Any]) -> dict[str, Any]:

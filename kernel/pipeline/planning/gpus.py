@@ -57,6 +57,9 @@ KNOWN = {
     for gpu in (
         Gpu("T4", 15_835_660_288, 65 * TFLOPS, 8.1 * TFLOPS, 320 * GB, "NVIDIA T4 datasheet; memory by deviceQuery"),
         Gpu("L4", 23_600_000_000, 121 * TFLOPS, 30.3 * TFLOPS, 300 * GB, "NVIDIA L4 datasheet; memory about 22 GiB"),
+        Gpu(
+            "A100", 42_300_000_000, 312 * TFLOPS, 19.5 * TFLOPS, 1555 * GB, "NVIDIA A100 40 GB datasheet; memory 39 GiB"
+        ),
         Gpu("H100", 84_900_000_000, 989 * TFLOPS, 67 * TFLOPS, 3350 * GB, "NVIDIA H100 SXM datasheet; memory 79 GiB"),
         # 4 virtual cores are 2 real ones: 2 x 2.0 GHz x 32 operations (two AVX2 units of 8 multiply-adds)
         Gpu("cpu", 30 * GB, 0.128 * TFLOPS, 0.128 * TFLOPS, 20 * GB, "assumed: a Kaggle host's 4 cores, 30 GB"),
@@ -69,7 +72,7 @@ NO_P100 = (
 
 
 def gpu_named(text: str) -> Gpu:
-    """`T4`, `T4x2`, `L4x4`, `H100`, `cpu`, or by memory and speed, `24GB:100TFLOPS:300GB/s:x2`.
+    """`T4`, `T4x2`, `L4x4`, `A100`, `H100`, `cpu`, or by memory and speed, `24GB:100TFLOPS:300GB/s:x2`.
 
     Raises UserError for the P100 and for what is neither a name nor numbers above 0.
     """

@@ -10,10 +10,11 @@ from pathlib import Path
 from kernel.errors import UserError
 from kernel.system.kaggle_image import Image, read_image
 
-# Of the image's hundreds of packages, those that the notebook uses.
+# Of the image's hundreds of packages, those that the notebooks use, and those that peft finds there and might load.
 USED = (
     "torch torchvision transformers sentence-transformers huggingface-hub safetensors pandas numpy pillow "
-    "scikit-learn protobuf accelerate timm jinja2 pyarrow pydantic regex tqdm typing-extensions wcwidth"
+    "scikit-learn protobuf accelerate timm jinja2 pyarrow pydantic regex tqdm typing-extensions wcwidth "
+    "datasets torchdata peft torchao"
 ).split()
 # Kaggle's image executes notebooks too; its versions of these are not on record.
 NOTEBOOK_PACKAGES = ["nbconvert", "ipykernel"]

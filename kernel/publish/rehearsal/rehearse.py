@@ -40,7 +40,7 @@ FEW_IMAGES = 64
 BLOCK = 250  # pictures drawn from one seed, so that blocks can be drawn side by side
 SHOWN_VERSIONS = (
     "torch torchvision transformers sentence-transformers open_clip_torch huggingface_hub safetensors pandas numpy "
-    "pillow scikit-learn"
+    "pillow scikit-learn timm datasets torchdata peft torchao"
 ).split()
 
 

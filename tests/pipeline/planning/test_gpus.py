@@ -6,7 +6,15 @@ from kernel.pipeline.planning.gpus import GB, TFLOPS, gpu_named
 
 @pytest.mark.parametrize(
     ("text", "name", "count"),
-    [("T4", "T4", 1), ("T4x2", "T4", 2), ("t4X2", "T4", 2), ("L4x4", "L4", 4), ("H100", "H100", 1), ("cpu", "cpu", 1)],
+    [
+        ("T4", "T4", 1),
+        ("T4x2", "T4", 2),
+        ("t4X2", "T4", 2),
+        ("L4x4", "L4", 4),
+        ("A100", "A100", 1),
+        ("H100", "H100", 1),
+        ("cpu", "cpu", 1),
+    ],
 )
 def test_a_gpu_is_found_by_name_and_number(text, name, count):
     gpu = gpu_named(text)
@@ -35,7 +43,7 @@ def test_a_p100_is_told_why_it_cannot(text):
 
 @pytest.mark.parametrize("text", ["", "T5", "T4x0", "cpux2", "x2", "T4x-1", "nonsense"])
 def test_an_unknown_name_gets_one_line_with_the_names(text):
-    with pytest.raises(UserError, match="unknown.*T4, L4, H100, cpu") as refused:
+    with pytest.raises(UserError, match="unknown.*T4, L4, A100, H100, cpu") as refused:
         gpu_named(text)
     assert "\n" not in str(refused.value)
 

@@ -1,0 +1,1 @@
+"""What a training takes in hours and memory, estimated before it costs GPU hours: `python -m kernel plan --train`."""

@@ -1,0 +1,148 @@
+"""Hours and memory of a training on the GPUs that people have, by tier: an estimate, made without weights or a GPU.
+
+Speeds are published ones of one card and one tower, scaled by counted operations and by the cards' peaks.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from kernel.config import TrainingSettings
+from kernel.errors import UserError
+from kernel.pipeline.planning.gpus import KNOWN, Gpu
+from kernel.pipeline.planning.stage_costs import ASSUMED as OF_A_RUN
+from kernel.pipeline.planning.stage_costs import assumed, usable_bytes
+from kernel.training.planning.costs import TowerCosts
+from kernel.training.planning.memory import planned_training_memory
+
+GPUS = ("T4", "T4x2", "L4x4", "A100", "H100")
+PAIRS = 400_000
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """What nobody measured from here, and how the plan says it."""
+
+    trained_a_second: float = assumed(
+        85.0, "ViT-L/14 at 224 px: pictures/s trained whole on an RTX 3090, published (timm)"
+    )
+    seen_a_second: float = assumed(360.0, "ViT-L/14 at 224 px: pictures/s seen on an RTX 3090, published (timm)")
+    tower_gigaflops: float = assumed(162.02, "GFLOPs a picture of that tower; other towers by theirs")
+    t4_share: float = assumed(
+        0.277, "a T4's speed beside that card, published (diffusers); other GPUs by their half peaks"
+    )
+    forward_share: float = assumed(1 / 3, "of a step is the forward pass; the rest goes by the share of layers trained")
+    lora_share: float = assumed(0.7, "a step of LoRA beside one that trains the whole tower")
+    doubled: float = assumed(1.9, "speed of two GPUs beside one")
+    half_activations: float = assumed(0.57, "of float32's activations that half precision keeps (counted: norms stay)")
+    session_hours: float = assumed(12.0, "hours of one session of Kaggle's")
+    week_hours: float = assumed(30.0, "hours of GPU a week that Kaggle gives, two T4 counting as one")
+
+    def told(self) -> dict[str, float]:
+        """With what the plan of a run assumes too."""
+        others = ("tensor_share", "gpu_context_gb", "decode_core_seconds")
+        own = {field.metadata["says"]: getattr(self, field.name) for field in fields(self)}
+        return own | {field.metadata["says"]: getattr(OF_A_RUN, field.name) for field in fields(OF_A_RUN)
+                      if field.name in others}  # fmt: skip
+
+
+ASSUMED = Assumed()
+
+
+@dataclass(frozen=True)
+class TierPlan:
+    """One tier on one machine. `batch` pictures go through one device at once, `accumulate` times a step; memory is of
+    one device. `hours` are those of the features, which every tier begins with, and of its steps together; `cores`
+    decode as fast as that."""
+
+    gpu: str
+    tier: str
+    trained: int
+    batch: int
+    accumulate: int
+    memory_bytes: int
+    usable_bytes: int
+    pictures_a_second: float
+    cores: float
+    hours: float
+    fits: bool
+    sessions: int
+    fits_week: bool
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    tower: TowerCosts
+    pairs: int
+    settings: TrainingSettings
+    tiers: list[TierPlan]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"estimate": True, **asdict(self), "assumed": ASSUMED.told()}
+
+
+def plan_training(
+    tower: TowerCosts, gpus: Sequence[Gpu], pairs: int = PAIRS, settings: TrainingSettings | None = None
+) -> TrainingPlan:
+    """Every tier of `tower` on every one of these machines."""
+    settings = settings or TrainingSettings()
+    tiers = [tier for gpu in gpus for tier in tiers_on(gpu, tower, pairs, settings)]
+    return TrainingPlan(tower, pairs, settings, tiers)
+
+
+def tiers_on(gpu: Gpu, tower: TowerCosts, pairs: int, settings: TrainingSettings) -> list[TierPlan]:
+    together = ASSUMED.doubled ** math.log2(gpu.count)
+    card = ASSUMED.t4_share * gpu.half_peak / KNOWN["T4"].half_peak * together
+    scale = card * ASSUMED.tower_gigaflops * 1e9 / tower.operations
+    seen, whole = ASSUMED.seen_a_second * scale, ASSUMED.trained_a_second * scale
+    usable = usable_bytes(gpu)
+    forward = planned_training_memory(tower.parameters, 0, 0, 0) // 4  # in half precision, and no average
+    found = [told(gpu, "head", 0, 0, 0, forward, usable, seen, pairs / seen)]
+    upper = ASSUMED.forward_share + (1 - ASSUMED.forward_share) * settings.trained_layers
+    again = 1 + ASSUMED.forward_share * settings.recompute
+    for tier, share in (("blocks", upper), ("lora", ASSUMED.lora_share), ("full", 1.0)):
+        own = tower.tiers[tier]
+        speed = whole / (share * again)
+        batch, accumulate, memory = parts_that_fit(gpu, tower, tier, settings, usable)
+        seconds = pairs / seen + pairs * settings.epochs / speed
+        found.append(told(gpu, tier, own.parameters, batch, accumulate, memory, usable, speed, seconds))
+    return found
+
+
+def told(
+    gpu: Gpu,
+    tier: str,
+    trained: int,
+    batch: int,
+    accumulate: int,
+    memory: int,
+    usable: int,
+    speed: float,
+    seconds: float,
+) -> TierPlan:
+    hours = seconds / 3600
+    return TierPlan(
+        gpu.label, tier, trained, batch, accumulate, memory, usable, speed, speed * OF_A_RUN.decode_core_seconds, hours,
+        memory <= usable, math.ceil(hours / ASSUMED.session_hours), hours <= ASSUMED.week_hours,
+    )  # fmt: skip
+
+
+def parts_that_fit(
+    gpu: Gpu, tower: TowerCosts, tier: str, settings: TrainingSettings, usable: int
+) -> tuple[int, int, int]:
+    """Pictures at once on one device, in how many parts that makes a step, and the memory: with the fewest parts that
+    fit and share the batch evenly, else with single pictures."""
+    if settings.batch % gpu.count:
+        raise UserError(f"a batch of {settings.batch} cannot be shared out evenly to {gpu.label}. Set another batch")
+    own, half = tower.tiers[tier], not gpu.is_cpu
+    a_picture = int(own.activation_bytes * (ASSUMED.half_activations if half else 1))
+    each = settings.batch // gpu.count
+    for accumulate in range(settings.accumulate, each + 1):
+        batch, left = divmod(each, accumulate)
+        memory = planned_training_memory(
+            tower.parameters, own.parameters, batch, a_picture, half=half, processes=gpu.count
+        )
+        if not left and (memory <= usable or batch == 1):
+            return batch, accumulate, memory
+    raise UserError(f"a batch of {settings.batch} has no {settings.accumulate} parts on {gpu.label}. Set fewer")
