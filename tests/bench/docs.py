@@ -101,11 +101,19 @@ def suffixes() -> str:
 
 def plan() -> str:
     """What the page's own command prints."""
+    return printed("plan", "--gpu", "T4x2", "--images", "16000")
+
+
+def training_plan() -> str:
+    return printed("plan", "--train")
+
+
+def printed(*command: str) -> str:
     from kernel.__main__ import main as kernel
 
     said = io.StringIO()
     with redirect_stdout(said):
-        kernel(["plan", "--gpu", "T4x2", "--images", "16000"])
+        kernel(list(command))
     return f"```text\n{said.getvalue()}```\n"
 
 
@@ -115,7 +123,7 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
 
 # by page, the tables between its marks
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
-    "planning.md": {"plan": plan},
+    "planning.md": {"plan": plan, "training plan": training_plan},
     "running.md": {"settings": settings, "commands": commands, "suffixes": suffixes},
     "speed.md": {"bench": bench, "tried": tried, "curves": curves},
 }

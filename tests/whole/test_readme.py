@@ -33,6 +33,7 @@ from tests.publish.hub.pairs.source_files import pair_hub, sd_repository
 from tests.publish.hub.test_prompts import ROWS, diffusiondb, hub_of, lay_captions
 from tests.publish.kaggle.kaggle_client import environment_for_children, talk_to
 from tests.publish.kaggle.kaggle_server import OWNER, WEIGHTS, Dataset, KaggleServer
+from tests.training.sets import write_tar
 from tests.whole.pages import FENCED, PAGES, anchors, blocks, calls, commands, links, named_files, text_of
 from tests.whole.ways import NOT_HERE, WAYS
 
@@ -153,7 +154,7 @@ def test_a_call_within_a_line(own_folder, call, monkeypatch):
 
 @pytest.fixture
 def project(tmp_path, weights_folder) -> Path:
-    """A copy of what the way to Kaggle reads, with the account written in and weights made."""
+    """A copy of what the way to Kaggle reads, with the account written in, weights and pairs made."""
     fill_wheels(ROOT)  # by the real pip, when they are not there yet
     folder = tmp_path / "project"
     for name in ("kernel", "notebooks", "wheels"):
@@ -162,6 +163,7 @@ def project(tmp_path, weights_folder) -> Path:
         shutil.copy(ROOT / name, folder / name)
     (folder / "build").mkdir()
     shutil.copytree(weights_folder, folder / "build" / "kaggle-weights", copy_function=os.link)
+    write_tar(folder / "build" / "pairs" / "drawn-000.tar", {"0.png": b"a picture", "0.txt": b"its prompt"})
     return folder
 
 

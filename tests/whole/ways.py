@@ -33,6 +33,7 @@ def slow(more: str, leaves: str = "") -> Way:
 
 
 PUSH = "publish push --wait"
+PAIRS = "publish dataset --pairs build/pairs"
 BANK = "bank build/prompts.parquet --weights build/kaggle-weights --out build/prompt_bank"
 WAYS = {
     KERNEL + "run IMAGES --weights build/weights --out RUN": reader("RUN-own/submission.csv"),
@@ -63,12 +64,17 @@ WAYS = {
     KERNEL + "publish prompts --list": reader(),
     "python -m kernel --help": reader(),
     "python -m kernel COMMAND --help": reader(),
+    KERNEL + "plan --train": reader(),
+    KERNEL + "plan --train --weights build/kaggle-weights": reader(),
     "python -m kernel plan --gpu ...": reader(),
     # miniature weights are not those whose words it knows, which it says
     "python -m kernel verify RUN": reader(code=1),
     "make plan": reader(),
     KERNEL + "publish init --user NAME": Way("project"),
     KERNEL + "publish init --user NAME --weights-from prepare": Way("project"),
+    KERNEL + "publish init --user NAME --trained": Way("project"),
+    KERNEL + PAIRS: Way("project", leaves="build/pairs-dataset/drawn-000.pairs"),
+    KERNEL + "publish push --train --wait": Way("project", after=(PAIRS,), leaves="build/kaggle/train.json"),
     KERNEL + "publish push --prepare --wait": Way("project", leaves="build/kaggle/prepare.json"),
     KERNEL + "publish push --wait --pin": Way("project", after=(PUSH,), leaves="build/kaggle/push.json"),
     "make push": Way("project", leaves="build/kaggle/push.json"),

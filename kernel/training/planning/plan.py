@@ -92,10 +92,10 @@ def plan_training(
 
 
 def tiers_on(gpu: Gpu, tower: TowerCosts, pairs: int, settings: TrainingSettings) -> list[TierPlan]:
-    together = ASSUMED.doubled ** math.log2(gpu.count)
-    card = ASSUMED.t4_share * gpu.half_peak / KNOWN["T4"].half_peak * together
+    card = ASSUMED.t4_share * gpu.half_peak / KNOWN["T4"].half_peak
     scale = card * ASSUMED.tower_gigaflops * 1e9 / tower.operations
-    seen, whole = ASSUMED.seen_a_second * scale, ASSUMED.trained_a_second * scale
+    seen = ASSUMED.seen_a_second * scale  # on one device: the first process makes the features of all
+    whole = ASSUMED.trained_a_second * scale * ASSUMED.doubled ** math.log2(gpu.count)
     usable = usable_bytes(gpu)
     forward = planned_training_memory(tower.parameters, 0, 0, 0) // 4  # in half precision, and no average
     found = [told(gpu, "head", 0, 0, 0, forward, usable, seen, pairs / seen)]
