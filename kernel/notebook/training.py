@@ -6,6 +6,7 @@ an input, is gone on with. What goes wrong is told and does not end the notebook
 from, for Kaggle keeps nothing of a notebook that failed.
 """
 
+import os
 import sys
 import tempfile
 import time
@@ -72,7 +73,8 @@ class Training:
         command += [word for setting in settings for word in ("--set", setting)]
         torchrun = ["torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
         torchrun += ["--nproc-per-node", str(processes), "-m", "kernel"]
-        code = stream([sys.executable, "-m", *torchrun, *map(str, command)], self.environment)
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes))}  # torchrun gives each but one
+        code = stream([sys.executable, "-m", *torchrun, *map(str, command)], threads | self.environment)
         if code:
             problem = f"the training did not end well ({ending(code)}); its words stand above"
             if not any((self.encoder / WORK).glob("*.safetensors")):  # no checkpoint

@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 import tarfile
 from pathlib import Path
@@ -42,7 +41,6 @@ def rehearse_training(
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
         settings = {"IMAGE_TO_PROMPTS_SETTINGS": SETTINGS, "TMPDIR": str(scratch.resolve())}
-        settings["OMP_NUM_THREADS"] = str(os.cpu_count() or 1)
         attached = {("notebook", TRAIN_SLUG): output} if output.is_dir() else {}
         way = Way(killed=cut, settings=settings)
         found = executed(notebook, out, python, image, layout, {**folders, **attached}, way)

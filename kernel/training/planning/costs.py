@@ -35,11 +35,13 @@ class Trained:
 
 @dataclass(frozen=True)
 class TowerCosts:
-    """`operations` of one picture's forward pass; `tiers` are those that train the tower."""
+    """`parameters` with those of the `head`; `operations` of one picture's forward pass; `tiers` are those that train
+    the tower."""
 
     name: str
     size: int
     parameters: int
+    head: int
     operations: int
     tiers: dict[str, Trained]
 
@@ -83,7 +85,7 @@ def tower_costs(name: str, size: int, make: Callable[[], Any], settings: Trainin
         "lora": Trained(lora + head, full),
         "full": Trained(every + head, full),
     }
-    return TowerCosts(name, size, every + head, operations, tiers)
+    return TowerCosts(name, size, every + head, head, operations, tiers)
 
 
 def kept_bytes(model: Any, pixels: Any) -> int:

@@ -12,7 +12,8 @@ from kernel.config import TrainingSettings
 from kernel.errors import UserError
 from kernel.pipeline.planning.gpus import KNOWN, Gpu
 from kernel.pipeline.planning.stage_costs import ASSUMED as OF_A_RUN
-from kernel.pipeline.planning.stage_costs import assumed, usable_bytes
+from kernel.pipeline.planning.stage_costs import HOST_SPEED, assumed, usable_bytes
+from kernel.training.heads import EPOCHS
 from kernel.training.planning.costs import TowerCosts
 from kernel.training.planning.memory import planned_training_memory
 
@@ -43,6 +44,7 @@ class Assumed:
         """With what the plan of a run assumes too."""
         others = ("tensor_share", "gpu_context_gb", "decode_core_seconds")
         own = {field.metadata["says"]: getattr(self, field.name) for field in fields(self)}
+        own["float32 operations a second of the host's cores, which fit the head"] = HOST_SPEED
         return own | {field.metadata["says"]: getattr(OF_A_RUN, field.name) for field in fields(OF_A_RUN)
                       if field.name in others}  # fmt: skip
 
@@ -53,8 +55,8 @@ ASSUMED = Assumed()
 @dataclass(frozen=True)
 class TierPlan:
     """One tier on one machine. `batch` pictures go through one device at once, `accumulate` times a step; memory is of
-    one device. `hours` are those of the features, which every tier begins with, and of its steps together; `cores`
-    decode as fast as that."""
+    one device. `hours` are those of the features and heads, which every tier begins with, and of its steps together;
+    `cores` decode as fast as that."""
 
     gpu: str
     tier: str
@@ -98,16 +100,23 @@ def tiers_on(gpu: Gpu, tower: TowerCosts, pairs: int, settings: TrainingSettings
     whole = ASSUMED.trained_a_second * scale * ASSUMED.doubled ** math.log2(gpu.count)
     usable = usable_bytes(gpu)
     forward = planned_training_memory(tower.parameters, 0, 0, 0) // 4  # in half precision, and no average
-    found = [told(gpu, "head", 0, 0, 0, forward, usable, seen, pairs / seen)]
+    begun = pairs / seen + head_seconds(gpu, tower, pairs)
+    found = [told(gpu, "head", 0, 0, 0, forward, usable, seen, begun)]
     upper = ASSUMED.forward_share + (1 - ASSUMED.forward_share) * settings.trained_layers
     again = 1 + ASSUMED.forward_share * settings.recompute
     for tier, share in (("blocks", upper), ("lora", ASSUMED.lora_share), ("full", 1.0)):
         own = tower.tiers[tier]
         speed = whole / (share * again)
         batch, accumulate, memory = parts_that_fit(gpu, tower, tier, settings, usable)
-        seconds = pairs / seen + pairs * settings.epochs / speed
+        seconds = begun + pairs * settings.epochs / speed
         found.append(told(gpu, tier, own.parameters, batch, accumulate, memory, usable, speed, seconds))
     return found
+
+
+def head_seconds(gpu: Gpu, tower: TowerCosts, pairs: int) -> float:
+    """The two layers, fitted on the host's cores by each process: of each weight and pair two operations forward, four
+    backward."""
+    return 6 * tower.head * pairs * EPOCHS / HOST_SPEED * gpu.count
 
 
 def told(

@@ -15,8 +15,9 @@ def training_table(plan: TrainingPlan) -> str:
         f"Estimate, not measured: {tower.name} at {tower.size} px, {tower.parameters / 1e6:,.0f} M parameters, "
         f"{tower.operations / 1e9:,.0f} GFLOPs a picture; {plan.pairs:,} pairs, {settings.epochs} epochs of batches of "
         f"{settings.batch}, blocks: the upper {settings.trained_layers:.0%} of its layers",
-        "Hours are those of the features, which one device makes, and the training together; memory in GB of 10^9 bytes "
-        "of one device, with the fewest parts of a batch (--set accumulate) that fit; cores decode as fast as that.",
+        "Hours are those of the features, which one device makes, of the head, which each process fits on the host, "
+        "and of the training; memory in GB of 10^9 bytes of one device, with the fewest parts of a batch (--set "
+        "accumulate) that fit; cores decode as fast as that.",
         "",
     ]
     for row in rows:
