@@ -1,5 +1,6 @@
 """What reads files of others, each as a function of a file's bytes: it reads them, or says what is wrong with them."""
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -7,7 +8,10 @@ from pathlib import Path
 from kernel.banks.prompt_files import SUFFIXES, read_prompts_from
 from kernel.errors import UserError
 from kernel.models.weights_folder import read_manifest
+from kernel.pipeline.decoding import decode_file
 from kernel.pipeline.submission import check_submission, read_submission
+from kernel.publish.hub.captions import captions_in
+from kernel.publish.hub.pairs.stored import stored_in
 from kernel.system.tensor_files import read_header
 
 CORPUS = Path(__file__).with_name("corpus")  # by target: files that something was found with, and some that are valid
@@ -44,6 +48,22 @@ def manifest(folder: Path, content: bytes) -> None:
         read_manifest(path)
 
 
+def pairs(folder: Path, content: bytes) -> None:
+    """The first byte chooses between a tar and a zip of pictures with prompts."""
+    path = folder / f"pairs{'.zip' if content[:1] > b'm' else '.tar'}"
+    path.write_bytes(content[1:])
+    with suppress(UserError):
+        for own in stored_in(path, Counter()):
+            decode_file(own.picture)
+
+
+def captions(folder: Path, content: bytes) -> None:
+    path = folder / "annotations.zip"
+    path.write_bytes(content)
+    with suppress(OSError, ValueError):
+        list(captions_in(path, ("train.json",)))
+
+
 TARGETS: dict[str, Callable[[Path, bytes], None]] = {
-    own.__name__: own for own in (header, submission, prompts, manifest)
+    own.__name__: own for own in (header, submission, prompts, manifest, pairs, captions)
 }

@@ -150,7 +150,7 @@ NOT_HERE = {
     "make test-slow": "it runs these tests; .ci/run runs it",
     "make test-gpu": "it runs tests that need a GPU; .ci/run runs it",
     "make demo": ".ci/run runs it whole",
-    "make fuzz": "it takes forty minutes; tests/fuzz/test_corpus.py tries what it starts from and what it found",
+    "make fuzz": "it takes an hour; tests/fuzz/test_corpus.py tries what it starts from and what it found",
     "make lint": ".ci/run runs it",
     "make real": "its pictures do not come with the project; tests/bench/test_real.py runs it on some, where they are",
     "make format": "it changes the project's files; the lines of make lint check what it would do",

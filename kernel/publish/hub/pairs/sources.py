@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kernel.errors import UserError, did_you_mean
+from kernel.publish.answers import one_line
 from kernel.publish.hub.client import asking, fitting
 from kernel.publish.hub.download import asked_files, listed_files, listing_of
 from kernel.publish.hub.pins import Catalogue, FileChoice, Pin, Repository, read_pins
@@ -119,7 +120,7 @@ def ask(source: PairSource, repository: PairRepository) -> Listed:
             raise UserError(f"{repository}: its {len(files)} files are no tars; expected pictures with prompts in tars")
         check_names(repository, tars)
         told = [tag for tag in listing.get("tags") or [] if isinstance(tag, str) and tag.startswith(LICENCE)]
-        licence = source.licence or (told[0].removeprefix(LICENCE) if told else NOT_STATED)
+        licence = source.licence or (one_line(told[0].removeprefix(LICENCE)) if told else NOT_STATED)
         return Listed(with_files(repository, revision, tars), mixed(tars), licence)
 
 
@@ -140,11 +141,11 @@ def with_files(repository: PairRepository, revision: str, files: dict[str, Any])
 
 
 def check_names(repository: PairRepository, names: Iterable[str]) -> None:
-    """Raises ValueError for a name that leads out of a folder, UserError for two that a set would call the same."""
+    """Raises ValueError for a name that leads out of a folder or holds control codes, UserError for two that a set would call the same."""
     known: dict[str, str] = {}
     for name in names:
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts:
+        if path.is_absolute() or ".." in path.parts or not name.isprintable():
             raise ValueError(f"it lists {name!r}, which can be no file of it")
         if (other := known.setdefault(stem(name), name)) != name:
             raise UserError(

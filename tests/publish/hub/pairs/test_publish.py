@@ -156,11 +156,15 @@ def test_names_that_lead_out_of_the_folder_or_to_one_file_are_refused(hub, publi
     hub.files[OWN] = {"../../../mine.tar": tar}
     with pytest.raises(UserError, match="no answer of the hub .it lists '../../../mine.tar', which can be no file"):
         published(OWN)
+    hub.files[OWN] = {"a\x1b[2J.tar": tar}
+    with pytest.raises(UserError, match=r"no answer of the hub .it lists 'a\\x1b\[2J.tar'"):
+        published(OWN)
     hub.files[OWN] = {"a/b.tar": tar, "a--b.tar": tar}
     with pytest.raises(UserError, match="a/b.tar and a--b.tar would be the same file of a set. Rename one"):
         published(OWN)
     hub.files[OWN] = {"source.tar": tar}  # as one of our own files is called
-    assert published(OWN)["pictures"] == 12
+    hub.tags[OWN] = ["license:mit\x1b[2J"]
+    assert (record := published(OWN))["pictures"] == 12 and record["licence"] == "mit [2J"
 
 
 def test_a_disk_that_is_too_small_stops_before_the_first_picture(hub, published, tmp_path, monkeypatch):
