@@ -141,7 +141,8 @@ def with_files(repository: PairRepository, revision: str, files: dict[str, Any])
 
 
 def check_names(repository: PairRepository, names: Iterable[str]) -> None:
-    """Raises ValueError for a name that leads out of a folder or holds control codes, UserError for two that a set would call the same."""
+    """Raises ValueError for a name that leads out of a folder or holds control codes, UserError for two that a set
+    would call the same."""
     known: dict[str, str] = {}
     for name in names:
         path = PurePosixPath(name)
