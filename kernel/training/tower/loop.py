@@ -96,13 +96,14 @@ class Loop:
             self.validate()
         saved = time.monotonic()
         batches = self.batches()
-        with progress_bar(total=self.steps, initial=self.progress.step, desc="training", unit="step",
-                          disable=not self.own.first) as bar:  # fmt: skip
+        batch = self.order.batch
+        with progress_bar(total=self.steps * batch, initial=self.progress.step * batch, desc="training",
+                          unit="picture", disable=not self.own.first) as bar:  # fmt: skip
             while self.progress.step < self.steps and self.has_time():
                 begun = time.monotonic()
                 loss = self.step(*next(batches))
                 self.progress.seconds += time.monotonic() - begun
-                bar.update(1)
+                bar.update(batch)
                 bar.set_postfix(loss=f"{loss:.4f}", held_out=f"{self.progress.validations[self.progress.best]:.4f}")
                 if self.progress.step % self.order.steps == 0:
                     self.progress.losses[self.progress.step] = self.progress.lost / self.order.steps
