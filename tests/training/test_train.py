@@ -162,7 +162,7 @@ def test_a_tier_that_there_is_not_is_refused(pairs, weights, tmp_path):
 
 
 def test_a_tower_that_is_no_folder_is_refused(pairs, weights, tmp_path):
-    with pytest.raises(UserError, match="--tower vit: no such folder; expected clip, or a folder"):
+    with pytest.raises(UserError, match="--tower vit: no such folder; expected clip, blip2, or a folder"):
         train(pairs, weights.folder, tmp_path / "own", ["vit"], device="cpu")
 
 
