@@ -55,8 +55,8 @@ class Training:
         print(f"pairs {pairs}\nweights {weights}\nwheels {self.wheels}")
         if begun and not self.encoder.exists():
             earlier = the_one(begun, root, self.mounts, "folder of an unfinished training", "")
-            print(f"goes on with {earlier}", flush=True)
             copied(earlier, self.encoder)
+            print(f"goes on with {earlier}")
 
     def install_wheels(self) -> None:
         """Puts the dataset's wheels beside the image's packages; without them nothing is trained."""
