@@ -21,7 +21,6 @@ from kernel.training.heads import HIDDEN
 
 # the tower of most of the competition's winners, and the size of its pictures
 ARCHITECTURE, SIZE = "vit_large_patch14_clip_224.openai", 224
-LORA_RANK = 16
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,7 @@ def tower_costs(name: str, size: int, make: Callable[[], Any], settings: Trainin
     """Counts the tower that `make` builds, for pictures of `size` x `size`."""
     import torch
 
+    from kernel.training.tower.lora import adapted_layers
     from kernel.training.tower.trained import freeze_lower_layers
 
     with torch.device("meta"):
@@ -76,7 +76,9 @@ def tower_costs(name: str, size: int, make: Callable[[], Any], settings: Trainin
     head = (width + 1) * HIDDEN + (HIDDEN + 1) * EMBEDDING_DIMENSIONS
     operations = count(lambda: tower(pixels), half=False).operations
     every = sum(own.numel() for own in tower.parameters())
-    lora = sum(LORA_RANK * sum(own.shape) for own in tower.parameters() if own.ndim == 2)
+    beside = tuple(f"{layer}." for layer in adapted_layers(tower))
+    shapes = [own.shape for name, own in tower.named_parameters() if own.ndim > 1 and name.startswith(beside)]
+    lora = sum(settings.lora_rank * (own[0] + own[1:].numel()) for own in shapes)
     full = kept_bytes(tower, pixels)
     freeze_lower_layers(tower, settings.trained_layers)
     upper = sum(own.numel() for own in tower.parameters() if own.requires_grad)

@@ -3,14 +3,16 @@
 import json
 
 import pytest
+import timm
 
 from kernel.__main__ import main
 from kernel.config import TrainingSettings
 from kernel.errors import UserError
 from kernel.pipeline.planning.gpus import gpu_named
-from kernel.training.planning.costs import tower_of
+from kernel.training.planning.costs import tower_costs, tower_of
 from kernel.training.planning.plan import GPUS, plan_training
 from kernel.training.planning.table import training_table
+from kernel.training.tower.lora import add_adapters
 
 PIXELS = {"input_size": [3, 64, 64], "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic"}
 
@@ -102,3 +104,13 @@ def test_the_command_reads_a_folder_of_timms(tmp_path, capsys):
 def test_a_run_is_planned_for_two_t4_where_no_gpu_is_named(capsys):
     main(["plan", "--images", "100"])
     assert "100 images on T4 x 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("architecture", ["test_vit2", "test_efficientnet"])
+def test_what_lora_trains_is_counted_as_peft_makes_it(architecture):
+    settings = TrainingSettings(lora_rank=4)
+    planned = tower_costs(architecture, 64, lambda: timm.create_model(architecture, num_classes=0), settings)
+    tower = timm.create_model(architecture, num_classes=0)
+    add_adapters(tower, settings.lora_rank, seed=0)
+    adapters = sum(own.numel() for own in tower.parameters() if own.requires_grad)
+    assert planned.tiers["lora"].parameters == planned.head + adapters
