@@ -51,7 +51,7 @@ CURVE = (125, 250, 500, 1000, 2000, 4000, 8000)
 
 
 def pairs_report(out: Path, weights: Path, pairs: int, fitted: int, scored: int, prompts: int) -> dict[str, Any]:
-    """Writes OUT/pairs.json and returns its content. A killed one goes on."""
+    """Writes OUT/pairs.json and OUT/pairs.svg and returns the former's content. A killed one goes on."""
     begun = time.time()
     out.mkdir(parents=True, exist_ok=True)
     known = {
@@ -69,6 +69,7 @@ def pairs_report(out: Path, weights: Path, pairs: int, fitted: int, scored: int,
             curve = over_pairs(out / "training-0", tars, weights)
     content = {"splits": splits, "curve": curve, "settings": vars(SETTINGS), "seconds": time.time() - begun}
     write_json(out / "pairs.json", content)
+    chart(content["curve"], out / "pairs.svg")
     return content
 
 
@@ -202,6 +203,26 @@ def table(content: dict[str, Any]) -> str:
     curve += [[f"{own['pairs']:,}", f"{own['mean']:.3f}"] for own in content["curve"]]
     lines = ["".join(f"| {cell} " for cell in row) + "|" for row in (*rows, [], *curve)]
     return "\n".join(line if line != "|" else "" for line in lines)
+
+
+def chart(curve: list[dict[str, Any]], path: Path) -> None:
+    """The held-out score over the number of pairs, each double the one before."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    matplotlib.rcParams["svg.fonttype"] = "none"  # words stay words
+    matplotlib.rcParams["svg.hashsalt"] = "pairs"  # the same figures give the same file
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 3))
+    counts = [own["pairs"] for own in curve]
+    axes.semilogx(counts, [own["mean"] for own in curve], "o-", base=2, color="#2a6fbb")
+    axes.set_xticks(counts, [f"{count:,}" for count in counts], minor=False, fontsize=8)
+    axes.set_xlabel("pairs trained on (miniature pictures and tower)")
+    axes.set_ylabel("mean cosine, held out")
+    figure.tight_layout()
+    figure.savefig(path, metadata={"Date": None})
+    pyplot.close(figure)
 
 
 def main() -> None:

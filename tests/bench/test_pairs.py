@@ -32,4 +32,5 @@ def test_every_tier_and_both_recipes_are_judged_on_every_split(tmp_path, weights
     difference = split["tiers"]["pairs"]["mean"] - split["tiers"]["text"]["mean"]
     assert split["pairs_minus_text"]["mean"] == pytest.approx(difference)
     assert [own["pairs"] for own in content["curve"]] == [40, 80, pytest.approx(128, abs=12)]
+    assert "pairs trained on" in (tmp_path / "out" / "pairs.svg").read_text()
     assert "| pairs minus text |" in table(content) and "| full | " in table(content)
