@@ -217,7 +217,7 @@ def chart(curve: list[dict[str, Any]], path: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(6, 3))
     counts = [own["pairs"] for own in curve]
     axes.semilogx(counts, [own["mean"] for own in curve], "o-", base=2, color="#2a6fbb")
-    axes.set_xticks(counts, [f"{count:,}" for count in counts], minor=False, fontsize=8)
+    axes.set_xticks(counts, [f"{count:,}" for count in counts], minor=False, fontsize=8, rotation=45)
     axes.set_xlabel("pairs trained on (miniature pictures and tower)")
     axes.set_ylabel("mean cosine, held out")
     figure.tight_layout()
