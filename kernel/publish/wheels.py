@@ -3,12 +3,15 @@
 wheels/requirements.txt pins them with their sha256; wheels/kaggle-image.txt records the image.
 """
 
+import fcntl
+import os
 import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +56,24 @@ def fill_wheels(project: Path) -> list[Path]:
     folder = project / "wheels"
     image = read_image(folder / IMAGE)
     pins = read_requirements(folder / REQUIREMENTS)
-    unfinished = project / ".wheels.tmp"
+    with alone(folder):
+        return filled(folder, project / ".wheels.tmp", image, pins)
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Waits for whoever else fills `folder`: two would take each other's wheels away. The lock is the folder's own
+    (flock), so nothing is left behind by a kill."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def filled(folder: Path, unfinished: Path, image: Image, pins: list[Pin]) -> list[Path]:
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir()
     try:

@@ -2,11 +2,15 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from kernel.errors import UserError
+from kernel.publish import wheels
 from kernel.publish.wheels import fill_wheels, read_requirements
 from kernel.system.files import file_sha256
 from tests.publish.wheel_files import make_wheel
@@ -122,6 +126,28 @@ def test_a_second_run_fetches_nothing(project, shelf):
     first = fill_wheels(project)
     shutil.rmtree(shelf)
     assert fill_wheels(project) == first
+
+
+def test_two_at_once_wait_for_each_other(project, shelf, monkeypatch):
+    fill_wheels(project)
+    within, go_on, check = threading.Event(), threading.Event(), wheels.check_wheels
+    seen: list[int] = []
+
+    def slow(folder, image):
+        seen.append(len(list(folder.glob("*.whl"))))
+        within.set()
+        assert go_on.wait(60)
+        return check(folder, image)
+
+    monkeypatch.setattr(wheels, "check_wheels", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fill_wheels, project)
+        assert within.wait(60)
+        second = pool.submit(fill_wheels, project)
+        time.sleep(0.3)  # for one that did not wait to do its harm
+        assert seen == [1]
+        go_on.set()
+        assert first.result() == second.result() and seen == [1, 1]
 
 
 def test_without_the_wheel_on_the_shelf_pips_words_are_told(project, shelf):
