@@ -52,7 +52,9 @@ def main(folder: Path, tier: str, batch: int) -> None:
     head = OutputHead((layer(tower.num_features, HIDDEN), layer(HIDDEN, 384)))
     model = Trained(tower, head)
     Loop(model, material, settings, Processes(0, 1, Device("cpu")), folder, {}, NEVER).run()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    # not getrusage's, which takes over what the process that started this one had
+    status = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
+    print(int(status["VmHWM"].split()[0]) * 1024 - before)
 
 
 if __name__ == "__main__":
