@@ -81,6 +81,14 @@ def train(
 
     if tier not in TIERS:
         raise UserError(f"unknown tier {tier!r}{did_you_mean(tier, TIERS)}. Valid: {', '.join(TIERS)}")
+    if tier == "lora":
+        from kernel.training.tower.lora import require_peft
+
+        require_peft()
+    if tier != TIERS[0] and BLIP2 in towers:
+        raise UserError(
+            f"--tower {BLIP2}: only its features are learned from. Give --tier {TIERS[0]}, or another tower"
+        )
     if tier != TIERS[0] and len(towers) > 1:
         raise UserError(
             f"--tier {tier} trains one tower, and {len(towers)} are named. Train each of them alone, and give the "
@@ -156,7 +164,7 @@ def best_head(material: Material, seen: list[OpenedTower]) -> Answer:
     state = {
         f"{tower_prefix(number)}{name}": tensor
         for number, own in enumerate(seen)
-        if own.frozen.pixels is not None
+        if own.frozen.pixels is not None and own.own is not None
         for name, tensor in own.own()[1].state_dict().items()
     }
     validated = {own.name: own.validation for own in tried}
@@ -188,6 +196,7 @@ def trained(
     from kernel.training.tower.lora import add_adapters, merged
     from kernel.training.tower.trained import Trained, freeze_lower_layers
 
+    assert seen.own is not None
     record, module = seen.own()
     assert record.pixels is not None
     pairs, parts = material.pairs, material.parts

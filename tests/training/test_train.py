@@ -1,6 +1,7 @@
 """Drawn pictures, the miniature CLIP and a tiny model of timm: encoders trained, kept and asked."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -129,8 +130,20 @@ def test_a_head_reads_clip_blip2_and_a_tower_side_by_side(pairs, tower, weights,
     truth = SentenceEncoder.load(weights, cpu).encode([found.prompts[place] for place in places], 64)
     scored = pairwise_cosine(loaded.head.apply(features), truth).mean()
     assert scored == pytest.approx(content["held_out"]["mean"], abs=1e-4)
+    # what the weights folder holds anyway does not travel
+    names = load_file(tmp_path / "own" / "model.safetensors")
+    assert {name.removeprefix("tower.").split(".")[0] for name in names} == {"head", "1"}
     with pytest.raises(UserError, match="--tier full trains one tower, and 2 are named"):
         train(pairs, weights.folder, tmp_path / "own", [str(tower), "clip"], "full")
+
+
+def test_what_cannot_be_trained_is_refused_before_anything_is_made(pairs, weights, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="--tower blip2: only its features are learned from"):
+        train(pairs, weights.folder, tmp_path / "own", ["blip2"], "blocks")
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(UserError, match=r"--tier lora: peft cannot be imported .*\[lora\]"):
+        train(pairs, weights.folder, tmp_path / "own", tier="lora")
+    assert not (tmp_path / "own").exists()
 
 
 def test_bad_pictures_are_counted_and_stop_nothing(pairs, weights, tmp_path):

@@ -8,18 +8,24 @@ import torch
 from kernel.errors import UserError
 
 
-def add_adapters(tower: Any, rank: int, seed: int) -> Any:
-    """Adapters of `rank` beside every linear layer and every attention of `tower`, in place, beside every dense
-    convolution where it has none of these; nothing else of it learns. Returns what `merged` takes. The tower's answers
-    are as before: one of each two matrices begins as zeros. Raises UserError without peft."""
+def require_peft() -> None:
+    """Raises UserError without it, before anything takes long."""
     try:
-        from peft import LoraConfig
-        from peft.tuners.lora import LoraModel
-        from peft.tuners.lora import torchao as peft_torchao
+        import peft  # noqa: F401
     except ImportError as error:
         raise UserError(
             f"--tier lora: peft cannot be imported ({error}). Install it: pip install 'image-to-prompts-kernel[lora]'"
         ) from error
+
+
+def add_adapters(tower: Any, rank: int, seed: int) -> Any:
+    """Adapters of `rank` beside every linear layer and every attention of `tower`, in place, beside every dense
+    convolution where it has none of these; nothing else of it learns. Returns what `merged` takes. The tower's answers
+    are as before: one of each two matrices begins as zeros."""
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraModel
+    from peft.tuners.lora import torchao as peft_torchao
+
     # peft refuses every linear layer where an older torchao is installed, as on Kaggle; none of ours is quantized by it
     peft_torchao.is_torchao_available = lambda: False  # type: ignore[assignment]
     torch.manual_seed(seed)

@@ -22,12 +22,13 @@ CLIP, BLIP2 = "clip", "blip2"  # the names that stand for the weights folder's o
 @dataclass(frozen=True)
 class OpenedTower:
     """What an encoder's record says of it while it is frozen, the name of the folder of its features, what makes these,
-    and the tower in float32, on the CPU, with what the record says where its own tensors travel with the encoder."""
+    and the tower in float32, on the CPU, with what the record says where its own tensors travel with the encoder; no
+    such tower where one can only be asked."""
 
     frozen: Tower
     key: str
     load: Callable[[], Encode]
-    own: Callable[[], tuple[Tower, Any]]
+    own: Callable[[], tuple[Tower, Any]] | None = None
 
 
 def open_tower(name: str, weights: Weights, device: Device) -> OpenedTower:
@@ -70,13 +71,9 @@ def blip2_tower(weights: Weights, device: Device) -> OpenedTower:
         )
     sha256, config = weights.sha256(name), KIND.read_config(weights.model_folder(name) / "config.json")
 
-    def refused() -> tuple[Tower, Any]:
-        raise UserError(f"--tower {BLIP2}: only its features are learned from. Give --tier head, or another tower")
-
     width = KIND.meta_model(config, half=False).config.qformer_config.hidden_size
     return OpenedTower(
         Tower("blip2", width, sha256=sha256, configuration=config),
         f"blip2-{sha256[:16]}",
         lambda: Blip2Encoder.load(weights, sha256, device).encode_images,
-        refused,
     )

@@ -7,7 +7,6 @@ import pytest
 import timm
 import torch
 
-from kernel.errors import UserError
 from kernel.miniature.world.drawing import draw
 from kernel.miniature.world.grammar import scene_stream
 from kernel.models.encoders.encoder import ImageEncoder
@@ -110,9 +109,3 @@ def test_an_encoder_of_this_tier_is_loaded_without_peft(weights_folder, tmp_path
     monkeypatch.setitem(sys.modules, "peft", None)
     loaded = ImageEncoder.load(tmp_path / "own", Device("cpu"))
     assert set(loaded.towers[0].model.state_dict()) == set(model.state_dict())
-
-
-def test_without_peft_one_line_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(UserError, match=r"--tier lora: peft cannot be imported .*\[lora\]"):
-        add_adapters(tower(), 4, seed=0)
