@@ -15,6 +15,7 @@ from kernel.commands.evaluation import add_check, add_evaluate, add_explain, add
 from kernel.commands.options import Parser
 from kernel.commands.run import add_constant, add_demo, add_plan, add_run
 from kernel.commands.training import add_fit, add_train
+from kernel.config import LOCAL
 from kernel.errors import UserError, of_this_machine
 from kernel.system.interrupts import end_when_interrupted
 from kernel.system.offline import refuse_network
@@ -23,7 +24,7 @@ from kernel.system.terminal.output import printing
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if options.offline:
+    if options.offline and getattr(options, "engine", LOCAL) == LOCAL:
         refuse_network()
     try:
         return options.command(options) or 0

@@ -236,6 +236,7 @@ class TrainingSettings:
 
 
 LOSSES = ("cosine", "angular")
+LOCAL, RAY = ENGINES = ("local", "ray")  # who makes shards: this machine's devices, or a Ray cluster
 TIERS = ("head", "blocks", "lora", "full")  # what of an image encoder is trained
 
 

@@ -44,15 +44,16 @@ from kernel.models.clip import model_without_weights
 from kernel.models.linear_head import IMAGE_NOISE, fit_head, stream_grams
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
-from kernel.system.devices import Device, find_devices
+from kernel.system.devices import Device
 from kernel.system.files import file_sha256, write_json, writing
 from kernel.system.records import read_record
+from kernel.system.work import Engine
 
 SHARD = 8192  # prompts; the most that a killed build encodes again
 BUILDING, IDENTITY = "building", "identity.json"
 
 
-def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_name: str = "auto") -> BankRecord:
+def build_bank(settings: BankSettings, weights_folder: Path, out: Path, engine: Engine) -> BankRecord:
     """Builds the bank `out`, or goes on building it, or finds it whole, and returns its record.
 
     Raises UserError for bad files and settings before anything is encoded, and for what cannot be written.
@@ -61,7 +62,6 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
     if settings.exclude is not None:
         scored_prompts(settings.exclude)
     weights = open_weights(weights_folder)
-    devices = find_devices(device_name)
     build = identity(settings, weights)
     if (out / RECORD).is_file() and read_bank_record(out).get("build") == build:
         PromptBank.open(out, weights.sha256("clip"), weights.sha256("sentences"))
@@ -70,10 +70,10 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, device_n
     with writing(out, "free space or give --out another folder, then run again: finished shards are kept"):
         building = open_building(out, build)
         shards, dropped = clean_stage(settings, building)
-        encode_shards(Encoding(building, SENTENCES, weights), shards, devices)
+        encode_shards(Encoding(building, SENTENCES, weights), shards, engine)
         select_stage(settings, building, shards, weights)
         count, excluded = told(settings, building, shards, dropped)
-        clip_stage(building, shards, weights, devices)
+        clip_stage(building, shards, weights, engine)
         width = read_rows(rows_path(building, CLIP, shards[0])).shape[1]
         head = fit_head(*stream_grams(pairs(building, shards), width, EMBEDDING_DIMENSIONS), IMAGE_NOISE)
         write_bank(
@@ -220,15 +220,14 @@ def told(
     return counts["stays"], scored
 
 
-def clip_stage(building: Path, shards: range, weights: Weights, devices: list[Device]) -> None:
+def clip_stage(building: Path, shards: range, weights: Weights, engine: Engine) -> None:
     """CLIP's text features of the chosen prompts; says beforehand what that costs."""
     encoding = Encoding(building, CLIP, weights)
     count = sum(len(read_choice(building, shard).stays) for shard in encoding.missing(shards))
     if count:
-        names = ", ".join(device.name for device in devices)
         gflops = text_tower_gflops(model_without_weights(weights.model_folder("clip")))
-        print(f"{text_tower_cost(count, gflops)} on {names}", file=sys.stderr)
-    encode_shards(encoding, shards, devices)
+        print(f"{text_tower_cost(count, gflops)} on {engine.title}", file=sys.stderr)
+    encode_shards(encoding, shards, engine)
 
 
 def text_tower_gflops(clip: Any) -> float:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from kernel.commands.options import add_command, device_option, out_option, weights_option
+from kernel.commands.options import add_command, device_option, engine_option, out_option, weights_option
 from kernel.config import BankSettings
 
 
@@ -18,13 +18,16 @@ def add_bank(commands: argparse._SubParsersAction) -> None:
     bank.add_argument("--near", type=float, default=BankSettings.near, metavar="COSINE",
                       help="of prompts this near only the first is kept (default %(default)s)")  # fmt: skip
     device_option(bank)
+    engine_option(bank)
 
 
 def bank_command(options: argparse.Namespace) -> None:
     from kernel.banks.build import build_bank
+    from kernel.pipeline.workers.engines import engine_named
 
     settings = BankSettings(options.prompts, options.column, options.exclude, options.near)
-    record = build_bank(settings, options.weights, options.out, options.device)
+    engine = engine_named(options.engine, options.device, options.address)
+    record = build_bank(settings, options.weights, options.out, engine)
     print(f"{options.out}: {record['count']:,} of {record['read']:,} prompts")
     for reason, count in record["dropped"].items():
         print(f"  {count:>10,} dropped: {reason}")

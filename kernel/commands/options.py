@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, RECIPES
+from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, ENGINES, LOCAL, RECIPES
 from kernel.errors import did_you_mean
 
 
@@ -64,6 +64,13 @@ def bank_option(command: Parser, help: str, required: bool = False) -> None:
 
 def out_option(command: Parser, metavar: str, help: str | None = None) -> None:
     command.add_argument("--out", type=Path, required=True, metavar=metavar, help=help)
+
+
+def engine_option(command: Parser) -> None:
+    command.add_argument("--engine", default=LOCAL, choices=ENGINES, help="who makes the shards: this machine's "
+                         "devices, or the GPUs of a Ray cluster (default %(default)s)")  # fmt: skip
+    command.add_argument("--address", metavar="ADDRESS", help="the cluster's, such as ray://HOST:10001 or HOST:6379 "
+                         "(default: RAY_ADDRESS, else the one that runs here)")  # fmt: skip
 
 
 def device_option(command: Parser, help: str | None = None) -> None:

@@ -25,6 +25,7 @@ from kernel.models.captioners.loading import KINDS
 from kernel.models.clip import clip_tokenizer_record
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
 from kernel.models.weights_folder import Weights, write_manifest
+from kernel.pipeline.workers.here import Here
 from kernel.system.devices import Device
 from kernel.system.files import unfinished_path
 
@@ -104,7 +105,9 @@ def put_bank(folder: Path, weights: Path, exclude: Path | None) -> Path:
     """A prompt bank of BANK_PROMPTS miniature prompts in `folder`, without those of the file `exclude`."""
     write_lines(folder / "prompts.txt", [scene.prompt for scene in scenes(BANK_SEED, BANK_PROMPTS)])
     # the grammar's prompts are all near to each other, so only equal ones count as duplicates here
-    build_bank(BankSettings([folder / "prompts.txt"], None, exclude, near=1.0), weights, folder / "bank")
+    build_bank(
+        BankSettings([folder / "prompts.txt"], None, exclude, near=1.0), weights, folder / "bank", Here(Device("cpu"))
+    )
     return folder / "bank"
 
 

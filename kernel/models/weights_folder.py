@@ -108,6 +108,11 @@ class Weights:
     captioners: list[str]
     encoders: dict[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def from_plain(cls, content: dict[str, Any]) -> "Weights":
+        """The same of what `asdict` gave, on its way as JSON."""
+        return cls(**{**content, "folder": Path(content["folder"])})
+
     def encoder_folder(self, name: str) -> Path:
         return self.folder / ENCODERS_FOLDER / name
 

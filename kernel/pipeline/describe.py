@@ -22,12 +22,14 @@ from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import ImageFile, image_paths, left_out_note
 from kernel.pipeline.job import Job
-from kernel.pipeline.workers.dispatch import Ends, Outcome, work
+from kernel.pipeline.stages.load import StageWork
+from kernel.pipeline.workers.engines import engine_on
 from kernel.system.devices import Device, find_devices
 from kernel.system.files import writing
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
+from kernel.system.work import Ends, Outcome
 
 # clip-interrogator 0.6.0: one greedy caption of at most 32 tokens after the start token
 CAPTIONS: dict[str, Any] = {"num_beams": 1, "captions_per_image": 1, "max_length": 33, "min_length": 0}
@@ -168,8 +170,8 @@ class Line:
         """The items on the devices, with a progress bar; records are told as soon as they are there."""
         unit = "phrase" if stage == "words" else "image"
         bar = progress_bar(total=sum(items.values()), desc=title, unit=unit, disable=not items)
-        outcome = Outcome()
-        with bar, closing(work(job or self.job, self.devices, stage, items, Ends(), outcome)) as steps:
+        outcome, own = Outcome(), StageWork(job or self.job, stage)
+        with bar, closing(engine_on(self.devices).work(own, items, Ends(), outcome)) as steps:
             for number in steps:
                 bar.update(number)
                 with bar.external_write_mode(file=sys.stdout):

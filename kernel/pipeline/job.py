@@ -11,6 +11,7 @@ from kernel.config import Recipe
 from kernel.models.weights_folder import Weights
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import ImageFile
+from kernel.system.work import plain
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class Job:
         return [own.name for own in self.words if not join_parts(own, sha256, folder)]
 
     def as_json(self) -> str:
-        """Numbers keep every bit: a float32 is a float64 too, and JSON writes these exactly."""
-        return json.dumps(asdict(self), default=str)
+        return plain(asdict(self))
 
     @classmethod
     def from_json(cls, text: str) -> "Job":
@@ -60,7 +60,7 @@ class Job:
         images = [ImageFile(own["id"], Path(own["path"])) for own in folder["images"]]
         return cls(
             Recipe(**content["recipe"]),
-            Weights(**{**weights, "folder": Path(weights["folder"])}),
+            Weights.from_plain(weights),
             RunFolder(**{**folder, "folder": Path(folder["folder"]), "images": images}),
             Path(content["bank"]) if content["bank"] else None,
             content["fallback"],

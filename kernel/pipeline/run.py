@@ -18,10 +18,11 @@ from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
 from kernel.pipeline.preparation import Prepared, open_run, prepare
 from kernel.pipeline.record import Pace, Record
-from kernel.pipeline.stages import Stage, StageDeclaration, captions, clip, encoders, estimates, words
-from kernel.pipeline.stages.load import kept
+from kernel.pipeline.stages import StageDeclaration, captions, clip, encoders, estimates, words
+from kernel.pipeline.stages.load import StageWork, kept
 from kernel.pipeline.submission import write_submission
-from kernel.pipeline.workers.dispatch import Ends, Outcome, work
+from kernel.pipeline.workers.engines import engine_on
+from kernel.pipeline.workers.here import Here
 from kernel.system.deadline import NEVER, Deadline, Watchdog
 from kernel.system.devices import Device
 from kernel.system.files import cannot_write
@@ -29,6 +30,7 @@ from kernel.system.memory import long_lived
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
+from kernel.system.work import Ends, Maker, Outcome
 
 
 def run(
@@ -225,14 +227,14 @@ class Line:
         return self.record.write(problems)
 
     def estimates(self, names: list[str], title: str) -> None:
-        here = partial(estimates.EstimatesStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
+        loaded = partial(estimates.EstimatesStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
         every = self.recipe.shared
         items = {every.index(name): len(self.ids) for name in names}
-        outcome = self.work(estimates.STAGE, items, Ends(), here=here, title=title, total=sum(items.values()))
+        outcome = self.work(estimates.STAGE, items, Ends(), loaded=loaded, title=title, total=sum(items.values()))
         if outcome.left and any(device.is_gpu for device in self.ready.devices):
             print(f"estimates go on without a GPU ({outcome.why})", file=STDERR)
             left, outcome = {item: items[item] for item in outcome.left}, Outcome()
-            for _ in work(self.job, [Device("cpu")], estimates.STAGE.name, left, Ends(), outcome, here):
+            for _ in Here(Device("cpu")).work(StageWork(self.job, estimates.STAGE.name, loaded), left, Ends(), outcome):
                 pass
         if outcome.left:
             raise UserError(
@@ -253,18 +255,19 @@ class Line:
         label: str = "",
         title: str = "",
         total: int | None = None,
-        here: Callable[[], Stage] | None = None,
+        loaded: Callable[[], Maker] | None = None,
         job: Job | None = None,
     ) -> Outcome:
         """The items, {number: its images}, on the devices, with a progress bar over all; none where all are made."""
         label, name = label or stage.label, f"{stage.name} {by}".rstrip()
         pending, total = sum(items.values()), len(self.ids) if total is None else total
         # an estimate is made at once, so its first batches say nothing of its time
-        pace = self.record.paces.setdefault(label, Pace(0 if here else pending, len(self.ready.devices)))
+        pace = self.record.paces.setdefault(label, Pace(0 if loaded else pending, len(self.ready.devices)))
         title = title or label
         bar = progress_bar(total=total, initial=total - pending, desc=title, unit=stage.unit, disable=not items)
         outcome = Outcome()
-        working = closing(work(job or self.job, self.ready.devices, name, items, ends, outcome, here))
+        work = StageWork(job or self.job, name, loaded)
+        working = closing(engine_on(self.ready.devices).work(work, items, ends, outcome))
         with self.record.timed(label), bar, working as steps:
             for number in steps:
                 bar.update(number)

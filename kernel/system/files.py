@@ -12,6 +12,7 @@ from typing import Any
 
 from kernel.errors import UserError
 
+writer = ""  # of this process's unfinished files, where write_as was told
 # a full disk, a quota that is used up, a limit on a file's size
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -30,7 +31,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def unfinished_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}.tmp")
+    return path.with_name(f".{path.name}{writer}.tmp")
+
+
+def write_as(name: str) -> None:
+    """From now on this process's unfinished files carry a name of its own: on a disk that several machines share, one
+    that was given up for lost may still be writing what another makes."""
+    global writer
+    writer = f".{name}"
 
 
 @contextmanager

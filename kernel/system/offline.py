@@ -19,8 +19,13 @@ def refuse_network(attempts: str | None = None) -> None:
     attempts: a file to which each of them is written too, as the rehearsal asks. Must run before huggingface_hub is
     first imported, which reads its variables only then.
     """
-    os.environ.update(OFFLINE | QUIET)
+    stay_offline()
     sys.addaudithook(refuse if attempts is None else partial(record_and_refuse, attempts))
+
+
+def stay_offline() -> None:
+    """Tells the models' libraries not to look for newer files. Must run before huggingface_hub is first imported."""
+    os.environ.update(OFFLINE | QUIET)
 
 
 def refuse(event: str, arguments: tuple[Any, ...]) -> None:

@@ -1,8 +1,10 @@
 """Which versions this was made for, beside those installed."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
+from functools import cache
 from pathlib import Path
 
 from kernel.errors import UserError
@@ -49,6 +51,15 @@ def check_versions(image_record: Path = IMAGE_RECORD) -> list[str]:
     if image is not None:
         warnings += differences(found, image, image_record)
     return warnings
+
+
+@cache
+def code_sha256() -> str:
+    """Names this very package by its sources, as they lie on this machine."""
+    digest, root = hashlib.sha256(), Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        digest.update(f"{path.relative_to(root)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
 
 
 def within_range(version: str, declared: str) -> bool | None:

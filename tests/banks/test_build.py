@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from multiprocessing.context import SpawnProcess
 
 import numpy as np
 import pytest
@@ -22,8 +21,10 @@ from kernel.errors import UserError
 from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
+from kernel.pipeline.workers.processes import WorkerProcess
 from tests import warm
 from tests.conftest import ROOT
+from tests.engines import HERE, TWO
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def opened(folder, weights):
 
 
 def test_every_row_belongs_to_its_prompt(tmp_path, source, weights, cpu):
-    build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu")
+    build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", HERE)
     bank = opened(tmp_path / "bank", weights)
     held = bank.prompts(range(len(bank.features)))
     features = ClipEncoder.load(weights, cpu).encode_texts(held, 64)
@@ -59,7 +60,7 @@ def test_every_row_belongs_to_its_prompt(tmp_path, source, weights, cpu):
 
 def test_near_duplicates_and_unusable_lines_are_dropped_and_counted(tmp_path, source, prompts, weights):
     source.write_text("\n".join([*prompts, prompts[0], "", "12345", prompts[1].upper()]) + "\n")
-    record = build_bank(BankSettings([source], near=0.999), weights.folder, tmp_path / "bank", "cpu")
+    record = build_bank(BankSettings([source], near=0.999), weights.folder, tmp_path / "bank", HERE)
     dropped = record["dropped"]
     assert (dropped["duplicate"], dropped["empty"], dropped["no letter"]) == (1, 1, 1)
     assert dropped["near duplicate"] >= 1  # MiniLM reads no capitals
@@ -67,15 +68,15 @@ def test_near_duplicates_and_unusable_lines_are_dropped_and_counted(tmp_path, so
 
 
 def test_nothing_under_way_is_left(tmp_path, source, weights):
-    build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu")
+    build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", HERE)
     names = {"prompts.parquet", "clip.safetensors", "sentences.safetensors", "head.safetensors", "bank.json"}
     assert {path.name for path in (tmp_path / "bank").iterdir()} == names
 
 
 def test_a_second_build_finds_the_bank_whole(tmp_path, source, weights, capfd, monkeypatch):
-    first = build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu")
+    first = build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", HERE)
     monkeypatch.setattr(module, "clean_stage", None)  # would fail when called
-    assert build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu") == first
+    assert build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", HERE) == first
     assert "nothing to do" in capfd.readouterr().err
 
 
@@ -93,7 +94,7 @@ def test_a_killed_build_goes_on_to_the_same_bank(tmp_path, source, weights):
     done = warm.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "going on with the last build" in done.stderr
     assert encoded < (out / "bank.json").stat().st_mtime_ns
-    build_bank(BankSettings([source]), weights.folder, tmp_path / "whole", "cpu")
+    build_bank(BankSettings([source]), weights.folder, tmp_path / "whole", HERE)
     for name in ("clip.safetensors", "sentences.safetensors", "head.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     killed, whole = opened(out, weights), opened(tmp_path / "whole", weights)
@@ -104,6 +105,8 @@ COUNTING = """
 import os, signal, sys
 import kernel.banks.build as b, kernel.__main__ as m
 from kernel.banks.near_duplicates import NearDuplicates
+from kernel.pipeline.workers.processes import WorkerProcess
+from tests.engines import HERE, TWO
 b.SHARD = 50
 compare, compared = NearDuplicates.keep, 0
 def keep(self, rows):
@@ -132,7 +135,7 @@ def test_a_build_killed_while_it_selects_compares_only_what_is_left(tmp_path, so
     again = built(dies_after=None)
     assert again.returncode == 0, again.stderr
     assert again.stdout.splitlines()[-1] == "compared 1"
-    build_bank(BankSettings([source], near=0.7), weights.folder, tmp_path / "whole", "cpu")
+    build_bank(BankSettings([source], near=0.7), weights.folder, tmp_path / "whole", HERE)
     for name in ("clip.safetensors", "sentences.safetensors", "head.safetensors"):
         assert (out / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     records = [json.loads((folder / "bank.json").read_text()) for folder in (out, tmp_path / "whole")]
@@ -152,7 +155,7 @@ def interrupted(tmp_path, source, prompts, weights, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(module, "clip_stage", full)
         with pytest.raises(UserError, match="finished shards are kept"):
-            build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
+            build_bank(settings, weights.folder, tmp_path / "bank", HERE)
     compared = []
     really = NearDuplicates.keep
     monkeypatch.setattr(NearDuplicates, "keep", lambda self, rows: compared.append(len(rows)) or really(self, rows))
@@ -161,9 +164,9 @@ def interrupted(tmp_path, source, prompts, weights, monkeypatch):
 
 def test_a_build_that_goes_on_after_selection_compares_nothing_again(tmp_path, weights, interrupted):
     settings, compared = interrupted
-    record = build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
+    record = build_bank(settings, weights.folder, tmp_path / "bank", HERE)
     assert compared == []
-    whole = build_bank(settings, weights.folder, tmp_path / "whole", "cpu")
+    whole = build_bank(settings, weights.folder, tmp_path / "whole", HERE)
     assert (record["dropped"], record["excluded"]) == (whole["dropped"], whole["excluded"])
     assert record["excluded"]["equal"] == 1 and record["excluded"]["near"] >= 1
 
@@ -172,7 +175,7 @@ def test_a_choice_of_other_rows_is_made_again_with_all_after_it(tmp_path, weight
     settings, compared = interrupted
     path = encoding.rows_path(tmp_path / "bank" / "building", "sentences", 1)
     encoding.write_rows(path, encoding.read_rows(path)[::-1])
-    build_bank(settings, weights.folder, tmp_path / "bank", "cpu")
+    build_bank(settings, weights.folder, tmp_path / "bank", HERE)
     assert len(compared) == 2
 
 
@@ -180,11 +183,11 @@ def test_two_devices_build_the_bank_of_one(tmp_path, source, weights, monkeypatc
     """Two real processes on this CPU, each with a shard in hand from the start; the bank has the same bytes."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     started = []
-    really = SpawnProcess.start
-    monkeypatch.setattr(SpawnProcess, "start", lambda self: started.append(self) or really(self))
-    build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "two", "cpu,cpu")
+    really = WorkerProcess.__init__
+    monkeypatch.setattr(WorkerProcess, "__init__", lambda self, *given: started.append(self) or really(self, *given))
+    build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "two", TWO)
     assert len(started) == 4  # two a model, and none was begun anew
-    build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "one", "cpu")
+    build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "one", HERE)
     assert len(started) == 4
     for name in ("prompts.parquet", "clip.safetensors", "sentences.safetensors", "head.safetensors"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
@@ -198,7 +201,7 @@ def fault(tmp_path, monkeypatch):
         site = SITE.format(code=code, function=function, marker=str(tmp_path / "marker"))
         (tmp_path / "site").mkdir()
         (tmp_path / "site" / "sitecustomize.py").write_text(site)
-        monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{ROOT}")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
 
     return put
 
@@ -211,7 +214,7 @@ def first():
         return True
     except FileExistsError:
         return False
-if "spawn_main" in " ".join(sys.orig_argv):
+if "kernel.pipeline.workers.worker" in " ".join(sys.orig_argv):
     from kernel.models.sentences import SentenceEncoder
     really = {function}
     def disturbed(*arguments):
@@ -224,7 +227,7 @@ if "spawn_main" in " ".join(sys.orig_argv):
 @pytest.mark.slow
 def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, weights, fault, capfd):
     fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "SentenceEncoder.encode")
-    record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu,cpu")
+    record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", TWO)
     assert record["count"] == len(opened(tmp_path / "bank", weights).features)
     assert "killed by SIGKILL" in capfd.readouterr().err
 
@@ -233,25 +236,24 @@ def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, w
 def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, source, weights, fault):
     fault("raise RuntimeError('device-side assert')", "SentenceEncoder.encode")
     with pytest.raises(UserError, match="device-side assert.*run again"):
-        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu,cpu")
+        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", TWO)
     assert not (tmp_path / "bank" / "bank.json").exists()
 
 
-@pytest.mark.parametrize("devices", ["cpu", pytest.param("cpu,cpu", marks=pytest.mark.slow)])
-def test_a_full_disk_is_told_as_such(tmp_path, source, weights, monkeypatch, devices):
+def test_a_full_disk_is_told_as_such(tmp_path, source, weights, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("kernel.banks.encoding.write_rows", full)
     with pytest.raises(UserError, match="cannot be written \\(No space left on device\\)"):
-        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", devices)
+        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", HERE)
 
 
 def test_the_scored_prompts_stay_out_and_are_counted(tmp_path, source, prompts, weights):
     scored = tmp_path / "scored.csv"
     with scored.open("w", newline="") as file:
         csv.writer(file).writerows([("imgId", "prompt"), ("a", prompts[3]), ("b", prompts[70].upper())])
-    record = build_bank(BankSettings([source], None, scored, near=1.0), weights.folder, tmp_path / "bank", "cpu")
+    record = build_bank(BankSettings([source], None, scored, near=1.0), weights.folder, tmp_path / "bank", HERE)
     bank = opened(tmp_path / "bank", weights)
     held = bank.prompts(range(len(bank.features)))
     assert prompts[3] not in held and prompts[70] not in held
@@ -273,7 +275,7 @@ def test_a_bank_that_holds_the_scored_prompts_inflates_the_score_and_the_guard_e
     scores = {}
     for exclude in (None, scored):
         out = tmp_path / f"bank-{exclude is None}"
-        build_bank(BankSettings([source], None, exclude, near=1.0), weights.folder, out, "cpu")
+        build_bank(BankSettings([source], None, exclude, near=1.0), weights.folder, out, HERE)
         bank = opened(out, weights)
         indices, cosines = nearest(features, bank.features, 1, cpu)
         answer = neighbour_estimate(indices, cosines, bank.embeddings, "published", 1.0)
@@ -283,9 +285,9 @@ def test_a_bank_that_holds_the_scored_prompts_inflates_the_score_and_the_guard_e
 
 
 def test_another_threshold_starts_over(tmp_path, source, weights):
-    build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu")
+    build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", HERE)
     every = json.loads((tmp_path / "bank" / "bank.json").read_text())["count"]
-    record = build_bank(BankSettings([source], near=0.7), weights.folder, tmp_path / "bank", "cpu")
+    record = build_bank(BankSettings([source], near=0.7), weights.folder, tmp_path / "bank", HERE)
     assert record["count"] < every
 
 
@@ -293,37 +295,37 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path, source, weights):
     (tmp_path / "bank").mkdir()
     (tmp_path / "bank" / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds files but no bank"):
-        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", "cpu")
+        build_bank(BankSettings([source]), weights.folder, tmp_path / "bank", HERE)
     assert (tmp_path / "bank" / "thesis.txt").read_text() == "mine"
 
 
 def test_files_without_a_usable_prompt_are_refused(tmp_path, weights):
     (tmp_path / "empty.txt").write_text("\n\n42\n")
     with pytest.raises(UserError, match="no usable prompt"):
-        build_bank(BankSettings([tmp_path / "empty.txt"]), weights.folder, tmp_path / "bank", "cpu")
+        build_bank(BankSettings([tmp_path / "empty.txt"]), weights.folder, tmp_path / "bank", HERE)
 
 
 def test_when_every_prompt_is_scored_it_says_so(tmp_path, source, weights):
     with pytest.raises(UserError, match="no prompt is left"):
-        build_bank(BankSettings([source], None, source), weights.folder, tmp_path / "bank", "cpu")
+        build_bank(BankSettings([source], None, source), weights.folder, tmp_path / "bank", HERE)
 
 
 @pytest.mark.parametrize(("name", "words"), [("gone.csv", "no such file"), ("empty.txt", "nothing would be excluded")])
 def test_scored_prompts_that_cannot_be_read_are_told_before_anything_is_made(tmp_path, source, weights, name, words):
     (tmp_path / "empty.txt").touch()
     with pytest.raises(UserError, match=f"{name}: .*{words}"):
-        build_bank(BankSettings([source], None, tmp_path / name), weights.folder, tmp_path / "bank", "cpu")
+        build_bank(BankSettings([source], None, tmp_path / name), weights.folder, tmp_path / "bank", HERE)
     assert not (tmp_path / "bank").exists()
 
 
 def test_one_prompt_makes_a_bank(tmp_path, weights):
     (tmp_path / "one.txt").write_text("a red fish on a hill\n")
-    build_bank(BankSettings([tmp_path / "one.txt"]), weights.folder, tmp_path / "bank", "cpu")
+    build_bank(BankSettings([tmp_path / "one.txt"]), weights.folder, tmp_path / "bank", HERE)
     assert opened(tmp_path / "bank", weights).prompts([0]) == ["a red fish on a hill"]
 
 
 def test_the_cost_of_the_text_tower_is_said_beforehand(tmp_path, source, weights, capfd):
-    build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", "cpu")
+    build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", HERE)
     assert "prompts through CLIP's text tower at" in capfd.readouterr().err
 
 
@@ -339,5 +341,5 @@ def test_the_cost_of_vit_g_is_the_published_47_gflops():
 
 def test_the_prepared_weights_are_checked_before_anything_is_read(tmp_path, source):
     with pytest.raises(UserError, match="not found; expected a weights folder"):
-        build_bank(BankSettings([source]), tmp_path / "none", tmp_path / "bank", "cpu")
+        build_bank(BankSettings([source]), tmp_path / "none", tmp_path / "bank", HERE)
     assert not (tmp_path / "bank").exists()

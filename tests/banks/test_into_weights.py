@@ -17,6 +17,7 @@ from kernel.notebook.inputs import restore_weights
 from kernel.pipeline.run import run
 from kernel.publish.kaggle.staging import stage_dataset
 from kernel.publish.rehearsal.mounts import upload_and_unpack
+from tests.engines import HERE
 from tests.publish.conftest import project, wheels_folder  # noqa: F401
 
 FILES = {"bank.json", "clip.safetensors", "head.safetensors", "prompts.parquet", "sentences.safetensors"}
@@ -25,7 +26,7 @@ FILES = {"bank.json", "clip.safetensors", "head.safetensors", "prompts.parquet",
 def bank_of(count: int, weights_folder: Path, folder: Path) -> Path:
     source = folder.with_suffix(".txt")
     source.write_text("\n".join(list(dict.fromkeys(scene.prompt for scene in scenes(TEST_SEED, 300)))[:count]) + "\n")
-    build_bank(BankSettings([source], near=1.0), weights_folder, folder, "cpu")
+    build_bank(BankSettings([source], near=1.0), weights_folder, folder, HERE)
     return folder
 
 

@@ -11,9 +11,9 @@ from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
-from kernel.pipeline.stages.batches import Share
 from kernel.pipeline.stages.words import WordsStage
 from kernel.system.deadline import Deadline, OutOfTime
+from kernel.system.work import Share
 
 LISTS = (Phrases("mediums", list("abcde"), {}), Phrases("flavors", list("xy"), {}))
 RECIPE = replace(RECIPES["baseline"], num_beams=1, captions_per_image=1, text_batch=2)

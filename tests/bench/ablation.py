@@ -34,6 +34,7 @@ from kernel.pipeline.run import run
 from kernel.system.devices import find_device
 from kernel.system.files import write_json
 from kernel.training.shares import best_shares, products
+from tests.engines import HERE
 
 SPLITS = 3
 SCORED, FITTED, BANK_PROMPTS, BANK_LEAST = 500, 200, 30_000, 20_000
@@ -99,7 +100,9 @@ def make_bank(out: Path, weights: Path, pairs: dict[str, list[str]], prompts: in
     excluded = [prompt for own in pairs.values() for prompt in own]
     (out / "excluded.txt").write_text("\n".join(excluded) + "\n", encoding="utf-8")
     # the grammar's prompts are all near to each other, so only equal ones count as duplicates here
-    record = build_bank(BankSettings([out / "prompts.txt"], None, out / "excluded.txt", 1.0), weights, out / "bank")
+    record = build_bank(
+        BankSettings([out / "prompts.txt"], None, out / "excluded.txt", 1.0), weights, out / "bank", HERE
+    )
     if record["count"] < least:
         raise ValueError(f"the bank holds {record['count']} prompts; expected {least} or more")
     return out / "bank"

@@ -33,9 +33,9 @@ def ours(material: Material, mode: str, images: int, top: int | None) -> tuple[l
     from kernel.pipeline.folder import results
     from kernel.pipeline.images import ImageFile
     from kernel.pipeline.stages import captions
-    from kernel.pipeline.stages.batches import Share
     from kernel.pipeline.stages.descriptions import DescriptionsStage
     from kernel.system.devices import Device
+    from kernel.system.work import Share
 
     weights = open_weights(material.weights)
     files = [ImageFile(path.stem, path) for path in sorted(material.pictures.iterdir())[:images]]

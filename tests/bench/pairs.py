@@ -38,6 +38,7 @@ from kernel.training.pairs import open_pairs
 from kernel.training.tower.opened import open_tower
 from kernel.training.train import Material, material_of, train
 from tests.bench.linked_weights import with_encoder
+from tests.engines import HERE
 from tests.training.sets import write_tars
 
 TRAINED = ("head", "blocks", "full")
@@ -101,7 +102,7 @@ def make_bank(out: Path, weights: Path, excluded: list[str], prompts: int) -> Pa
     lines = list(dict.fromkeys(scene.prompt for scene in scenes(PAIRS_SEED + 9, prompts)))
     for name, own in (("prompts.txt", lines), ("excluded.txt", excluded)):
         (out / name).write_text("\n".join(own) + "\n", encoding="utf-8")
-    build_bank(BankSettings([out / "prompts.txt"], None, out / "excluded.txt", 1.0), weights, out / "bank")
+    build_bank(BankSettings([out / "prompts.txt"], None, out / "excluded.txt", 1.0), weights, out / "bank", HERE)
     return out / "bank"
 
 

@@ -4,6 +4,7 @@ from kernel.banks.build import build_bank
 from kernel.config import BankSettings
 from kernel.miniature.world.folders import scenes
 from tests.conftest import TEST_SEED
+from tests.engines import HERE
 
 
 @pytest.fixture(scope="module")
@@ -12,5 +13,5 @@ def bank_folder(tmp_path_factory, weights):
     folder = tmp_path_factory.mktemp("bank")
     prompts = [scene.prompt for scene in scenes(TEST_SEED + 1, 300)]
     (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
-    build_bank(BankSettings([folder / "prompts.txt"], near=1.0), weights.folder, folder / "bank", "cpu")
+    build_bank(BankSettings([folder / "prompts.txt"], near=1.0), weights.folder, folder / "bank", HERE)
     return folder / "bank"

@@ -24,10 +24,11 @@ from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
-from kernel.pipeline.stages.batches import Share
 from kernel.pipeline.stages.estimates import EstimatesStage
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import Deadline
+from kernel.system.work import Share
+from tests.engines import HERE
 
 RECIPE = Recipe(separator=", ")
 FAST = replace(RECIPES["text"], num_beams=2, captions_per_image=2, neighbours=20)
@@ -120,7 +121,7 @@ def test_more_neighbours_than_the_bank_holds_stop_it_before_image_1(finished, tm
 def test_another_bank_starts_the_run_over(finished, tmp_path, weights, capfd):
     where, _ = finished
     (tmp_path / "few.txt").write_text("a red fish\na blue cat on a hill\n")
-    build_bank(BankSettings([tmp_path / "few.txt"]), weights.folder, tmp_path / "few", "cpu")
+    build_bank(BankSettings([tmp_path / "few.txt"]), weights.folder, tmp_path / "few", HERE)
     recipe = replace(FAST, estimates={"neighbours": 1.0}, neighbours=1)
     own = replace(where, run=tmp_path / "run")
     run(recipe, own, "cpu")

@@ -17,6 +17,7 @@ from kernel.models.clip import ClipEncoder
 from kernel.models.weights_folder import open_weights
 from kernel.pipeline.decoding import decode
 from kernel.system.devices import Device
+from tests.engines import HERE
 
 SHARES = {"neighbours": 0.5, "prompts": 0.3, "head": 0.2}
 FAST = replace(RECIPES["text"], num_beams=2, captions_per_image=2, neighbours=20, estimates=SHARES)
@@ -27,7 +28,7 @@ def bank_folder(tmp_path_factory, weights):
     folder = tmp_path_factory.mktemp("bank")
     prompts = [scene.prompt for scene in scenes(TEST_SEED + 2, 100)]
     (folder / "prompts.txt").write_text("\n".join(prompts) + "\n")
-    build_bank(BankSettings([folder / "prompts.txt"], near=1.0), weights.folder, folder / "bank", "cpu")
+    build_bank(BankSettings([folder / "prompts.txt"], near=1.0), weights.folder, folder / "bank", HERE)
     return folder / "bank"
 
 

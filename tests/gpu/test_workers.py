@@ -11,8 +11,10 @@ from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
 from kernel.pipeline.preparation import open_run
-from kernel.pipeline.workers.dispatch import Ends, Outcome, work
+from kernel.pipeline.stages.load import StageWork
+from kernel.pipeline.workers.processes import Processes
 from kernel.system.devices import find_devices
+from kernel.system.work import Ends, Outcome
 from tests.gpu.rounding import COSINE
 
 
@@ -27,7 +29,7 @@ def job(image_folder, weights, tmp_path) -> Job:
 
 def test_two_workers_of_one_gpu_make_what_one_cpu_makes(job, weights, cuda, cpu, drawn):
     outcome = Outcome()
-    assert sum(work(job, [cuda, cuda], "clip", dict.fromkeys(range(6), 1), Ends(), outcome)) == 6
+    assert sum(Processes([cuda, cuda]).work(StageWork(job, "clip"), dict.fromkeys(range(6), 1), Ends(), outcome)) == 6
     assert (outcome.left, outcome.reasons, outcome.out_of_time) == ([], [], False)
     weighed = sum(own.nbytes for own in ClipEncoder.load(weights, cuda).model.parameters())
     assert outcome.device_bytes is not None and outcome.device_bytes >= weighed
@@ -37,7 +39,10 @@ def test_two_workers_of_one_gpu_make_what_one_cpu_makes(job, weights, cuda, cpu,
 
 def test_two_workers_of_one_gpu_caption_every_image(job, cuda):
     outcome = Outcome()
-    assert sum(work(job, [cuda, cuda], "captions blip2", dict.fromkeys(range(6), 1), Ends(), outcome)) == 6
+    assert (
+        sum(Processes([cuda, cuda]).work(StageWork(job, "captions blip2"), dict.fromkeys(range(6), 1), Ends(), outcome))
+        == 6
+    )
     assert (outcome.left, outcome.reasons) == ([], [])
     captions, _ = results.read_captions(job.folder)
     assert [len(own) for own in captions] == [job.recipe.captions_per_image] * 6

@@ -19,6 +19,7 @@ from kernel.training.fit import fit, unseen
 from kernel.training.pairs import open_pairs
 from kernel.training.split import read_split
 from kernel.training.train import train
+from tests.engines import HERE
 from tests.training.sets import write_folder, write_tars
 
 
@@ -33,7 +34,7 @@ def fitted(tmp_path_factory, pairs, weights):
     folder = tmp_path_factory.mktemp("fitted")
     (folder / "prompts.txt").write_text("\n".join(scene.prompt for scene in scenes(TEST_SEED + 1, 400)) + "\n")
     settings = BankSettings([folder / "prompts.txt"], None, pairs / "prompts.csv", near=1.0)
-    build_bank(settings, weights.folder, folder / "bank", "cpu")
+    build_bank(settings, weights.folder, folder / "bank", HERE)
     return folder / "bank", folder / "run", fit(pairs, weights.folder, folder / "bank", folder / "run", "cpu")
 
 
@@ -124,7 +125,7 @@ def of_tars(tmp_path_factory, weights):
     shutil.copytree(folder / "own", own / "encoders" / "own", ignore=shutil.ignore_patterns("training"))
     write_manifest(own, weights.models, weights.captioners)
     (folder / "prompts.txt").write_text("\n".join(scene.prompt for scene in scenes(TEST_SEED + 1, 400)) + "\n")
-    build_bank(BankSettings([folder / "prompts.txt"], None, None, near=1.0), own, folder / "bank", "cpu")
+    build_bank(BankSettings([folder / "prompts.txt"], None, None, near=1.0), own, folder / "bank", HERE)
     return folder, fit(pairs, own, folder / "bank", folder / "fit", "cpu")
 
 

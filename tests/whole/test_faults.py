@@ -22,9 +22,10 @@ from kernel.models.weights_folder import Weights, write_manifest
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.run import run
-from kernel.pipeline.stages.batches import BatchSize, CannotBeUsed, Failed, encoded
+from kernel.pipeline.stages.batches import BatchSize, Failed, encoded
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.system.deadline import Deadline
+from kernel.system.work import CannotBeUsed
 from tests import warm
 from tests.conftest import ROOT
 

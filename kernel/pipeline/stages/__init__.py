@@ -4,22 +4,12 @@ A stage is loaded on one device and then makes item after item, by their numbers
 of estimates among those with a share. Its file declares it, and its line in load.py makes it known.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from kernel.config import Recipe
 from kernel.pipeline.folder.run_folder import Shards
-from kernel.pipeline.stages.batches import Share
-
-
-class Stage(Protocol):
-    def make(self, item: int, share: Share) -> Iterator[int]:
-        """Writes the item's outputs; yields how many images, or phrases, more are done.
-
-        Raises OutOfTime when there is no time for the item, CannotBeUsed when the model cannot make it here.
-        """
-        ...
+from kernel.system.work import Maker
 
 
 @dataclass(frozen=True)
@@ -27,7 +17,7 @@ class StageDeclaration:
     """What run, run folder, record, plan and report go by, so that a stage is its own file and a line in load.py."""
 
     name: str  # of its folder too
-    load: Callable[..., Stage]  # of job and device, and of who makes it where `by` says so
+    load: Callable[..., Maker]  # of job and device, and of who makes it where `by` says so
     label: str  # of progress bars, and in run.json
     by: str = ""  # of a stage that one of several makes: what follows its name
     reads: tuple[Shards, ...] = ()  # besides the images, which every stage may read

@@ -1,6 +1,5 @@
 """Images through a model, batch by batch, whatever a single one of them or the device's memory does."""
 
-import gc
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -11,21 +10,10 @@ from PIL.Image import Image
 from kernel.errors import kind_and_line
 from kernel.pipeline.decoding import BadImage, decoded_batches
 from kernel.pipeline.images import ImageFile
-from kernel.system.deadline import Deadline, Effort, OutOfTime
-from kernel.system.memory import is_out_of_memory, return_freed_memory
+from kernel.system.deadline import Effort, OutOfTime
+from kernel.system.memory import is_out_of_memory, release_memory
 from kernel.system.terminal.progress import STDERR
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a worker has before it: about so many images (or phrases) of this stage, and when it must be done."""
-
-    images: int
-    ends: Deadline
-
-
-class CannotBeUsed(Exception):
-    """A model fails on everything, or has no memory even for one image."""
+from kernel.system.work import CannotBeUsed, Share
 
 
 @dataclass
@@ -134,13 +122,3 @@ def encoded(images: list[Image], size: BatchSize, encode: Callable[[list[Image]]
         else:
             results.extend(own for image in part for own in encoded([image], size, encode))
     return results
-
-
-def release_memory() -> None:
-    """Gives back what nobody refers to any more: whoever held a model drops it first."""
-    import torch
-
-    gc.collect()
-    return_freed_memory()
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()

@@ -16,9 +16,10 @@ from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.images import ImageFile
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import BatchSize, Encoded, Share, encode_files
+from kernel.pipeline.stages.batches import BatchSize, Encoded, encode_files
 from kernel.system.deadline import Effort, OutOfTime
 from kernel.system.devices import Device
+from kernel.system.work import Share
 
 
 class Said(NamedTuple):

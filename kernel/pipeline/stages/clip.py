@@ -6,9 +6,10 @@ from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import BatchSize, Share, rows_of
+from kernel.pipeline.stages.batches import BatchSize, rows_of
 from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
+from kernel.system.work import Share
 
 
 class ClipStage:

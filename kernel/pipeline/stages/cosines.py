@@ -6,9 +6,9 @@ from kernel.models.clip import ClipEncoder
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import Share
 from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
+from kernel.system.work import Share
 
 
 class CosinesStage:

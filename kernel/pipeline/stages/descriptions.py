@@ -13,8 +13,9 @@ from kernel.models.text_tower import TextTower
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import BatchSize, Share, encode_files, in_one
+from kernel.pipeline.stages.batches import BatchSize, encode_files, in_one
 from kernel.system.devices import Device
+from kernel.system.work import Share
 
 
 class DescriptionsStage:

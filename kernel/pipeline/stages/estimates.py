@@ -18,8 +18,8 @@ from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import Share
 from kernel.system.devices import Device
+from kernel.system.work import Share
 
 KEPT = 10  # nearest prompts of an image, for people to look at
 

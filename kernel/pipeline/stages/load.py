@@ -1,13 +1,12 @@
-"""The table of stages, a stage by its name, with what it loads, and what comes of an item in its hands."""
+"""The table of stages, a stage by its name with what it loads, and a run's stage as work."""
 
-import traceback
-from collections.abc import Iterator
-from typing import Any
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from kernel.errors import UserError, did_you_mean, kind_and_line
+from kernel.errors import UserError, did_you_mean
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import (
-    Stage,
     StageDeclaration,
     captions,
     clip,
@@ -17,10 +16,8 @@ from kernel.pipeline.stages import (
     estimates,
     words,
 )
-from kernel.pipeline.stages.batches import CannotBeUsed, Share
-from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
-from kernel.system.terminal.progress import STDERR
+from kernel.system.work import Maker, plain
 
 # in the order in which a run comes to them
 STAGES = {
@@ -42,7 +39,7 @@ def kept() -> list[StageDeclaration]:
     return [stage for stage in STAGES.values() if stage.depends_on]
 
 
-def load_stage(name: str, job: Job, device: Device) -> Stage:
+def load_stage(name: str, job: Job, device: Device) -> Maker:
     """One of STAGES, followed by what makes it where that is one of several. Raises UserError for any other."""
     kind, _, by = name.partition(" ")
     stage = STAGES.get(kind)
@@ -52,28 +49,21 @@ def load_stage(name: str, job: Job, device: Device) -> Stage:
     return stage.load(job, device, by) if by else stage.load(job, device)
 
 
-def steps(stage: Stage, item: int, share: Share) -> Iterator[dict[str, Any]]:
-    """What comes of one item as plain data, the same for this process and for a worker's parent: `{"progress": images}`
-    for each step, and last of all how it ended: `made`, `out_of_time`, `disk` with an OSError's number and words, or
-    `given_up` with the reason.
+@dataclass(frozen=True)
+class StageWork:
+    """A stage of a run as work; `loaded` gives the stage to who has it at hand, in the process that has it."""
 
-    Only what the stage itself raises is told: whoever reads the steps does so outside, and fails by himself.
-    """
-    try:
-        for images in stage.make(item, share):
-            yield {"progress": images}
-    except OutOfTime:
-        yield {"out_of_time": True}
-    except OSError as error:
-        yield {"disk": [error.errno, error.strerror or str(error)]}
-    except Exception as error:
-        yield {"given_up": reason_of(error)}
-    else:
-        yield {"made": item}
+    job: Job
+    stage: str
+    loaded: Callable[[], Maker] | None = None
 
+    def load(self, device: Device) -> Maker:
+        return self.loaded() if self.loaded else load_stage(self.stage, self.job, device)
 
-def reason_of(error: Exception) -> str:
-    """One line for the run's record; what nobody foresaw is told whole on stderr."""
-    if not isinstance(error, UserError | CannotBeUsed):
-        traceback.print_exception(error, file=STDERR)
-    return kind_and_line(error)
+    def as_json(self) -> str:
+        return plain([self.stage, self.job.as_json()])
+
+    @classmethod
+    def from_json(cls, text: str) -> "StageWork":
+        stage, job = json.loads(text)
+        return cls(Job.from_json(job), stage)

@@ -8,9 +8,9 @@ from kernel.banks.word_banks import write_features
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import Share
 from kernel.system.deadline import Effort
 from kernel.system.devices import Device
+from kernel.system.work import Share
 
 
 class WordsStage:

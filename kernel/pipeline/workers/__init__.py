@@ -1,1 +1,1 @@
-"""The items of a stage over devices: one process each, or here."""
+"""Who makes the items of a work: this process, one process a device, or the workers of a Ray cluster."""

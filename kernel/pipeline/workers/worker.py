@@ -1,6 +1,6 @@
-"""One device's process: loads one stage and makes the items that its parent sends, one JSON line each way.
+"""One device's process: loads one work's model and makes the items that its parent sends, one JSON line each way.
 
-dispatch.py starts it fresh, never forked, so that whatever happens to a device happens to it alone. It ends when its
+processes.py starts it fresh, never forked, so that whatever happens to a device happens to it alone. It ends when its
 parent does.
 """
 
@@ -14,14 +14,12 @@ import time
 from collections import Counter
 from typing import Any, TextIO
 
-from kernel.pipeline.job import Job
-from kernel.pipeline.stages.batches import Share
-from kernel.pipeline.stages.load import load_stage, reason_of, steps
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device
 from kernel.system.memory import PeakMemory
 from kernel.system.offline import refuse_network
 from kernel.system.terminal.library_warnings import counted_warnings
+from kernel.system.work import Share, Work, reason_of, steps, unpacked
 
 Orders = queue.SimpleQueue[dict[str, Any]]
 
@@ -35,27 +33,27 @@ def main() -> int:
     orders: Orders = queue.SimpleQueue()
     threading.Thread(target=read_orders, args=(sys.stdin, orders), daemon=True).start()
     first = orders.get()
-    job, device = Job.from_json(first["job"]), Device(**first["device"])
+    work, device = unpacked(first["work"]), Device(**first["device"])
     with PeakMemory(device.name) as memory, counted_warnings() as counted:
-        serve(first["stage"], job, device, orders, answers, counted)
+        serve(work, device, orders, answers, counted)
     answer(answers, host=memory.host, device=memory.device)
     return 0
 
 
-def serve(name: str, job: Job, device: Device, orders: Orders, answers: TextIO, counted: Counter[str]) -> None:
+def serve(work: Work, device: Device, orders: Orders, answers: TextIO, counted: Counter[str]) -> None:
     """Loads when told to, then makes items until an order has none; each answer but progress carries what libraries
     warned of since the last."""
     import torch  # noqa: F401 - takes seconds, and several workers may do it at once; loading comes one after the other
 
     orders.get()
     try:
-        stage = load_stage(name, job, device)
+        maker = work.load(device)
     except Exception as error:
         return answer(answers, given_up=reason_of(error), library_warnings=taken(counted))
     answer(answers, loaded=True, library_warnings=taken(counted))
     while "item" in (order := orders.get()):
         ends = Deadline() if order["seconds"] is None else Deadline(time.monotonic() + order["seconds"])
-        for step in steps(stage, order["item"], Share(order["images"], ends)):
+        for step in steps(maker, order["item"], Share(order["images"], ends)):
             answer(answers, **step, **({} if "progress" in step else {"library_warnings": taken(counted)}))
         if "disk" in step or "given_up" in step:
             return

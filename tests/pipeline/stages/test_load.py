@@ -15,10 +15,10 @@ from kernel.pipeline.folder.run_folder import RunFolder, Shards
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.batches import Share
 from kernel.pipeline.stages.load import STAGES, kept
 from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
+from kernel.system.work import Share
 
 RECIPE = replace(Recipe(), estimates={"modifiers": 1.0}, modifiers={"mediums": 1}, shard_images=2)
 BRIGHTNESS = Shards("brightness", ".json")

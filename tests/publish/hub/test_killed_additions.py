@@ -10,6 +10,7 @@ from kernel.banks.build import build_bank
 from kernel.config import BankSettings
 from tests import warm
 from tests.conftest import ROOT
+from tests.engines import HERE
 from tests.models.encoders.by_hand import save_encoder
 
 # Every point is a real process, forked from one that has imported everything, that kills itself at its n-th step:
@@ -26,6 +27,7 @@ from kernel.models.weights_folder import open_weights
 from kernel.models.clip import ClipEncoder
 from kernel.errors import UserError
 from kernel.publish.hub.pins import Repository
+from tests.engines import HERE
 
 weights, out, options = Path(sys.argv[1]), Path(sys.argv[2]).resolve(), sys.argv[3:]
 models = json.loads((weights / "manifest.json").read_text())["models"]
@@ -152,7 +154,7 @@ def test_a_word_bank_that_was_encoded_before_the_kill_is_not_encoded_again(kille
 
 def test_a_bank_put_in_killed_anywhere_ends_with_the_same_folder(weights_folder, tmp_path):
     (tmp_path / "prompts.txt").write_text("\n".join(f"a woodcut of a fish number {number}" for number in range(60)))
-    build_bank(BankSettings([tmp_path / "prompts.txt"], near=1.0), weights_folder, tmp_path / "bank", "cpu")
+    build_bank(BankSettings([tmp_path / "prompts.txt"], near=1.0), weights_folder, tmp_path / "bank", HERE)
     verdicts, _ = killed(weights_folder, tmp_path / "killed", "--bank", tmp_path / "bank")
     assert set(verdicts) == {"same"}
 

@@ -23,15 +23,16 @@ from kernel.pipeline.folder import results
 from kernel.pipeline.images import list_images
 from kernel.pipeline.job import Job
 from kernel.pipeline.preparation import open_run
-from kernel.pipeline.stages.load import load_stage
-from kernel.pipeline.workers.dispatch import Ends, Outcome, WorkerProcess, work
+from kernel.pipeline.stages.load import StageWork, load_stage
+from kernel.pipeline.workers.processes import WorkerProcess
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device
+from kernel.system.work import Ends, Outcome
 from tests import warm
 from tests.conftest import ROOT
+from tests.engines import HERE, TWO
 
 pytestmark = pytest.mark.usefixtures("warm_processes")
-TWO = [Device("cpu"), Device("cpu")]
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ if "kernel.pipeline.workers.worker" in " ".join(sys.orig_argv):
 
 def run(job: Job, items, ends: Ends = Ends(), stage: str = "clip"):  # noqa: B008 - frozen
     outcome = Outcome()
-    return outcome, list(work(job, TWO, stage, dict.fromkeys(items, 1), ends, outcome))
+    return outcome, list(TWO.work(StageWork(job, stage), dict.fromkeys(items, 1), ends, outcome))
 
 
 def expected(weights, cpu, image_folder) -> np.ndarray:
@@ -113,7 +114,7 @@ def test_two_workers_share_the_parts_of_word_lists(job, weights, cpu, monkeypatc
 
 def test_who_reads_the_progress_fails_by_himself_and_ends_the_workers(job):
     others = set(children(os.getpid()))
-    with closing(work(job, TWO, "clip", dict.fromkeys(range(6), 1), Ends(), Outcome())) as working:
+    with closing(TWO.work(StageWork(job, "clip"), dict.fromkeys(range(6), 1), Ends(), Outcome())) as working:
         with pytest.raises(BrokenPipeError):
             for _ in working:
                 raise BrokenPipeError
@@ -135,7 +136,7 @@ class Counting:
 @pytest.mark.parametrize("error", [BrokenPipeError(), UnicodeEncodeError("ascii", "ö", 0, 1, "no"), RuntimeError("x")])
 def test_here_too_who_reads_the_progress_fails_by_himself(job, error):
     stage, outcome = Counting(), Outcome()
-    working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), outcome, here=lambda: stage)
+    working = HERE.work(StageWork(job, "clip", lambda: stage), {0: 2, 1: 3}, Ends(), outcome)
     with pytest.raises(type(error)), closing(working):
         for _ in working:
             raise error
@@ -145,7 +146,7 @@ def test_here_too_who_reads_the_progress_fails_by_himself(job, error):
 def test_a_stage_that_somebody_else_holds_can_be_used_again(job):
     stage = Counting()
     for _ in range(2):
-        working = work(job, [Device("cpu")], "clip", {0: 2, 1: 3}, Ends(), outcome := Outcome(), here=lambda: stage)
+        working = HERE.work(StageWork(job, "clip", lambda: stage), {0: 2, 1: 3}, Ends(), outcome := Outcome())
         assert list(working) == [5, 3] and outcome.left == []
     assert stage.made == [0, 1, 0, 1]
 
@@ -158,7 +159,7 @@ def test_a_stage_that_nobody_else_holds_is_gone_when_its_work_is_done(job):
         held.append(weakref.ref(stage))
         return stage
 
-    for _ in work(job, [Device("cpu")], "clip", {0: 2}, Ends(), outcome := Outcome(), here=load):
+    for _ in HERE.work(StageWork(job, "clip", load), {0: 2}, Ends(), outcome := Outcome()):
         pass
     assert held[0]() is None and outcome.left == []
 
@@ -272,7 +273,7 @@ def test_a_gpus_worker_sees_no_other_gpu(job, monkeypatch, visible, expected):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    worker = WorkerProcess(job, "clip", Device("cuda:1", "Tesla T4", 15), 2)
+    worker = WorkerProcess(StageWork(job, "clip"), Device("cuda:1", "Tesla T4", 15), 2)
     assert started[0]["CUDA_VISIBLE_DEVICES"] == expected
     told = json.loads(worker.process.stdin.getvalue())["device"]
     assert Device(**told) == Device("cuda:0", "Tesla T4", 15)

@@ -1,4 +1,4 @@
-"""Shares the items of a stage out among devices: to one fresh process a GPU, or here, where a CPU is all there is.
+"""Shares the items of a work out among devices, to one fresh process each.
 
 Each worker takes the next item when it is done with one, so faster devices do more. What a worker had in hand when it
 died, hung or gave up goes to the others.
@@ -13,104 +13,38 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from kernel.pipeline.job import Job
-from kernel.pipeline.stages import Stage
-from kernel.pipeline.stages.batches import Share, release_memory
-from kernel.pipeline.stages.load import load_stage, reason_of, steps
-from kernel.system.deadline import Deadline
 from kernel.system.devices import Device, worker_environment
 from kernel.system.processes import ending
+from kernel.system.work import Ends, Outcome, Work, packed
 
 TRIES = 2  # an item on which two workers ended is not given to a third
 BARREN_ROUNDS = 3  # so often are workers started anew that die without having made anything
 
 
-@dataclass
-class Outcome:
-    """What came of a stage: the items that nobody made, why workers gave up, whether the time was over, and the most
-    memory that one worker's process took, in bytes: of the host, anonymous, and of its GPU; and how often libraries
-    warned of what in workers' processes."""
+@dataclass(frozen=True)
+class Processes:
+    """An Engine of one process a device."""
 
-    left: list[int] = field(default_factory=list)
-    reasons: list[str] = field(default_factory=list)
-    out_of_time: bool = False
-    host_bytes: int = 0
-    device_bytes: int | None = None
-    library_warnings: Counter[str] = field(default_factory=Counter)
+    devices: list[Device]
 
     @property
-    def why(self) -> str:
-        """The reasons in one line."""
-        return "; ".join(self.reasons)
+    def title(self) -> str:
+        return ", ".join(device.name for device in self.devices)
 
-
-@dataclass(frozen=True)
-class Ends:
-    """When a stage begins nothing more, and when a worker that is still at something is ended as hanging."""
-
-    begins: Deadline = Deadline()
-    hangs: Deadline = Deadline()
-
-
-def work(
-    job: Job,
-    devices: list[Device],
-    stage: str,
-    items: Mapping[int, int],
-    ends: Ends,
-    outcome: Outcome,
-    here: Callable[[], Stage] | None = None,
-) -> Generator[int]:
-    """Makes the items, {number: its images or phrases}, on the devices; yields how many images (or phrases) more are
-    done, and fills the `outcome`. `here` loads the stage in this process, where it runs here. Closed, it ends workers
-    that are still at it.
-
-    Raises OSError when the disk refuses a shard; whatever else goes wrong with a worker is told by the outcome, and
-    what goes wrong with whoever reads the steps is no part of the work.
-    """
-    if not items or (len(devices) == 1 and not devices[0].is_gpu):
-        return work_here(here or (lambda: load_stage(stage, job, devices[0])), items, ends.begins, outcome)
-    return Dispatch(job, devices, stage, items, ends, outcome).run()
-
-
-def work_here(load: Callable[[], Stage], items: Mapping[int, int], ends: Deadline, outcome: Outcome) -> Generator[int]:
-    outcome.left += items
-    if not items:
-        return
-    try:
-        stage = load()
-    except Exception as error:
-        outcome.reasons.append(reason_of(error))
-        return
-    while outcome.left:
-        item, images = outcome.left[0], sum(items[own] for own in outcome.left)
-        for step in steps(stage, item, Share(images, ends)):
-            if "progress" in step:
-                yield step["progress"]
-            elif "made" in step:
-                outcome.left.remove(item)
-            elif "disk" in step:
-                raise OSError(*step["disk"])
-            elif "given_up" in step:
-                outcome.reasons.append(step["given_up"])
-            else:
-                outcome.out_of_time = True
-        if item in outcome.left:
-            break
-    del stage  # its model goes before the next one loads
-    release_memory()
+    def work(self, work: Work, items: Mapping[int, int], ends: Ends, outcome: Outcome) -> Generator[int]:
+        return Dispatch(work, self.devices, items, ends, outcome).run()
 
 
 class Dispatch:
-    """One stage over several processes: a thread for each, which gives it an item and reads what comes of it."""
+    """One work over several processes: a thread for each, which gives it an item and reads what comes of it."""
 
     def __init__(
-        self, job: Job, devices: list[Device], stage: str, items: Mapping[int, int], ends: Ends, outcome: Outcome
+        self, work: Work, devices: list[Device], items: Mapping[int, int], ends: Ends, outcome: Outcome
     ) -> None:
-        self.job, self.devices, self.stage, self.items, self.ends = job, devices, stage, items, ends
+        self.work, self.devices, self.items, self.ends = work, devices, items, ends
         self.outcome = outcome
         self.waiting = deque(items)
         self.in_hand = 0
@@ -141,7 +75,7 @@ class Dispatch:
 
     def round(self) -> Iterator[int]:
         wanted = self.devices[: len(self.waiting)]
-        workers = [WorkerProcess(self.job, self.stage, device, len(self.devices)) for device in wanted]
+        workers = [WorkerProcess(self.work, device, len(self.devices)) for device in wanted]
         self.living = len(workers)
         threads = [threading.Thread(target=self.drive, args=(worker,), daemon=True) for worker in workers]
         try:
@@ -218,7 +152,7 @@ class Dispatch:
 class WorkerProcess:
     """kernel/pipeline/workers/worker.py on one device, and what it answers."""
 
-    def __init__(self, job: Job, stage: str, device: Device, workers: int) -> None:
+    def __init__(self, work: Work, device: Device, workers: int) -> None:
         self.device = device
         self.library_warnings: Counter[str] = Counter()
         environment, seen = worker_environment(device, workers)
@@ -226,7 +160,7 @@ class WorkerProcess:
             [sys.executable, "-m", "kernel.pipeline.workers.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment,
         )  # fmt: skip
-        self.send(job=job.as_json(), stage=stage, device=asdict(seen))
+        self.send(work=packed(work), device=asdict(seen))
 
     def send(self, **order: Any) -> None:
         """Nothing is said to a process that has ended: that is seen where it should answer."""

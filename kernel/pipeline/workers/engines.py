@@ -1,0 +1,21 @@
+"""Which Engine shares work out: by the devices of this machine, or by a cluster's address."""
+
+from kernel.config import RAY
+from kernel.pipeline.workers.here import Here
+from kernel.pipeline.workers.processes import Processes
+from kernel.system.devices import Device, find_devices
+from kernel.system.work import Engine
+
+
+def engine_on(devices: list[Device]) -> Engine:
+    """This process where a CPU is all there is, else one process a device."""
+    return Here(devices[0]) if len(devices) == 1 and not devices[0].is_gpu else Processes(devices)
+
+
+def engine_named(name: str, device: str = "auto", address: str | None = None) -> Engine:
+    """One of ENGINES. Raises UserError for a device that cannot be used, and where no cluster answers."""
+    if name == RAY:
+        from kernel.pipeline.workers.ray import RayCluster
+
+        return RayCluster.connected(address, device)
+    return engine_on(find_devices(device))
