@@ -19,17 +19,20 @@ from kernel.models.encoders.encoder import on_device, tower_prefix
 from kernel.models.encoders.output_head import OutputHead
 from kernel.models.encoders.record import EncoderRecord, HeldOut, Tower, TrainedOn
 from kernel.models.weights_folder import FileEntry, Weights, open_weights
+from kernel.pipeline.workers.engines import engine_on
+from kernel.pipeline.workers.here import Here
 from kernel.system.deadline import NEVER, Deadline
-from kernel.system.devices import Device, find_device
+from kernel.system.devices import Device, find_device, find_devices
 from kernel.system.files import write_json, write_whole, writing
+from kernel.system.work import Engine
 from kernel.training.curve import curve_picture, curve_table
-from kernel.training.features import features_of
+from kernel.training.features import AtHand, features_of
 from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.intervals import interval_over_groups
 from kernel.training.pairs import PairSet, open_pairs
 from kernel.training.prompts import prompt_rows
 from kernel.training.split import Parts, parts_of, split_of
-from kernel.training.tower.opened import BLIP2, CLIP, OpenedTower, open_tower
+from kernel.training.tower.opened import BLIP2, CLIP, NamedTower, OpenedTower, open_tower
 
 WORK = "training"
 
@@ -70,12 +73,14 @@ def train(
     device: str = "auto",
     near: float = NEAR_PROMPTS,
     deadline: Deadline = NEVER,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Trains on the pairs, judges on the groups that were held out, writes the encoder; returns encoder.json's content.
 
-    Every tier begins with the better of two heads on the frozen towers' features. The others then train the tower too,
-    one alone, and hand out what they began with where nothing was better on the validation pairs. Under torchrun every
-    process calls this. Raises UserError for whatever is wrong with pairs, weights, tower or `out`.
+    Every tier begins with the better of two heads on the frozen towers' features, which the `engine` makes, by default
+    this machine's devices. The others then train the tower too, one alone, and hand out what they began with where
+    nothing was better on the validation pairs. Under torchrun every process calls this. Raises UserError for whatever
+    is wrong with pairs, weights, tower or `out`.
     """
     from kernel.training.tower.processes import processes
 
@@ -98,18 +103,19 @@ def train(
         open_weights(weights, parts=("clip", "sentences", *(["captioners"] if BLIP2 in towers else []))),
         open_pairs(pairs),
     )
+    engine = engine or engine_on(find_devices(device))
     cure = "free space there or give --out another folder, then run again: what is made is kept"
     with processes(find_device(device)) as own, writing(out, cure):
         seen = [
-            open_tower(name, opened, own.device)
+            open_tower(NamedTower(name, opened), own.device)
             for name in sorted(dict.fromkeys(towers), key=lambda name: name != CLIP)
         ]
         if own.first:
             require_own_folder(out)
             (out / WORK).mkdir(parents=True, exist_ok=True)
-            material_of(found, opened, seen, out, own.device, near)
+            material_of(found, opened, seen, out, own.device, near, engine)
         own.wait()
-        material = material_of(found, opened, seen, out, own.device, near)  # what is kept, by now
+        material = material_of(found, opened, seen, out, own.device, near, engine)  # what is kept, by now
         answer = best_head(material, seen)
         if tier != TIERS[0]:
             answer = trained(material, seen[0], answer, tier, settings or TrainingSettings(), own, out / WORK, deadline)
@@ -123,7 +129,7 @@ def require_own_folder(out: Path) -> None:
 
 
 def material_of(
-    pairs: PairSet, weights: Weights, seen: list[OpenedTower], out: Path, device: Device, near: float
+    pairs: PairSet, weights: Weights, seen: list[OpenedTower], out: Path, device: Device, near: float, engine: Engine
 ) -> Material:
     kept = out / WORK / pairs.sha256[:16]
     kept.mkdir(parents=True, exist_ok=True)
@@ -132,7 +138,7 @@ def material_of(
     split = split_of(pairs, rows, near)
     split.write(out)
     batch = Recipe().encoder_batch
-    found = [features_of(pairs.pictures, kept / own.key, own.load, batch, "features") for own in seen]
+    found = [features_of(pairs.pictures, kept / own.key, own.named, batch, "features", engine) for own in seen]
     bad = {image: why for own in found for image, why in own.bad.items()}
     left_out = pairs.left_out | ({"picture that cannot be used": len(bad)} if bad else {})
     features = np.concatenate([own.rows for own in found], axis=1)
@@ -219,7 +225,8 @@ def trained(
     files = [pairs.pictures[place] for place in parts.held_out.tolist()]
     with TemporaryDirectory(dir=work) as scratch:  # of these very weights: nothing to keep
         batch = Recipe().encoder_batch
-        held_out = features_of(files, Path(scratch), lambda: tower.encode_images, batch, "held out").rows
+        see, here = AtHand(lambda: tower.encode_images), Here(own.device)
+        held_out = features_of(files, Path(scratch), see, batch, "held out", here).rows
     state = {f"{tower_prefix(0)}{name}": own.float().cpu() for name, own in model.tower.state_dict().items()}
     return Answer([record], state, model.output_head(), tier, held_out, validated)
 

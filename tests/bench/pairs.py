@@ -31,11 +31,11 @@ from kernel.pipeline.run import run
 from kernel.pipeline.submission import read_submission
 from kernel.system.devices import Device, find_device
 from kernel.system.files import write_json
-from kernel.training.features import features_of
+from kernel.training.features import AtHand, features_of
 from kernel.training.fit import fit
 from kernel.training.heads import Rows, fit_ridge, fit_two_layers, mean_cosine
 from kernel.training.pairs import open_pairs
-from kernel.training.tower.opened import open_tower
+from kernel.training.tower.opened import NamedTower, open_tower
 from kernel.training.train import Material, material_of, train
 from tests.bench.linked_weights import with_encoder
 from tests.engines import HERE
@@ -150,14 +150,14 @@ def tiers_alone(
     """Of each tier the cosines of what its encoder says alone; of `head` what the plain ridge says too."""
     device = Device("cpu")
     files = list_images(images)
-    clip = open_tower("clip", weights, device)
-    seen = features_of(files, out / f"score-{seed}" / "features", clip.load, 64, "features of what is scored").rows
+    clip, kept = NamedTower("clip", weights), out / f"score-{seed}"
+    seen = features_of(files, kept / "features", clip, 64, "features of what is scored", HERE).rows
     for tier in contents:
         encoder = ImageEncoder.load(out / f"{tier}-{seed}", device)
         rows = seen
         if encoder.towers:
-            kept = out / f"score-{seed}" / f"features-{tier}"
-            rows = features_of(files, kept, lambda encoder=encoder: encoder.see, 64, f"tower of {tier}").rows
+            own = kept / f"features-{tier}"
+            rows = features_of(files, own, AtHand(lambda seen=encoder: seen.see), 64, f"tower of {tier}", HERE).rows
         yield tier, pairwise_cosine(encoder.head.apply(rows), truth)
     material = kept_material(out / f"training-{seed}", out / f"pairs-{seed}", weights)
     yield "ridge", pairwise_cosine(fit_ridge(*train_and_validation(material)).head.apply(seen), truth)
@@ -165,7 +165,8 @@ def tiers_alone(
 
 def kept_material(work: Path, tars: Path, weights: Weights) -> Material:
     device = Device("cpu")
-    return material_of(open_pairs(tars), weights, [open_tower("clip", weights, device)], work, device, 0.7)
+    clip = open_tower(NamedTower("clip", weights), device)
+    return material_of(open_pairs(tars), weights, [clip], work, device, 0.7, HERE)
 
 
 def train_and_validation(material: Material, most: int | None = None) -> tuple[Rows, Rows]:

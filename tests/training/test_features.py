@@ -5,7 +5,8 @@ from PIL import Image
 from kernel.errors import UserError
 from kernel.pipeline.images import ImageFile
 from kernel.training import features
-from kernel.training.features import features_of
+from kernel.training.features import AtHand, features_of
+from tests.engines import HERE
 
 
 @pytest.fixture
@@ -23,31 +24,31 @@ def reds(images):
 
 
 def test_every_picture_has_its_row_and_a_bad_one_a_reason(files, tmp_path):
-    found = features_of(files, tmp_path / "kept", lambda: reds, 2, "reds")
+    found = features_of(files, tmp_path / "kept", AtHand(lambda: reds), 2, "reds", HERE)
     assert found.rows[:, 0].tolist() == [0, 30, 60, 90, 0, 150, 180]
     assert list(found.bad) == ["4"] and "UnidentifiedImageError" in found.bad["4"]
 
 
 def test_what_is_kept_is_not_made_again_and_what_was_cut_is(files, tmp_path):
-    first = features_of(files, tmp_path / "kept", lambda: reds, 2, "reds").rows
+    first = features_of(files, tmp_path / "kept", AtHand(lambda: reds), 2, "reds", HERE).rows
     asked = []
 
     def counting(images):
         asked.extend(images)
         return reds(images)
 
-    again = features_of(files, tmp_path / "kept", lambda: counting, 2, "reds")
+    again = features_of(files, tmp_path / "kept", AtHand(lambda: counting), 2, "reds", HERE)
     assert not asked and np.array_equal(again.rows, first)
     path = tmp_path / "kept" / "00002.safetensors"
     path.write_bytes(path.read_bytes()[:-2])
-    again = features_of(files, tmp_path / "kept", lambda: counting, 2, "reds")
+    again = features_of(files, tmp_path / "kept", AtHand(lambda: counting), 2, "reds", HERE)
     assert len(asked) == 1 and np.array_equal(again.rows, first)
 
 
 def test_a_shard_of_bad_pictures_alone_has_rows_of_the_others_width(files, tmp_path):
     for index in range(3):
         (tmp_path / f"{index}.png").write_bytes(b"")
-    found = features_of(files, tmp_path / "kept", lambda: reds, 2, "reds")
+    found = features_of(files, tmp_path / "kept", AtHand(lambda: reds), 2, "reds", HERE)
     assert found.rows.shape == (7, 2) and list(found.bad) == ["0", "1", "2", "4"]
 
 
@@ -56,9 +57,9 @@ def test_a_tower_that_fails_on_all_is_told_and_what_is_made_is_kept(files, tmp_p
         raise RuntimeError("no kernel image")
 
     with pytest.raises(UserError, match="reds: cannot be made .*no kernel image.*kept.*--device cpu"):
-        features_of(files, tmp_path / "kept", lambda: failing, 2, "reds")
+        features_of(files, tmp_path / "kept", AtHand(lambda: failing), 2, "reds", HERE)
 
 
 def test_numbers_that_are_not_finite_are_refused(files, tmp_path):
     with pytest.raises(UserError, match="reds row 0 of 7 holds a number that is not finite"):
-        features_of(files, tmp_path / "kept", lambda: lambda images: reds(images) * np.nan, 2, "reds")
+        features_of(files, tmp_path / "kept", AtHand(lambda: lambda images: reds(images) * np.nan), 2, "reds", HERE)

@@ -15,13 +15,14 @@ from kernel.errors import UserError, first_line
 from kernel.models.weights_folder import open_weights
 from kernel.system.devices import Device
 from kernel.system.opening import open_file
-from kernel.training.features import features_of
+from kernel.training.features import AtHand, features_of
 from kernel.training.pairs import open_pairs
 from kernel.training.prompts import prompt_rows
 from kernel.training.split import members_of, near_groups
-from kernel.training.tower.opened import open_tower
+from kernel.training.tower.opened import NamedTower, open_tower
 from tests.bench.real.imagenet_towers import TOWERS, write_timm_folder
 from tests.bench.real.upper_blocks import TRAINED, UPPER, parted
+from tests.engines import HERE
 
 SOURCES = "sources.csv"
 # One sentence with a name in it. Over the prompts of all other sources the score is that of prompts as people write
@@ -104,14 +105,13 @@ def read_material(pairs: Path, weights: Path, out: Path, device: Device) -> tupl
         )
     bad: dict[str, str] = {}
     for name, tower in TOWERS.items():
-        seen = open_tower(str(write_timm_folder(tower, out / "towers" / name)), opened, device)
-        own = features_of(found.pictures, kept / seen.key, seen.load, BATCH, f"features of {name}")
+        seen = open_tower(NamedTower(str(write_timm_folder(tower, out / "towers" / name)), opened), device)
+        own = features_of(found.pictures, kept / seen.key, seen.named, BATCH, f"features of {name}", HERE)
         material.features[name] = own.rows
         bad |= own.bad
     lower, upper = parted(out / "towers" / TRAINED, device)
-    early = features_of(
-        found.pictures, kept / f"early-{TRAINED}-{UPPER}", lambda: lower.encode_images, BATCH, "early blocks"
-    )
+    below = AtHand(lambda: lower.encode_images)
+    early = features_of(found.pictures, kept / f"early-{TRAINED}-{UPPER}", below, BATCH, "early blocks", HERE)
     material = replace(material, early=early.rows, upper=upper)
     good = np.array([place for place, own in enumerate(found.pictures) if own.id not in bad], dtype=np.intp)
     return material.of(good), bad

@@ -24,7 +24,7 @@ from kernel.pipeline.run import run
 from kernel.pipeline.submission import read_submission
 from kernel.system.deadline import OutOfTime
 from kernel.system.files import write_json
-from kernel.training.tower.opened import open_tower
+from kernel.training.tower.opened import NamedTower, open_tower
 
 ALONE = Recipe(name="own", estimates={"encoder": 1.0}, shard_images=2, encoder_batch=2)
 
@@ -65,7 +65,7 @@ def with_encoders(tmp_path_factory, weights):
     width = ClipEncoder.load(weights, cpu_device()).encode_texts(["a"], 1).shape[1]
     own = records.Tower("clip", width, sha256=weights.sha256("clip"))
     write_encoder(folder / "encoders" / "clip", [own], sentences, {}, 2)
-    eyes = open_tower("blip2", weights, cpu_device()).frozen
+    eyes = open_tower(NamedTower("blip2", weights), cpu_device()).frozen
     write_encoder(folder / "encoders" / "both", [own, eyes, tower], sentences, model.state_dict(), 3)
     write_manifest(folder, weights.models, weights.captioners)
     return open_weights(folder)
