@@ -6,7 +6,7 @@ MINIATURE := build/weights/manifest.json
 CHECKPOINTS := $(wildcard kernel/miniature/checkpoints/*/*)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup miniature demo test test-slow test-gpu fuzz figures ablation textside real scale deadlines truesize plan pairs bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
+.PHONY: help setup miniature demo test test-slow test-gpu fuzz figures ablation textside real scale deadlines truesize plan pairs cluster bench parity curves browser screenshots docs format lint notebooks wheels weights dataset rehearse push submit clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -77,6 +77,9 @@ truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predic
 
 pairs: $(MINIATURE)  ## what training on drawn pairs is worth, by tier: build/pairs/pairs.json; takes most of an hour
 	$(BIN)/python -m tests.bench.pairs
+
+cluster: $(MINIATURE)  ## a bank and features by one process, two, a Ray cluster, and one that loses machines: build/cluster; ten minutes
+	$(BIN)/python -m tests.bench.cluster
 
 bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
 	$(BIN)/python -m tests.bench

@@ -153,6 +153,10 @@ NOT_HERE = {
     "make fuzz": "it takes an hour; tests/fuzz/test_corpus.py tries what it starts from and what it found",
     "make lint": ".ci/run runs it",
     "make pairs": "it trains for an hour; tests/bench/test_pairs.py runs the same on 150 pairs",
+    "make cluster": "it takes ten minutes; tests/bench/test_cluster.py runs the same on 150 prompts",
+    KERNEL + "bank PROMPTS --weights build/weights --out BANK --engine ray --address ADDRESS": (
+        "it needs a cluster; tests/cluster/test_bank.py runs it on several"
+    ),
     "make real": "its pictures do not come with the project; tests/bench/test_real.py runs it on some, where they are",
     "make format": "it changes the project's files; the lines of make lint check what it would do",
     "make browser": "it installs a package of the system; .ci/run runs it",

@@ -179,7 +179,7 @@ class Dispatch:
         if why := reply.get("given_up") or reply.get("died"):
             self.outcome.reasons.append(why)
             slot.barren += 1
-            slot.abandoned = "given_up" in reply or slot.barren == BARREN
+            slot.abandoned = slot.barren == BARREN
         if why or not self.waiting or self.over:
             self.end(slot)
             return

@@ -31,6 +31,7 @@ from kernel.system.work import Ends, Outcome
 from tests import warm
 from tests.conftest import ROOT
 from tests.engines import HERE, TWO
+from tests.processes import alive, children
 
 pytestmark = pytest.mark.usefixtures("warm_processes")
 
@@ -246,17 +247,6 @@ def test_workers_end_with_their_parent(image_folder, weights_folder, tmp_path):
             break
         time.sleep(0.1)
     assert not any(alive(worker) for worker in workers)
-
-
-def children(pid: int) -> list[int]:
-    return [int(own) for own in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize(("visible", "expected"), [(None, "1"), ("", "1"), ("4,7", "7")])
