@@ -22,6 +22,8 @@ def connect(address: str | None) -> str:
     """
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     os.environ.update(QUIET)
+    if address != "auto":
+        os.environ["RAY_ADDRESS"] = address  # Ray takes this one before any that it is given
     stay_offline()
     require_ray()
     require_answer(address)
