@@ -11,7 +11,7 @@ from kernel.models.vectors import check_finite, unit_rows
 from kernel.system.devices import Device
 
 BLOCK, IMAGES = 32_768, 1024  # a block of 1,024 dimensions takes 200 MB, its products with 1,024 images 134 MB
-GATHERED_IMAGES = 256  # of 100 neighbours each: 40 MB of embeddings at a time
+GATHERED = 25_600  # neighbours' embeddings at a time: 40 MB
 
 
 def nearest(
@@ -84,17 +84,20 @@ def neighbour_estimate(
 
     A sum of zero, as of two opposite neighbours, stays a zero row. Raises UserError for a number that is not finite.
     """
+    import torch
+
     check_finite("neighbour cosine", cosines)
-    weights = neighbour_weights(cosines, weighting, temperature)
-    parts = [np.zeros((0, embeddings.shape[1]), dtype=np.float32)]
-    for start in range(0, len(indices), GATHERED_IMAGES):
-        part = slice(start, start + GATHERED_IMAGES)
-        rows = embeddings[indices[part]].astype(np.float32)
-        sums = (weights[part, None, :].astype(np.float32) @ rows)[:, 0]
-        if not np.isfinite(sums).all():
-            raise UserError(f"prompt bank: an embedding is not finite: it is damaged. {ADVICE}")
-        parts.append(unit_rows(sums))
-    return np.concatenate(parts)
+    weights = neighbour_weights(cosines, weighting, temperature).ravel()
+    # as they lie on the disk: of a bank that is larger than the memory every page is read once, not once an image
+    order = np.argsort(indices, axis=None, kind="stable")
+    sums = torch.zeros((len(indices), embeddings.shape[1]))
+    for start in range(0, len(order), GATHERED):
+        part = order[start : start + GATHERED]
+        rows = embeddings[indices.ravel()[part]].astype(np.float32) * weights[part, None].astype(np.float32)
+        sums.index_add_(0, torch.from_numpy(part // indices.shape[1]), torch.from_numpy(rows))
+    if not sums.isfinite().all():
+        raise UserError(f"prompt bank: an embedding is not finite: it is damaged. {ADVICE}")
+    return unit_rows(sums.numpy())
 
 
 def neighbour_weights(cosines: np.ndarray, weighting: str, temperature: float) -> np.ndarray:

@@ -192,15 +192,31 @@ def test_opposite_neighbours_cancel_to_a_zero_row():
     assert neighbour_estimate(np.array([[0, 2]]), np.float32([[0.1, 0.1]]), AXES, "published", 1.0).tolist() == [[0, 0]]
 
 
-@pytest.mark.parametrize("images", [1, 2, 7, 100])
-def test_estimates_do_not_depend_on_how_many_images_are_gathered(monkeypatch, images):
-    monkeypatch.setattr(kernel.banks.nearest, "GATHERED_IMAGES", images)
+@pytest.mark.parametrize("rows", [1, 2, 7, 36, 100])
+def test_estimates_do_not_depend_on_how_many_rows_are_gathered_at_a_time(monkeypatch, rows):
+    monkeypatch.setattr(kernel.banks.nearest, "GATHERED", rows)
     rng = np.random.default_rng(0)
     indices, cosines = rng.integers(0, N, size=(9, 4)), rng.uniform(0.2, 0.4, size=(9, 4)).astype(np.float32)
     found = neighbour_estimate(indices, cosines, EMBEDDINGS.astype(np.float16), "published", 1.0)
     weights = 1 / ((1 - cosines.astype(np.float64)) ** 6 + 1e-4)
     naive = [sum(weights[i, j] * EMBEDDINGS[indices[i, j]].astype(np.float16) for j in range(4)) for i in range(9)]
     np.testing.assert_allclose(found, unit_rows(np.array(naive)), atol=1e-6)
+
+
+class Watched(np.ndarray):
+    """A matrix that tells which of its rows were asked for, in what order."""
+
+    def __getitem__(self, places):
+        self.asked.extend(places.tolist())
+        return np.asarray(self)[places]
+
+
+def test_embeddings_are_read_once_through_as_they_lie_on_the_disk(monkeypatch):
+    monkeypatch.setattr(kernel.banks.nearest, "GATHERED", 3)
+    matrix = EMBEDDINGS.astype(np.float16).view(Watched)
+    matrix.asked = []
+    neighbour_estimate(np.array([[4, 0], [1, 3], [2, 0]]), np.float32([[0.4, 0.2]] * 3), matrix, "published", 1.0)
+    assert matrix.asked == [0, 0, 1, 2, 3, 4]
 
 
 def test_no_image_has_no_estimate():

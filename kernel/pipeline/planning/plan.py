@@ -13,6 +13,7 @@ from typing import Any
 from kernel.config import BANK, CAPTIONS, MODIFIERS, NEAREST, Recipe
 from kernel.errors import UserError
 from kernel.pipeline.planning import stage_costs as costs
+from kernel.pipeline.planning.bank_costs import bank_cost, neighbours_stage, room_note
 from kernel.pipeline.planning.gpus import GB, Gpu
 from kernel.pipeline.planning.models import CAPTIONERS, SHIPPED, Models, published_models
 from kernel.pipeline.planning.stage_costs import ASSUMED, Stage
@@ -86,10 +87,13 @@ def plan(
     notes, problems = [], []
     if asks_bank and bank_prompts is None:
         notes.append(f"the bank is taken to hold {prompts:,} prompts; --bank-prompts N says otherwise")
+    if prompts and (note := room_note(prompts)):
+        notes.append(note)
     if features_shipped:
         notes.append("the word banks' features are taken to lie in the weights folder")
 
-    stages = [costs.reading_stage(clip, captioner, sentences, gpu), costs.clip_stage(share)]
+    asked = prompts if asks_bank else 0
+    stages = [costs.reading_stage(clip, captioner, sentences, gpu, asked), costs.clip_stage(share)]
     stages += [costs.encoder_stage(share, encoder) for encoder in models.encoders]
     if any(recipe.modifiers.values()):
         stages.append(costs.words_stage(whole, features_shipped, models.word_lists))
@@ -102,7 +106,7 @@ def plan(
     if recipe.needs(CAPTIONS) or recipe.needs(MODIFIERS):
         stages.append(costs.sentences_stage(whole, sentence))
     if recipe.needs(NEAREST):
-        stages.append(costs.neighbours_stage(whole, prompts))
+        stages.append(neighbours_stage(whole, prompts))
     stages.append(costs.submission_stage(images))
 
     for stage in stages:
@@ -119,7 +123,7 @@ def plan(
         problems.append(f"time: {seconds / 3600:.1f} h, {deadline_seconds / 3600:.1f} h are allowed")
     planned = Plan(
         recipe, captioner.name if captioner else None, images, gpu, usable, stages, seconds, deadline_seconds, host,
-        host_memory, costs.bank_cost(gpu, clip, prompts) if prompts else None, not problems, problems, [], notes,
+        host_memory, bank_cost(gpu, clip, prompts) if prompts else None, not problems, problems, [], notes,
     )  # fmt: skip
     return replace(planned, cures=list(cures(planned, again))) if problems and with_cures else planned
 

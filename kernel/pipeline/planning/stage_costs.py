@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes
-from kernel.banks.nearest import BLOCK, IMAGES
 from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
 from kernel.pipeline.planning.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
 from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Encoding, Weighed, Work
@@ -42,6 +40,9 @@ class Assumed:
     layer_start_seconds: float = assumed(0.001, "seconds of the host to start one decoder layer's kernels")
     decode_core_seconds: float = assumed(0.017, "core-seconds to decode a 512-768 px PNG and resize it")
     dataset_bytes_a_second: float = assumed(200e6, "bytes read from a mounted dataset a second")
+    around_bytes: int = assumed(131_072, "bytes that the system reads around a row of a mapped file")
+    copied_bytes_a_second: float = assumed(6e9, "bytes copied from the host to a GPU a second")
+    prompt_file_bytes: int = assumed(100, "bytes of a prompt in a bank's file, compressed")
     gpu_libraries_gb: float = assumed(3.0, "GB of the host for a worker's libraries, with CUDA")
     # anonymous memory; `make truesize` measures 0.62 to 0.74: torch 0.28, transformers 0.16, sentence-transformers 0.1
     cpu_libraries_gb: float = assumed(0.7, "GB of the host for a worker's libraries, without")
@@ -50,7 +51,13 @@ class Assumed:
 
     def told(self) -> dict[str, float]:
         """What is assumed, in words, and how much."""
-        return {own.metadata["says"]: getattr(self, own.name) for own in fields(self)}
+        return in_words(self)
+
+
+def in_words(assumptions: Any, *names: str) -> dict[str, float]:
+    """What is `assumed` in a dataclass, in words, and how much: of these `names`, or all."""
+    chosen = [own for own in fields(assumptions) if own.name in names or not names]
+    return {own.metadata["says"]: getattr(assumptions, own.name) for own in chosen}
 
 
 ASSUMED = Assumed()
@@ -148,10 +155,13 @@ def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
     return (device, "device") if device >= host else (host, "host")
 
 
-def reading_stage(clip: Clip, captioner: Captioning | None, sentences: Weighed, gpu: Gpu) -> Stage:
-    """Every weights file once for its sha256 and once by each worker, one after the other."""
+def reading_stage(
+    clip: Clip, captioner: Captioning | None, sentences: Weighed, gpu: Gpu, bank_prompts: int = 0
+) -> Stage:
+    """Every weights file once for its sha256 and once by each worker, one after the other; of a bank the prompts' file
+    for its sha256, by the run and by the worker that asks it."""
     files = clip.weights.bytes + sentences.bytes + (captioner.weights.bytes if captioner else 0)
-    read = files * (1 + gpu.count)
+    read = files * (1 + gpu.count) + 2 * bank_prompts * ASSUMED.prompt_file_bytes
     return host_stage("read weights", read / ASSUMED.dataset_bytes_a_second, read)
 
 
@@ -263,21 +273,6 @@ def sentences_stage(case: Case, sentence: Work) -> Stage:
     )  # fmt: skip
 
 
-def neighbours_stage(case: Case, prompts: int) -> Stage:
-    """All images past the bank, block by block, in float32, on one device: kernel/banks/nearest.py."""
-    gpu, sentences, images, width = case.gpu, case.sentences, case.images, case.clip.dimensions
-    block = min(prompts, BLOCK)
-    fixed = images * width * 4 + block * width * (4 + BYTES_A_NUMBER) + min(images, IMAGES) * block * 4
-    fixed += images * case.recipe.neighbours * 12  # a cosine and an index each
-    operations = 2 * images * prompts * width
-    read = prompts * width * BYTES_A_NUMBER
-    # products are written, then read twice to find the best
-    moved = 3 * 4 * images * prompts
-    seconds = operations / gpu.single_speed + moved / gpu.read_speed + read / ASSUMED.dataset_bytes_a_second
-    return Stage("neighbours", "", sentences.bytes, fixed, 0, 0, 0, operations, read, seconds, "device",
-                 sentences.mapped_bytes)  # fmt: skip
-
-
 def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int] = PHRASES) -> dict[str, int]:
     """The host's memory when every worker loads its captioner at once, one after the other, and while words are ranked.
 
@@ -308,14 +303,3 @@ def split_note(gpu: Gpu, captioner: Captioning, captions: Stage, usable: int) ->
         f"{says}; one image passes the devices in turn, so {gpu.count} are no faster than one, the host still takes "
         f"all {captions.weights_bytes / GB:.1f} GB as it loads, and this package puts a captioner on one device"
     )
-
-
-def bank_cost(gpu: Gpu, clip: Clip, prompts: int) -> dict[str, float]:
-    """Building a bank of `prompts` prompts on one of these devices: CLIP's text tower is nearly all of it."""
-    return {
-        "prompts": prompts,
-        "operations_per_prompt": clip.text.operations,
-        "operations": prompts * clip.text.operations,
-        "seconds": compute_seconds(gpu, clip.text, prompts),
-        "bytes": bank_bytes(prompts),
-    }

@@ -5,14 +5,14 @@ Speeds are published ones of one card and one tower, scaled by counted operation
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from kernel.config import TrainingSettings
 from kernel.errors import UserError
 from kernel.pipeline.planning.gpus import KNOWN, Gpu
 from kernel.pipeline.planning.stage_costs import ASSUMED as OF_A_RUN
-from kernel.pipeline.planning.stage_costs import HOST_SPEED, assumed, usable_bytes
+from kernel.pipeline.planning.stage_costs import HOST_SPEED, assumed, in_words, usable_bytes
 from kernel.training.heads import EPOCHS
 from kernel.training.planning.costs import TowerCosts
 from kernel.training.planning.memory import planned_training_memory
@@ -42,11 +42,9 @@ class Assumed:
 
     def told(self) -> dict[str, float]:
         """With what the plan of a run assumes too."""
-        others = ("tensor_share", "gpu_context_gb", "decode_core_seconds")
-        own = {field.metadata["says"]: getattr(self, field.name) for field in fields(self)}
+        own = in_words(self)
         own["float32 operations a second of the host's cores, which fit the head"] = HOST_SPEED
-        return own | {field.metadata["says"]: getattr(OF_A_RUN, field.name) for field in fields(OF_A_RUN)
-                      if field.name in others}  # fmt: skip
+        return own | in_words(OF_A_RUN, "tensor_share", "gpu_context_gb", "decode_core_seconds")
 
 
 ASSUMED = Assumed()

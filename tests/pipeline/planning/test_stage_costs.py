@@ -11,7 +11,6 @@ from kernel.pipeline.planning.gpus import GB, gpu_named
 from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Weighed, Work
 from kernel.pipeline.planning.stage_costs import (
     Case,
-    bank_cost,
     cache_traffic,
     captioning_bytes,
     captions_stage,
@@ -21,7 +20,6 @@ from kernel.pipeline.planning.stage_costs import (
     decoding_of,
     host_bytes,
     largest_batch,
-    neighbours_stage,
     phrases_of,
     reading_stage,
     sentences_stage,
@@ -141,7 +139,6 @@ def test_stages_say_what_of_their_weights_stays_mapped():
     assert cosines_stage(Case(Recipe(), cpu, clip, sentences, 10, 10 * GB)).mapped_bytes == 10
     assert captions_stage(Case(Recipe(), cpu, CLIP, sentences, 10, 14 * GB), captioner).mapped_bytes == 53
     assert sentences_stage(Case(Recipe(), cpu, CLIP, sentences, 100, GB), Work(0, 10, 10)).mapped_bytes == 3
-    assert neighbours_stage(Case(Recipe(), cpu, clip, sentences, 10, GB), 1000).mapped_bytes == 3
 
 
 def test_words_are_encoded_once_and_not_at_all_where_their_features_are_shipped():
@@ -172,18 +169,15 @@ def test_sentences_are_as_many_as_the_estimates_say(estimates, texts):
     assert stage.operations == 100 * texts * 10
 
 
-def test_neighbours_hold_all_images_and_one_block_of_the_bank():
-    recipe = Recipe(neighbours=100)
-    stage = neighbours_stage(Case(recipe, T4, CLIP, SENTENCES, 2000, GB), 10**6)
-    block = 32_768 * 1024 * (2 + 4)  # in float16 and in float32
-    assert stage.fixed_bytes == 2000 * 1024 * 4 + block + 1024 * 32_768 * 4 + 2000 * 100 * 12
-    assert stage.operations == 2 * 2000 * 10**6 * 1024
-    assert stage.bytes_read == 10**6 * 1024 * 2
-
-
 def test_weights_are_read_once_for_their_hash_and_once_by_each_worker():
     stage = reading_stage(CLIP, CAPTIONER, SENTENCES, gpu_named("T4x2"))
     assert stage.bytes_read == 3 * (11 * GB + 100)
+
+
+def test_of_a_bank_the_prompts_are_read_twice_for_their_hash():
+    alone, asked = (reading_stage(CLIP, None, SENTENCES, T4, prompts) for prompts in (0, 1_000_000))
+    assert asked.bytes_read - alone.bytes_read == 2 * 100 * 1_000_000
+    assert asked.seconds - alone.seconds == pytest.approx(1)  # at 200 MB/s
 
 
 def test_the_host_holds_a_model_for_each_worker_that_loads_at_the_same_time():
@@ -199,13 +193,6 @@ def test_a_split_captioner_says_what_each_device_takes():
     # half of 9 GB, half a block of 1 GB, and what stays resident
     assert "about 5.0 GB of weights on each" in split_note(gpu_named("T4x2"), CAPTIONER, stage, 6 * GB)
     assert "not even that would fit" in split_note(gpu_named("T4x2"), CAPTIONER, stage, 5 * GB)
-
-
-def test_a_bank_costs_its_prompts_times_the_text_tower():
-    cost = bank_cost(T4, CLIP, 1000)
-    assert (cost["operations"], cost["operations_per_prompt"]) == (10**11, 10**8)
-    assert cost["seconds"] == pytest.approx(10**11 / 19.5e12)
-    assert cost["bytes"] == 1000 * (1024 + 384) * 2
 
 
 @given(
