@@ -36,9 +36,14 @@ def bank_bytes(count: int, text_bytes: int = 0) -> int:
     return count * (CLIP_DIMENSIONS + EMBEDDING_DIMENSIONS) * BYTES_A_NUMBER + text_bytes
 
 
+def near_duplicate_pairs(count: int) -> float:
+    """Comparisons of each of `count` prompts with all before it."""
+    return count**2 / 2
+
+
 def near_duplicate_hours(count: int) -> tuple[float, float]:
-    """The fewest and the most hours of one core to compare each of `count` prompts with all before it."""
-    fast, slow = (count**2 / 2 * nanoseconds / 1e9 / 3600 for nanoseconds in NANOSECONDS_A_PAIR)
+    """The fewest and the most hours of one core for those comparisons."""
+    fast, slow = (near_duplicate_pairs(count) * nanoseconds / 1e9 / 3600 for nanoseconds in NANOSECONDS_A_PAIR)
     return fast, slow
 
 

@@ -1,6 +1,7 @@
 """Options of the command line: those that several commands have, and unknown ones told with those that there are."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -86,4 +87,12 @@ def positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
+
+
+def positive_number(text: str) -> float:
+    """Raises ArgumentTypeError for what is not finite and above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
     return number

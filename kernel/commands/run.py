@@ -10,10 +10,12 @@ from kernel.commands.options import (
     json_option,
     out_option,
     positive,
+    positive_number,
     recipe_options,
     weights_option,
 )
 from kernel.config import DEFAULT_DEMO, Paths, TrainingSettings, recipe_named, with_settings
+from kernel.errors import UserError
 from kernel.system.deadline import Deadline
 from kernel.system.terminal.output import json_text
 
@@ -76,6 +78,9 @@ def add_plan(commands: argparse._SubParsersAction) -> None:
     plan.add_argument("--weights", type=Path, metavar="DIR", help="trains the CLIP of this weights folder (default: "
                       "a ViT-L/14 at 224 px)")  # fmt: skip
     plan.add_argument("--tower", type=Path, metavar="FOLDER", help="trains this model of timm instead")
+    plan.add_argument("--machines", metavar="NxGPU", help="of building the bank of --bank-prompts, or of --train, on "
+                      "so many machines: 8xL4, 4xT4x2, 2x24GB:100TFLOPS:300GB/s")  # fmt: skip
+    plan.add_argument("--price", type=positive_number, metavar="PRICE", help="of one of them for an hour")
     json_option(plan)
 
 
@@ -86,6 +91,10 @@ def plan_command(options: argparse.Namespace) -> None:
     from kernel.pipeline.planning.table import plan_table, write_picture
     from kernel.system.deadline import seconds_of
 
+    if options.machines:
+        return plan_machines_command(options)
+    if options.price:
+        raise UserError("--price is of one of --machines for an hour, and none are named. Give --machines NxGPU too")
     if options.train:
         return plan_training_command(options)
     prompts = options.bank_prompts
@@ -115,6 +124,34 @@ def plan_training_command(options: argparse.Namespace) -> None:
     gpus = [gpu_named(name) for name in ([options.gpu] if options.gpu else GPUS)]
     planned = plan_training(tower_of(options.tower, options.weights, settings), gpus, options.pairs, settings)
     print(json_text(planned.as_json()) if options.json else training_table(planned))
+
+
+def plan_machines_command(options: argparse.Namespace) -> None:
+    """The building of a bank, or a training."""
+    from kernel.pipeline.planning.bank_plan import plan_bank
+    from kernel.pipeline.planning.bank_table import bank_table
+    from kernel.pipeline.planning.gpus import GB
+    from kernel.pipeline.planning.machines import machines_named
+    from kernel.training.planning.costs import tower_of
+    from kernel.training.planning.machines import plan_training_on
+    from kernel.training.planning.table import machines_table
+
+    given = f"--machines {options.machines}"
+    if options.gpu:
+        raise UserError(f"{given} names the machines' GPU, and --gpu {options.gpu} another. Give one of the two")
+    if not options.train and options.bank_prompts is None:
+        raise UserError(
+            f"{given}: a run needs one machine. Give --bank-prompts N for the building of a bank, or --train; or plan "
+            "the run with --gpu"
+        )
+    machines, host_memory = machines_named(options.machines), options.host_memory * GB
+    if not options.train:
+        bank = plan_bank(options.bank_prompts, machines, options.price, host_memory)
+        return print(json_text(bank.as_json()) if options.json else bank_table(bank))
+    settings = with_settings(TrainingSettings(), options.settings)
+    tower = tower_of(options.tower, options.weights, settings)
+    training = plan_training_on(machines, tower, options.pairs, settings, options.price, host_memory)
+    return print(json_text(training.as_json()) if options.json else machines_table(training))
 
 
 def add_constant(commands: argparse._SubParsersAction) -> None:

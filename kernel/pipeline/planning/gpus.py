@@ -71,13 +71,15 @@ NO_P100 = (
 )
 
 
-def gpu_named(text: str) -> Gpu:
+def gpu_named(text: str, given: str | None = None, or_else: str = "") -> Gpu:
     """`T4`, `T4x2`, `L4x4`, `A100`, `H100`, `cpu`, or by memory and speed, `24GB:100TFLOPS:300GB/s:x2`.
 
-    Raises UserError for the P100 and for what is neither a name nor numbers above 0.
+    Raises UserError for the P100 and for what is neither a name nor numbers above 0: as what was `given`, `--gpu` by
+    default, and with what stands for a GPU there beside these, `or_else`.
     """
+    given = given or f"--gpu {text}"
     if ":" in text:
-        return gpu_by_numbers(text)
+        return gpu_by_numbers(text, given, or_else)
     match = re.fullmatch(r"(.+?)(?:x([0-9]+))?", text, flags=re.IGNORECASE)
     name, count = (match[1], int(match[2] or 1)) if match else (text, 1)
     by_folded = {known.lower(): gpu for known, gpu in KNOWN.items()}
@@ -86,17 +88,17 @@ def gpu_named(text: str) -> Gpu:
     gpu = by_folded.get(name.lower())
     if gpu is None or count < 1 or (gpu.is_cpu and count > 1):
         raise UserError(
-            f"--gpu {text}: unknown{did_you_mean(name, KNOWN)}; expected one of {', '.join(KNOWN)}, a GPU's name "
-            f"with xN for N of them (T4x2), or {SYNTAX}"
+            f"{given}: unknown{did_you_mean(name, KNOWN)}; expected one of {', '.join(KNOWN)}, a GPU's name "
+            f"with xN for N of them (T4x2), or {SYNTAX}{or_else}"
         )
     return replace(gpu, count=count)
 
 
-def gpu_by_numbers(text: str) -> Gpu:
+def gpu_by_numbers(text: str, given: str, or_else: str) -> Gpu:
     number = r"([0-9]+(?:\.[0-9]+)?)"
     match = re.fullmatch(rf"{number}GB:{number}TFLOPS:{number}GB/s(?::x([0-9]+))?", text, flags=re.IGNORECASE)
     if not match or min(float(match[1]), float(match[2]), float(match[3]), int(match[4] or 1)) <= 0:
-        raise UserError(f"--gpu {text}: cannot be read; expected numbers above 0 as {SYNTAX}")
+        raise UserError(f"{given}: cannot be read; expected numbers above 0 as {SYNTAX}{or_else}")
     memory, speed, bandwidth = float(match[1]) * GB, float(match[2]) * TFLOPS, float(match[3]) * GB
     name = text.rpartition(":x")[0] if match[4] else text
     return Gpu(name, int(memory), speed, speed * SINGLE_SHARE, bandwidth, "given", int(match[4] or 1))

@@ -1,5 +1,6 @@
 """A plan for people: a table of stages as text, and the same as a picture."""
 
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 
@@ -15,21 +16,13 @@ HEADER = ("stage (estimate)", "model", "weights", "memory", "batch", "fits up to
 
 def plan_table(plan: Plan) -> str:
     """Stages with memory in GB (10^9 bytes), totals, verdict, cures, and what was assumed."""
-    rows = [HEADER, *(cells(stage) for stage in plan.stages)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-    left = (0, 1, 8)
     lines = [
         f"Estimate, not measured: recipe {plan.recipe.name}, {plan.images:,} images on {plan.gpu.label} "
         f"({plan.usable_bytes / GB:.1f} GB usable of each {plan.gpu.memory / GB:.1f}; {plan.gpu.source})",
         f"Stages of one worker of {plan.gpu.count}; memory in GB of 10^9 bytes, peak of its device.",
         "",
+        *aligned([HEADER, *(cells(stage) for stage in plan.stages)], left=(0, 1, 8)),
     ]
-    for row in rows:
-        aligned = (
-            cell.ljust(width) if column in left else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join(aligned).rstrip())
     lines += ["", f"total {duration(plan.seconds)} of {duration(plan.deadline_seconds)}"]
     if any(stage.memory_at(1) > plan.usable_bytes for stage in plan.stages):
         lines[-1] += ", if every stage had the memory for batch 1"
@@ -46,8 +39,23 @@ def plan_table(plan: Plan) -> str:
     lines += ["", "verdict (estimate): " + ("fits" if plan.fits else "does not fit")]
     lines += [f"  problem: {problem}" for problem in plan.problems]
     lines += [f"  cure: {cure}" for cure in plan.cures]
-    lines += ["", "assumed, not measured:", *(f"  {value:>12,.10g}  {what}" for what, value in ASSUMED.told().items())]
-    return "\n".join(lines)
+    return "\n".join([*lines, *assumed_lines(ASSUMED.told())])
+
+
+def aligned(rows: Sequence[Sequence[str]], left: Collection[int]) -> list[str]:
+    """Rows of equal length as lines of columns, those of words to the `left`, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def assumed_lines(told: Mapping[str, float]) -> list[str]:
+    return ["", "assumed, not measured:", *(f"  {value:>12,.10g}  {what}" for what, value in told.items())]
 
 
 class PrintedPlan(Plan):

@@ -44,6 +44,11 @@ class TowerCosts:
     operations: int
     tiers: dict[str, Trained]
 
+    @property
+    def width(self) -> int:
+        """Numbers of a picture's features, by the head's two layers that read them."""
+        return (self.head - (HIDDEN + 1) * EMBEDDING_DIMENSIONS) // HIDDEN - 1
+
 
 def tower_of(folder: Path | None, weights: Path | None, settings: TrainingSettings) -> TowerCosts:
     """A folder's model of timm, else the weights folder's CLIP, else the ViT-L/14 of OpenAI's CLIP. Only configurations

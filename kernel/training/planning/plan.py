@@ -92,23 +92,31 @@ def plan_training(
 
 
 def tiers_on(gpu: Gpu, tower: TowerCosts, pairs: int, settings: TrainingSettings) -> list[TierPlan]:
-    card = ASSUMED.t4_share * gpu.half_peak / KNOWN["T4"].half_peak
-    scale = card * ASSUMED.tower_gigaflops * 1e9 / tower.operations
-    seen = ASSUMED.seen_a_second * scale  # on one device: the first process makes the features of all
-    whole = ASSUMED.trained_a_second * scale * ASSUMED.doubled ** math.log2(gpu.count)
-    usable = usable_bytes(gpu)
-    forward = planned_training_memory(tower.parameters, 0, 0, 0) // 4  # in half precision, and no average
-    begun = pairs / seen + head_seconds(gpu, tower, pairs)
+    seen, speeds = pictures_a_second(gpu, tower, settings)
+    usable, forward = usable_bytes(gpu), frozen_bytes(tower)
+    begun = pairs / seen + head_seconds(gpu, tower, pairs)  # the first process makes the features of all
     found = [told(gpu, "head", 0, 0, 0, forward, usable, seen, begun)]
-    upper = ASSUMED.forward_share + (1 - ASSUMED.forward_share) * settings.trained_layers
-    again = 1 + ASSUMED.forward_share * settings.recompute
-    for tier, share in (("blocks", upper), ("lora", ASSUMED.lora_share), ("full", 1.0)):
-        own = tower.tiers[tier]
-        speed = whole / (share * again)
+    for tier, speed in speeds.items():
         batch, accumulate, memory = parts_that_fit(gpu, tower, tier, settings, usable)
         seconds = begun + pairs * settings.epochs / speed
-        found.append(told(gpu, tier, own.parameters, batch, accumulate, memory, usable, speed, seconds))
+        found.append(told(gpu, tier, tower.tiers[tier].parameters, batch, accumulate, memory, usable, speed, seconds))
     return found
+
+
+def pictures_a_second(gpu: Gpu, tower: TowerCosts, settings: TrainingSettings) -> tuple[float, dict[str, float]]:
+    """Seen by one device, and by tier trained by the devices of one machine together."""
+    card = ASSUMED.t4_share * gpu.half_peak / KNOWN["T4"].half_peak
+    scale = card * ASSUMED.tower_gigaflops * 1e9 / tower.operations
+    whole = ASSUMED.trained_a_second * scale * ASSUMED.doubled ** math.log2(gpu.count)
+    upper = ASSUMED.forward_share + (1 - ASSUMED.forward_share) * settings.trained_layers
+    again = 1 + ASSUMED.forward_share * settings.recompute
+    shares = {"blocks": upper, "lora": ASSUMED.lora_share, "full": 1.0}
+    return ASSUMED.seen_a_second * scale, {tier: whole / (share * again) for tier, share in shares.items()}
+
+
+def frozen_bytes(tower: TowerCosts) -> int:
+    """Of a device that only sees: the weights in half precision, without their average."""
+    return planned_training_memory(tower.parameters, 0, 0, 0) // 4
 
 
 def head_seconds(gpu: Gpu, tower: TowerCosts, pairs: int) -> float:
