@@ -47,6 +47,7 @@ def nearest(
             values, order = torch.cat([cosines[part], values], dim=1).sort(dim=1, descending=True, stable=True)
             found = torch.cat([indices[part], found + start], dim=1).gather(1, order)
             cosines[part], indices[part] = values[:, :top_k], found[:, :top_k]
+        del rows  # before the next block comes
     return indices.cpu().numpy(), cosines.cpu().numpy()
 
 

@@ -43,6 +43,8 @@ MESSAGES = [
     (f"{RUN} --set estimates.neighbors=0.5", ["unknown estimate 'neighbors'", "did you mean 'neighbours'", "head"]),
     (f"{RUN} --set captioner=blipp", ["captioner 'blipp'", "did you mean 'blip'", "blip2"]),
     (f"{RUN} --set modifiers.flavours=3", ["'flavours'", "did you mean 'flavors'", "mediums"]),
+    ("plan --train --machines 8xL44", ["--machines 8xL44: unknown", "did you mean 'L4'", "H100", "such as 8xL4"]),
+    ("plan --machines 8xL4", ["--machines 8xL4: a run needs one machine", "--bank-prompts N", "--train", "--gpu"]),
     ("plan --gpu T44", ["--gpu T44: unknown", "did you mean 'T4'", "H100"]),
     ("publish prompts --source difusiondb --out p.parquet", ["unknown source 'difusiondb'", "did you mean", "Valid:"]),
     # what is not there: where it was looked for, what lies beside it, which command makes it

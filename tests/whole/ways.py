@@ -66,6 +66,8 @@ WAYS = {
     "python -m kernel COMMAND --help": reader(),
     KERNEL + "plan --train": reader(),
     KERNEL + "plan --train --weights build/kaggle-weights": reader(),
+    KERNEL + "plan --bank-prompts 56000000 --machines 8xL4 --price 0.80": reader(),
+    KERNEL + "plan --train --pairs 10600000 --machines 8xL4 --price 0.80": reader(),
     "python -m kernel plan --gpu ...": reader(),
     # miniature weights are not those whose words it knows, which it says
     "python -m kernel verify RUN": reader(code=1),
@@ -129,6 +131,7 @@ WAYS = {
     "make textside PROMPTS=FILE": slow(" --scored 4 --captioned 1 --calibrated 2 --out OUT", "OUT/textside.md"),
     "make bench": slow(" --small --rounds 1 --out OUT", "OUT/bench.json"),
     "make curves": slow(" --small --out OUT", "OUT/curves.json"),
+    "python -m tests.bench.search": slow(" --prompts 200 400 --images 2 --dimensions 16 --out OUT", "OUT/search.json"),
     "python -m tests.bench.tried": slow(" --small --out OUT", "OUT/tried.md"),
     "make parity": slow(" --small --images 2 --best 1 --top 1 --out OUT"),
     "python -m tests.bench.parity --true-shape --best 1 --top 1": slow(" --small --images 2 --out OUT"),

@@ -1,1 +1,1 @@
-"""Memory and time of a run, estimated before it costs GPU hours: `python -m kernel plan`."""
+"""Memory and time of a run and of building a bank, estimated before they cost GPU hours: `python -m kernel plan`."""

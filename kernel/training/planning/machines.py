@@ -1,19 +1,24 @@
 """The plan of a training over many machines: hours by part, memory, disk, network and price, by tier; an estimate.
 
-Features are made on all devices, the head is fitted by every process, and each step's pictures are shared out evenly to
-all devices, whose gradients are summed up. The machines share one disk with the pairs and what is made of them.
+The first device makes the prompts' rows and all devices the features, the head is fitted by every process, and each
+step's pictures are shared out evenly to all devices, whose gradients are summed up. The machines share one disk with
+the pairs and what is made of them.
 """
 
 import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from kernel.banks.cost import near_duplicate_pairs
 from kernel.config import EMBEDDING_DIMENSIONS, TrainingSettings
+from kernel.pipeline.planning.bank_plan import ASSUMED as OF_A_BANK
+from kernel.pipeline.planning.bank_plan import sentences_part
 from kernel.pipeline.planning.gpus import GB
 from kernel.pipeline.planning.machines import ASSUMED as OF_MACHINES
 from kernel.pipeline.planning.machines import Machines
+from kernel.pipeline.planning.model_costs import sentence_costs
 from kernel.pipeline.planning.stage_costs import ASSUMED as OF_A_RUN
-from kernel.pipeline.planning.stage_costs import assumed, in_words, usable_bytes
+from kernel.pipeline.planning.stage_costs import HOST_SPEED, assumed, in_words, usable_bytes
 from kernel.training.planning.costs import TowerCosts
 from kernel.training.planning.plan import ASSUMED as OF_A_TRAINING
 from kernel.training.planning.plan import frozen_bytes, head_seconds, parts_that_fit, pictures_a_second
@@ -31,7 +36,8 @@ class Assumed:
     def told(self) -> dict[str, float]:
         """With what the plan of one machine and machines assume too."""
         own = in_words(self) | in_words(OF_MACHINES) | OF_A_TRAINING.told()
-        own |= in_words(OF_A_RUN, "gpu_libraries_gb", "cpu_libraries_gb")
+        own |= in_words(OF_A_RUN, "gpu_libraries_gb", "cpu_libraries_gb", "single_efficiency", "prompt_tokens")
+        own |= in_words(OF_A_BANK, "sentence_token_seconds")
         of_kaggle = in_words(OF_A_TRAINING, "session_hours", "week_hours")
         return {says: value for says, value in own.items() if says not in of_kaggle}
 
@@ -53,6 +59,7 @@ class TierOnMachines:
     memory_bytes: int
     pictures_a_second: float
     cores: float
+    prompts_seconds: float
     features_seconds: float
     head_seconds: float
     steps_seconds: float
@@ -67,13 +74,15 @@ class TierOnMachines:
 
 @dataclass(frozen=True)
 class MachinesPlan:
-    """`host_bytes` are of one machine, while its processes fit the head."""
+    """`host_bytes` are of one machine, while its processes fit the head. `split_seconds` are not in the tiers' own:
+    only a set that brings neither its split nor clusters is split, by the first process on its host."""
 
     tower: TowerCosts
     pairs: int
     settings: TrainingSettings
     machines: Machines
     steps: int
+    split_seconds: float
     tiers: list[TierOnMachines]
     usable_bytes: int
     host_bytes: int
@@ -107,6 +116,9 @@ def plan_training_on(
     read = machines.devices * rows
     features = made + machines.moving_seconds(rows + read)
     head = head_seconds(gpu, tower, pairs)
+    one = Machines(1, replace(gpu, count=1))
+    prompts = sentences_part(pairs, one, *sentence_costs(OF_A_RUN.prompt_tokens)).computing_seconds
+    split = 2 * EMBEDDING_DIMENSIONS * near_duplicate_pairs(pairs) / HOST_SPEED
     moved = machines.over_network(pictures + rows + read)
     usable = usable_bytes(gpu)
 
@@ -118,13 +130,13 @@ def plan_training_on(
         epochs = settings.epochs if count else 0
         trains = pairs * epochs / (speed * machines.count) + exchange
         stepping = max(trains, machines.moving_seconds(epochs * pictures))
-        seconds = features + head + stepping
+        seconds = prompts + features + head + stepping
         crossing = moved + machines.over_network(epochs * pictures) + count * exchanged * machines.count
         # with a checkpoint: what is trained, its average and AdamW's two moments, and the best
         disk = pictures + rows + 5 * trained * FLOAT
         return TierOnMachines(
             tier, trained, batch, accumulate, memory, speed * machines.count, speed * OF_A_RUN.decode_core_seconds,
-            features, head, stepping, exchange, seconds, exchanged * machines.count if count else 0, crossing, disk,
+            prompts, features, head, stepping, exchange, seconds, exchanged * machines.count, crossing, disk,
             machines.cost(seconds, price), memory <= usable,
         )  # fmt: skip
 
@@ -140,14 +152,19 @@ def plan_training_on(
         problems.append(f"host: {found}, it has {host_memory / GB:.0f} GB (--host-memory)")
     problems += [f"{own.tier}: does not fit its memory" for own in tiers if not own.fits]
     return MachinesPlan(
-        tower, pairs, settings, machines, steps, tiers, usable, host, host_memory, price, problems, notes_of(tiers)
-    )
+        tower, pairs, settings, machines, steps, split, tiers, usable, host, host_memory, price, problems,
+        notes_of(tiers, split),
+    )  # fmt: skip
 
 
-def notes_of(tiers: list[TierOnMachines]) -> list[str]:
+def notes_of(tiers: list[TierOnMachines], split: float) -> list[str]:
+    before = f"is split before, at most {split / 3600:,.1f} hours of one host"
+    notes = [f"a set that brings neither its split nor clusters {before}"]
     slow = [own.tier for own in tiers if own.exchange_seconds > own.steps_seconds / 2]
-    says = f"{' and '.join(slow)}: gradients take longer than pictures; a larger --set batch exchanges them less often"
-    return [says] if slow else []
+    if slow:
+        says = "gradients take longer than pictures; a larger --set batch exchanges them less often"
+        notes.append(f"{' and '.join(slow)}: {says}")
+    return notes
 
 
 def host_bytes(machines: Machines, tower: TowerCosts, pairs: int) -> int:

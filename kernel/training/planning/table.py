@@ -13,8 +13,8 @@ from kernel.training.planning.plan import ASSUMED, TierPlan, TrainingPlan
 
 HEADER = ("on", "tier", "trained", "pictures/s", "at once", "accumulate", "GB", "of", "cores", "hours", "says")
 OF_MANY = (
-    "tier", "trained", "pictures/s", "at once", "accumulate", "GB", "cores", "features h", "head h", "steps h",
-    "exchange h", "hours", "says",
+    "tier", "trained", "pictures/s", "at once", "accumulate", "GB", "cores", "prompts", "features", "head", "steps",
+    "exchange", "hours", "says",
 )  # fmt: skip
 
 
@@ -37,11 +37,11 @@ def machines_table(plan: MachinesPlan) -> str:
     lines = [
         f"{heading(plan.tower, plan.pairs, plan.settings)}; on {machines.label} ({plan.usable_bytes / GB:.1f} GB "
         f"usable of each {gpu.memory / GB:.1f}; {gpu.source})",
-        "Features are made on all devices, the head is fitted by each process on its host, steps go over all devices; "
-        "exchange: hours of these in which gradients cross the network, with none of it beside computing. GB of 10^9 "
-        "bytes of one device; cores of each machine decode as fast as that.",
+        "Hours by part: the prompts' rows, on one device; features, on all; the head, which each process fits on its "
+        "host; steps, on all devices, and of these the exchange of gradients, with none of it beside computing. GB of "
+        "10^9 bytes of one device; cores of each machine decode as fast as that.",
         "",
-        *aligned([OF_MANY, *(cells_of_many(own) for own in plan.tiers)], left=(0, 12)),
+        *aligned([OF_MANY, *(cells_of_many(own) for own in plan.tiers)], left=(0, 13)),
         "",
         *(tier_line(own, plan) for own in plan.tiers),
         f"host: {plan.host_bytes / GB:.1f} GB while its processes fit the head; it has {plan.host_memory / GB:.0f} GB",
@@ -102,7 +102,14 @@ def verdict(own: TierPlan) -> str:
 
 def cells_of_many(own: TierOnMachines) -> tuple[str, ...]:
     steps = own.tier != "head"
-    times = (own.features_seconds, own.head_seconds, own.steps_seconds, own.exchange_seconds, own.seconds)
+    times = (
+        own.prompts_seconds,
+        own.features_seconds,
+        own.head_seconds,
+        own.steps_seconds,
+        own.exchange_seconds,
+        own.seconds,
+    )
     hours = [f"{seconds / 3600:,.1f}" for seconds in times]
     return (
         own.tier,

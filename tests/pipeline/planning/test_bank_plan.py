@@ -88,6 +88,7 @@ def test_memory_of_devices_hosts_and_disk():
         "every machine while CLIP is loaded": 2 * (3 + 2) * GB,
         "the first machine while it cleans": 700_000_000 + 100 * PROMPTS,
     }
+    assert planned("2xcpu").host_bytes["every machine while CLIP is loaded"] == 0  # a device's memory is the host's
     assert plan.disk_bytes == {"the bank": 2916 * PROMPTS, "its parts until it is built": 3016 * PROMPTS}
 
 

@@ -9,6 +9,7 @@ from kernel.config import TrainingSettings
 from kernel.errors import UserError
 from kernel.pipeline.planning.gpus import GB, gpu_named
 from kernel.pipeline.planning.machines import machines_named
+from kernel.pipeline.planning.model_costs import sentence_costs
 from kernel.training.planning.costs import tower_of
 from kernel.training.planning.machines import plan_training_on
 from kernel.training.planning.plan import plan_training
@@ -33,9 +34,9 @@ def by_tier(plan):
 def test_one_machine_of_one_gpu_is_planned_as_without_machines(tower):
     alone = {own.tier: own for own in plan_training(tower, [gpu_named("T4")], 400_000).tiers}
     for tier, own in by_tier(planned(tower, "1xT4", 400_000)).items():
-        # but for the features, which go to the disk and back
+        # but for the prompts' rows, and the features, which go to the disk and back
         features = 2 * 400_000 * 1024 * 4 / 1e9
-        assert own.seconds == pytest.approx(alone[tier].hours * 3600 + features)
+        assert own.seconds == pytest.approx(alone[tier].hours * 3600 + own.prompts_seconds + features)
         assert (own.batch, own.accumulate, own.memory_bytes) == (
             alone[tier].batch,
             alone[tier].accumulate,
@@ -52,6 +53,20 @@ def test_features_are_made_on_all_devices_and_read_by_all(tower):
     assert own.features_seconds == pytest.approx(PAIRS / (8 * seen) + 9 * rows / 1e9)
     assert own.network_bytes == PAIRS * 36_000 + 9 * rows
     assert own.steps_seconds == 0
+
+
+def test_the_prompts_rows_are_one_device_s(tower):
+    _, sentence = sentence_costs(48)
+    for machines in ("1xL4", "8xL4", "4xL4x2"):
+        own = by_tier(planned(tower, machines))["head"]
+        assert own.prompts_seconds == pytest.approx(PAIRS * (sentence.operations / 15.15e12 + 130e-6))
+        assert own.seconds == pytest.approx(own.prompts_seconds + own.features_seconds + own.head_seconds)
+
+
+def test_a_set_without_a_split_compares_all_its_prompts_on_one_host(tower):
+    plan = planned(tower)
+    assert plan.split_seconds == pytest.approx(768 * PAIRS**2 / 2 / 0.064e12)
+    assert plan.notes[0].endswith("is split before, at most 187.3 hours of one host")
 
 
 def test_a_disk_too_slow_for_the_pictures_bounds_the_features(tower):
@@ -83,10 +98,8 @@ def test_steps_are_shared_out_and_gradients_cross_the_network(tower):
 
 def test_a_larger_batch_exchanges_gradients_less_often_which_the_plan_says(tower):
     plan, larger = planned(tower), planned(tower, batch=2560)
-    assert plan.notes == [
-        "blocks and full: gradients take longer than pictures; a larger --set batch exchanges them less often"
-    ]
-    assert larger.notes == []
+    says = "blocks and full: gradients take longer than pictures; a larger --set batch exchanges them less often"
+    assert plan.notes[1:] == [says] and larger.notes[1:] == []
     assert by_tier(larger)["full"].exchange_seconds == pytest.approx(
         by_tier(plan)["full"].exchange_seconds / 10, rel=1e-4
     )
@@ -116,7 +129,7 @@ def test_the_table_and_the_json_name_every_tier_and_assumption(tower):
     plan = planned(tower, price=0.8)
     table, told = machines_table(plan), json.loads(json.dumps(plan.as_json()))
     assert table.startswith("Estimate, not measured: ") and "; on 8 machines of L4 (" in table
-    assert all(words in table for words in told["assumed"]) and len(told["assumed"]) == 18
+    assert all(words in table for words in told["assumed"]) and len(told["assumed"]) == 21
     for own, read in zip(plan.tiers, told["tiers"], strict=True):
         assert f"\n{own.tier}: " in table and f"costs {own.cost:,.2f} at 0.8 a machine and hour" in table
         assert own.cost == pytest.approx(read["seconds"] / 3600 * 8 * 0.8)
