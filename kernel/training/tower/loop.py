@@ -1,8 +1,8 @@
 """The training loop: every tier but `head`, from the head that was fitted on the frozen tower (LP-FT, Kumar et al.
-2022). It reads from top to bottom, on one process or under torchrun on several.
+2022). It reads from top to bottom, on one process or on several that see parts of each batch.
 
 Batch normalisation and dropout stay as at inference, so that a step depends on its pictures alone: however a training
-is cut and goes on, and over however many processes, its steps are the same.
+is cut and goes on, and over however many processes before and after, its steps are the same.
 """
 
 import time
@@ -37,6 +37,7 @@ from kernel.training.tower.processes import Processes
 from kernel.training.tower.trained import Trained, parameter_groups
 
 CHECKPOINT, BEST = "checkpoint.safetensors", "best.safetensors"
+LOOKS, LOOK_SECONDS = 60, 1.0  # NFS may show a machine for a minute what it knew of a folder before
 
 
 @dataclass(frozen=True)
@@ -65,10 +66,10 @@ class Loop:
         self.settings, self.material, self.own, self.deadline = settings, material, own, deadline
         self.folder, self.identity = folder, {**identity, "settings": asdict(settings)}
         batch = min(settings.batch, len(material.parts.train))
-        if batch % (own.count * settings.accumulate):
+        if batch < own.count:
             raise UserError(
-                f"a batch of {batch} pictures cannot be shared out evenly to {own.count} processes and "
-                f"{settings.accumulate} parts of a step. Set batch to a multiple of {own.count * settings.accumulate}"
+                f"a batch of {batch} pictures cannot be shared out to {own.count} processes: some would have none. Set "
+                f"batch to {own.count} or more, or train on {batch} at most"
             )
         self.order = Order(material.parts.train, batch, settings.seed)
         self.steps = settings.epochs * self.order.steps
@@ -122,23 +123,26 @@ class Loop:
         return self.progress
 
     def step(self, pixels: torch.Tensor, places: torch.Tensor) -> float:
-        """One step of all processes; the loss of this one's pictures."""
-        device, parts = self.own.device.name, self.settings.accumulate
+        """One step of all processes; the loss of their pictures."""
+        device, count = self.own.device.name, self.own.count
         self.schedule.step_update(self.progress.step)
-        total = 0.0
-        for number, (own, truth) in enumerate(
-            zip(pixels.chunk(parts), self.truth[places].chunk(parts), strict=True), start=1
-        ):
-            waits = self.own.count > 1 and number < parts  # the last part's gradients are summed with all before
+        total = torch.zeros(1, dtype=torch.float64)
+        parts = pixels.chunk(self.settings.accumulate)
+        truths = self.truth[places].chunk(self.settings.accumulate)
+        for number, (own, truth) in enumerate(zip(parts, truths, strict=True), start=1):
+            waits = count > 1 and number < len(parts)  # the last part's gradients are averaged with all before
             with self.shared.no_sync() if waits else nullcontext():
                 with torch.autocast(self.own.device.name.partition(":")[0], self.half, enabled=self.half is not None):
                     answers = self.shared(own.to(device))
-                loss = loss_of(answers.float(), truth.to(device), self.settings.loss) / parts
+                # every picture counts alike, however many this process has: the gradients' mean is over processes
+                loss = loss_of(answers.float(), truth.to(device), self.settings.loss)
+                loss = loss * (len(own) * count / self.order.batch)
                 self.scaler.scale(loss).backward()
             total += loss.item()
-        if not np.isfinite(total):
+        mean = self.own.sum(total.to(device)).item() / count
+        if not np.isfinite(mean):
             raise UserError(
-                f"the loss of step {self.progress.step + 1} of {self.steps} is {total}: no step follows from it. "
+                f"the loss of step {self.progress.step + 1} of {self.steps} is {mean}: no step follows from it. "
                 f"The best encoder so far is kept in {self.folder}. Lower --set learning_rate, or train on a CPU"
             )
         self.scaler.unscale_(self.optimizer)
@@ -148,9 +152,9 @@ class Loop:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.progress.step += 1
-        self.progress.lost += total
+        self.progress.lost += mean
         self.average.update(self.model, step=self.progress.step)
-        return total
+        return mean
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         settings, material = self.settings, self.material
@@ -207,7 +211,7 @@ class Loop:
 
     def resume(self) -> None:
         """Goes on where the last checkpoint of this very training stands; without one nothing is changed."""
-        found = load_checkpoint(self.folder / CHECKPOINT, self.identity)
+        found = self.last_checkpoint()
         if found is None:
             return
         parts, self.progress = found
@@ -216,6 +220,19 @@ class Loop:
         load_optimizer(self.optimizer, parts.get("optimizer", {}))
         if scaler := parts.get("scaler"):
             self.scaler.load_state_dict({name: own.item() for name, own in scaler.items()})
+
+    def last_checkpoint(self) -> tuple[dict[str, dict[str, Any]], Progress] | None:
+        """Raises UserError where the processes do not see the same one, for as long as a shared disk may need to show
+        what another machine wrote."""
+        for _ in range(LOOKS):
+            found = load_checkpoint(self.folder / CHECKPOINT, self.identity)
+            if self.own.alike(found[1].step if found else -1):
+                return found
+            time.sleep(LOOK_SECONDS)
+        raise UserError(
+            f"{self.folder / CHECKPOINT}: this machine sees {f'step {found[1].step}' if found else 'none'}, others see "
+            "another: no training goes on from both. Give --out a folder on a disk that all machines share"
+        )
 
     def take_best(self) -> None:
         found = load_checkpoint(self.folder / BEST, self.identity)

@@ -1,4 +1,5 @@
-"""The processes of one training, as torchrun starts them: several GPUs, several machines, or this process alone."""
+"""The processes of one training, as torchrun or Ray Train starts them: several GPUs, several machines, or this process
+alone."""
 
 import os
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import torch
 import torch.distributed
 
 from kernel.system.devices import Device
+
+WAIT = timedelta(days=1)  # the first process may make features for hours while the others wait
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,13 @@ class Processes:
             torch.distributed.all_reduce(numbers)
         return numbers
 
+    def alike(self, number: int) -> bool:
+        """Whether it is the same on all of them, which all learn."""
+        ends = torch.tensor([number, -number], device=self.device.name)
+        if self.count > 1:
+            torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX)
+        return bool(ends.sum() == 0)
+
     def wait(self) -> None:
         if self.count > 1:
             torch.distributed.barrier()
@@ -39,7 +49,11 @@ class Processes:
 
 @contextmanager
 def processes(device: Device) -> Iterator[Processes]:
-    """Joins those that torchrun started, each on a GPU of its own; without torchrun it is this one alone."""
+    """This process among those that were started together, each on a GPU of its own; else it is this one alone.
+
+    Whoever started them says by WORLD_SIZE how many they are and by LOCAL_RANK which of its machine's this one is. Ray
+    Train has joined them too, and parts them itself; where nobody has, as under torchrun, that is done here.
+    """
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count == 1:
         yield Processes(0, 1, device)
@@ -47,9 +61,11 @@ def processes(device: Device) -> Iterator[Processes]:
     if device.is_gpu:
         device = Device(f"cuda:{os.environ['LOCAL_RANK']}")
         torch.cuda.set_device(device.name)
-    # the first one may make features for hours while the others wait
-    torch.distributed.init_process_group("nccl" if device.is_gpu else "gloo", timeout=timedelta(days=1))
+    joined = torch.distributed.is_initialized()
+    if not joined:
+        torch.distributed.init_process_group("nccl" if device.is_gpu else "gloo", timeout=WAIT)
     try:
         yield Processes(torch.distributed.get_rank(), count, device)
     finally:
-        torch.distributed.destroy_process_group()
+        if not joined:
+            torch.distributed.destroy_process_group()

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,38 +119,97 @@ def test_a_checkpoint_of_another_training_is_not_taken(seen, tmp_path):
     assert own.progress.step == 0
 
 
-def test_over_several_parts_of_a_step_it_is_the_same_within_rounding(undisturbed, seen, tmp_path):
+@pytest.mark.parametrize("parts", [4, 3])
+def test_over_several_parts_of_a_step_it_is_the_same_within_rounding(parts, undisturbed, seen, tmp_path):
+    """Of three parts, two have three of a batch's eight pictures and one has two."""
     expected, own = undisturbed
-    found = begun(seen, tmp_path, replace(SETTINGS, accumulate=4))
+    found = begun(seen, tmp_path, replace(SETTINGS, accumulate=parts))
     progress = found.run()
     assert progress.losses == pytest.approx(expected.losses, abs=1e-4)
     assert progress.validations == pytest.approx(expected.validations, abs=1e-3)
 
 
-def test_two_processes_under_torchrun_are_one_within_rounding(undisturbed, tmp_path):
-    """Two real processes, joined by gloo over loopback; each sees half of every batch."""
-    expected, _ = undisturbed
-    code = """
+TOGETHER = """
 import json, sys
 from pathlib import Path
 from tests.training.tower.test_loop import *
 from kernel.training.tower.processes import processes
+folder, code = Path(sys.argv[1]), sys.argv[2]
 with processes(Device("cpu")) as own:
-    folder = Path(sys.argv[1])
     seen = pictured(folder / f"pictures{own.rank}")
-    found = Loop(Trained(tower(), random_head()), seen, SETTINGS, own, folder, {"pairs": "own"}, NEVER)
-    (folder / f"found-{own.rank}.json").write_text(json.dumps(found.run().validations))
+    def loop(folder, settings=SETTINGS):
+        return Loop(Trained(tower(), random_head()), seen, settings, own, folder, {"pairs": "own"}, NEVER)
+    exec(code)
 """
-    (tmp_path / "own.py").write_text(code)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def together(count: int, folder: Path, code: str) -> None:
+    """Real processes of torchrun, joined by gloo over loopback, that each go by what `code` does."""
+    (folder / "own.py").write_text(TOGETHER)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     environment = child_environment() | {"OMP_NUM_THREADS": "1", "PYTHONPATH": ":".join(sys.path)}
-    done = subprocess.run([*torchrun, str(tmp_path / "own.py"), str(tmp_path)], capture_output=True, text=True,
+    done = subprocess.run([*torchrun, str(folder / "own.py"), str(folder), code], capture_output=True, text=True,
                           timeout=240, env=environment)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
-    for rank in range(2):
-        told = json.loads((tmp_path / f"found-{rank}.json").read_text())
-        validations = {int(step): found for step, found in told.items()}
-        assert validations == pytest.approx(expected.validations, abs=1e-3)
+
+
+TELLS = """
+progress = loop(folder).run()
+(folder / f"found-{own.rank}.json").write_text(json.dumps([progress.validations, progress.losses]))
+"""
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_several_processes_under_torchrun_are_one_within_rounding(count, undisturbed, tmp_path):
+    """Each sees its part of every batch: of three, two see three of its eight pictures and one sees two."""
+    expected, _ = undisturbed
+    together(count, tmp_path, TELLS)
+    for rank in range(count):
+        validations, losses = json.loads((tmp_path / f"found-{rank}.json").read_text())
+        assert {int(step): own for step, own in validations.items()} == pytest.approx(expected.validations, abs=1e-3)
+        assert {int(step): own for step, own in losses.items()} == pytest.approx(expected.losses, abs=1e-4)
+
+
+CUT = """
+found = loop(folder)
+found.has_time = lambda: found.progress.step < 6
+found.run()
+"""
+
+
+def test_a_training_cut_on_three_processes_goes_on_on_one_with_the_same_steps(undisturbed, seen, tmp_path):
+    """Cut within the second epoch; what three made of its half and one makes of the other is what one makes of all."""
+    expected, own = undisturbed
+    together(3, tmp_path, CUT)
+    again = begun(seen, tmp_path)
+    again.resume()
+    assert again.progress.step == 6
+    progress = begun(seen, tmp_path).run()
+    assert progress.validations.pop(6)  # as it had no more time there
+    assert progress.validations == pytest.approx(expected.validations, abs=1e-3)
+    assert progress.losses == pytest.approx(expected.losses, abs=1e-4)
+
+
+APART = """
+loop_module.LOOKS, loop_module.LOOK_SECONDS = 2, 0.0
+alone = folder / str(own.rank)
+alone.mkdir()
+found = loop(alone)
+if own.first:
+    from kernel.training.tower.checkpoint import Progress, save_checkpoint
+    save_checkpoint(alone / "checkpoint.safetensors", {}, Progress(3), found.identity)
+try:
+    found.resume()
+except UserError as error:
+    (folder / f"said-{own.rank}.txt").write_text(str(error))
+"""
+
+
+def test_processes_that_see_different_checkpoints_all_stop_in_one_line(tmp_path):
+    together(2, tmp_path, APART)
+    for rank, sees in enumerate(("step 3", "none")):
+        said = (tmp_path / f"said-{rank}.txt").read_text()
+        assert f"this machine sees {sees}, others see another" in said and "a disk that all machines share" in said
 
 
 @pytest.mark.slow
@@ -259,6 +319,7 @@ def test_a_loss_falls_as_the_angle_does(kind):
         assert losses[2] == pytest.approx(1 / np.pi, abs=1e-4)
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(seen, tmp_path):
-    with pytest.raises(UserError, match="a batch of 8 pictures cannot be shared out evenly to 1 processes and 3 parts"):
-        begun(seen, tmp_path, replace(SETTINGS, accumulate=3))
+def test_a_batch_of_fewer_pictures_than_processes_is_refused(seen, tmp_path):
+    model = Trained(tower(), random_head())
+    with pytest.raises(UserError, match="a batch of 8 pictures cannot be shared out to 9 processes"):
+        Loop(model, seen, SETTINGS, Processes(0, 9, Device("cpu")), tmp_path, {}, NEVER)
