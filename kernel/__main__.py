@@ -18,14 +18,14 @@ from kernel.commands.training import add_fit, add_train
 from kernel.config import LOCAL
 from kernel.errors import UserError, of_this_machine
 from kernel.system.interrupts import end_when_interrupted
-from kernel.system.offline import refuse_network
+from kernel.system.offline import refuse_network, stay_offline
 from kernel.system.terminal.output import printing
 
 
 def main(arguments: list[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if options.offline and getattr(options, "engine", LOCAL) == LOCAL:
-        refuse_network()
+    if options.offline:  # a cluster's own connections are another machine's
+        (refuse_network if getattr(options, "engine", LOCAL) == LOCAL else stay_offline)()
     try:
         return options.command(options) or 0
     except UserError as error:

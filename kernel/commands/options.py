@@ -67,9 +67,9 @@ def out_option(command: Parser, metavar: str, help: str | None = None) -> None:
     command.add_argument("--out", type=Path, required=True, metavar=metavar, help=help)
 
 
-def engine_option(command: Parser) -> None:
-    command.add_argument("--engine", default=LOCAL, choices=ENGINES, help="who makes the shards: this machine's "
-                         "devices, or the GPUs of a Ray cluster (default %(default)s)")  # fmt: skip
+def engine_option(command: Parser, does: str = "makes the shards") -> None:
+    command.add_argument("--engine", default=LOCAL, choices=ENGINES, help=f"who {does}: this machine's devices, or the "
+                         "GPUs of a Ray cluster (default %(default)s)")  # fmt: skip
     command.add_argument("--address", metavar="ADDRESS", help="the cluster's, such as ray://HOST:10001 or HOST:6379 "
                          "(default: RAY_ADDRESS, else the one that runs here)")  # fmt: skip
 

@@ -9,11 +9,13 @@ from kernel.commands.options import (
     add_command,
     bank_option,
     device_option,
+    engine_option,
     json_option,
     out_option,
     weights_option,
 )
-from kernel.config import NEAR_PROMPTS, TIERS, TrainingSettings, with_settings
+from kernel.config import LOCAL, NEAR_PROMPTS, TIERS, TrainingSettings, with_settings
+from kernel.errors import UserError
 from kernel.system.terminal.output import json_text
 
 
@@ -34,7 +36,22 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     train.add_argument("--near", type=float, default=NEAR_PROMPTS, metavar="COSINE",
                        help="prompts this near are held out together (default %(default)s)")  # fmt: skip
     device_option(train)
+    engine_option(train, "trains")
+    train.add_argument("--workers", type=fewest_and_most, metavar="MOST|FEWEST:MOST", help="of a Ray cluster's GPUs or "
+                       "machines, how many train; lost ones are done without (default: all)")  # fmt: skip
     json_option(train, "encoder.json on stdout")
+
+
+def fewest_and_most(text: str) -> tuple[int, int]:
+    """Example: "4" -> (1, 4), "2:8" -> (2, 8). Raises ArgumentTypeError for anything else."""
+    fewest, _, most = text.rpartition(":")
+    try:
+        found = int(fewest or 1), int(most)
+    except ValueError:
+        found = 0, 0
+    if not 1 <= found[0] <= found[1]:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of workers; expected such as 4, or 2:8 for 2 to 8")
+    return found
 
 
 def pairs_argument(command: Parser) -> None:
@@ -48,8 +65,17 @@ def train_command(options: argparse.Namespace) -> None:
 
     settings = with_settings(TrainingSettings(), options.settings)
     deadline = Deadline.after(None if options.deadline is None else seconds_of(options.deadline))
-    content = train(options.pairs, options.weights, options.out, options.towers or (CLIP,), options.tier, settings,
-                    options.device, options.near, deadline)  # fmt: skip
+    asked = {"pairs": options.pairs, "weights": options.weights, "out": options.out, "tier": options.tier,
+             "towers": options.towers or (CLIP,), "settings": settings, "device": options.device,
+             "near": options.near}  # fmt: skip
+    if options.engine != LOCAL:
+        from kernel.training.ray import train_by_ray
+
+        content = train_by_ray(asked, options.address, options.workers, deadline)
+    elif options.workers:
+        raise UserError("--workers: of a Ray cluster. Give --engine ray too, or start several processes by torchrun")
+    else:
+        content = train(**asked, deadline=deadline)
     if not content:
         return None  # the first process tells
     if options.json:

@@ -26,7 +26,7 @@ from kernel.system.devices import Device, find_device, find_devices
 from kernel.system.files import write_json, write_whole, writing
 from kernel.system.work import Engine
 from kernel.training.curve import curve_picture, curve_table
-from kernel.training.features import AtHand, features_of
+from kernel.training.features import AtHand, Features, features_of
 from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.intervals import interval_over_groups
 from kernel.training.pairs import PairSet, open_pairs
@@ -84,6 +84,26 @@ def train(
     """
     from kernel.training.tower.processes import processes
 
+    require_trainable(tier, towers)
+    opened, found = weights_for(towers, weights), open_pairs(pairs)
+    engine = engine or engine_on(find_devices(device))
+    cure = "free space there or give --out another folder, then run again: what is made is kept"
+    with processes(find_device(device)) as own, writing(out, cure):
+        seen = opened_towers(towers, opened, own.device)
+        if own.first:
+            require_own_folder(out)
+            (out / WORK).mkdir(parents=True, exist_ok=True)
+            material_of(found, opened, seen, out, own.device, near, engine)
+        own.wait()
+        material = material_of(found, opened, seen, out, own.device, near, engine)  # what is kept, by now
+        answer = best_head(material, seen)
+        if tier != TIERS[0]:
+            answer = trained(material, seen[0], answer, tier, settings or TrainingSettings(), own, out / WORK, deadline)
+        own.wait()
+        return write_encoder(out, opened, material, answer) if own.first else {}
+
+
+def require_trainable(tier: str, towers: Sequence[str]) -> None:
     if tier not in TIERS:
         raise UserError(f"unknown tier {tier!r}{did_you_mean(tier, TIERS)}. Valid: {', '.join(TIERS)}")
     if tier == "lora":
@@ -99,28 +119,16 @@ def train(
             f"--tier {tier} trains one tower, and {len(towers)} are named. Train each of them alone, and give the "
             f"encoders their shares in a run; or --tier {TIERS[0]}, whose head reads them all"
         )
-    opened, found = (
-        open_weights(weights, parts=("clip", "sentences", *(["captioners"] if BLIP2 in towers else []))),
-        open_pairs(pairs),
-    )
-    engine = engine or engine_on(find_devices(device))
-    cure = "free space there or give --out another folder, then run again: what is made is kept"
-    with processes(find_device(device)) as own, writing(out, cure):
-        seen = [
-            open_tower(NamedTower(name, opened), own.device)
-            for name in sorted(dict.fromkeys(towers), key=lambda name: name != CLIP)
-        ]
-        if own.first:
-            require_own_folder(out)
-            (out / WORK).mkdir(parents=True, exist_ok=True)
-            material_of(found, opened, seen, out, own.device, near, engine)
-        own.wait()
-        material = material_of(found, opened, seen, out, own.device, near, engine)  # what is kept, by now
-        answer = best_head(material, seen)
-        if tier != TIERS[0]:
-            answer = trained(material, seen[0], answer, tier, settings or TrainingSettings(), own, out / WORK, deadline)
-        own.wait()
-        return write_encoder(out, opened, material, answer) if own.first else {}
+
+
+def weights_for(towers: Sequence[str], weights: Path) -> Weights:
+    return open_weights(weights, parts=("clip", "sentences", *(["captioners"] if BLIP2 in towers else [])))
+
+
+def opened_towers(towers: Sequence[str], weights: Weights, device: Device) -> list[OpenedTower]:
+    """Each once, the weights folder's CLIP first."""
+    names = sorted(dict.fromkeys(towers), key=lambda name: name != CLIP)
+    return [open_tower(NamedTower(name, weights), device) for name in names]
 
 
 def require_own_folder(out: Path) -> None:
@@ -131,19 +139,29 @@ def require_own_folder(out: Path) -> None:
 def material_of(
     pairs: PairSet, weights: Weights, seen: list[OpenedTower], out: Path, device: Device, near: float, engine: Engine
 ) -> Material:
-    kept = out / WORK / pairs.sha256[:16]
-    kept.mkdir(parents=True, exist_ok=True)
+    kept = kept_folder(pairs, out)
     path = kept / f"prompts-{weights.sha256('sentences')[:16]}.safetensors"
     rows = prompt_rows(pairs.prompts, path, weights, device)
     split = split_of(pairs, rows, near)
     split.write(out)
-    batch = Recipe().encoder_batch
-    found = [features_of(pairs.pictures, kept / own.key, own.named, batch, "features", engine) for own in seen]
+    found = kept_features(pairs, seen, out, engine)
     bad = {image: why for own in found for image, why in own.bad.items()}
     left_out = pairs.left_out | ({"picture that cannot be used": len(bad)} if bad else {})
     features = np.concatenate([own.rows for own in found], axis=1)
     widths = [own.rows.shape[1] for own in found]
     return Material(pairs, rows, features, widths, good_parts(pairs, parts_of(pairs, split), bad), left_out)
+
+
+def kept_folder(pairs: PairSet, out: Path) -> Path:
+    kept = out / WORK / pairs.sha256[:16]
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+
+def kept_features(pairs: PairSet, seen: list[OpenedTower], out: Path, engine: Engine) -> list[Features]:
+    """Each frozen tower's, made by the `engine` where they are not there yet."""
+    kept, batch = kept_folder(pairs, out), Recipe().encoder_batch
+    return [features_of(pairs.pictures, kept / own.key, own.named, batch, "features", engine) for own in seen]
 
 
 def good_parts(pairs: PairSet, parts: Parts, reasons: dict[str, str]) -> Parts:

@@ -2,10 +2,14 @@
 
 import json
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -110,3 +114,60 @@ def test_two_processes_under_torchrun_train_the_same_encoder_within_rounding(
     (told,) = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
     assert told["validation"] == pytest.approx(content["validation"], abs=1e-3)
     assert json.loads((tmp_path / "encoder" / "encoder.json").read_text()) == told
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a command on it begins with, its address, and the device by which it reaches the others."""
+
+    begin: tuple[str, ...]
+    address: str
+    device: str
+
+
+@pytest.fixture
+def machines() -> Iterator[list[Machine]]:
+    """Two: network namespaces of this machine with a cable between them, or its loopback where none are allowed."""
+    own = os.getpid()
+    names, ends = [f"machine-{own}-{end}" for end in "ab"], [f"m{own}{end}" for end in "ab"]
+    found = [
+        Machine(("ip", "netns", "exec", name), f"198.51.100.{number}", end)
+        for number, (name, end) in enumerate(zip(names, ends, strict=True), start=1)
+    ]
+    lines = [
+        *(f"netns add {name}" for name in names),
+        f"link add {ends[0]} netns {names[0]} type veth peer name {ends[1]} netns {names[1]}",
+        *(f"-n {name} link set lo up" for name in names),
+        *(f"-n {machine.begin[-1]} addr add {machine.address}/24 dev {machine.device}" for machine in found),
+        *(f"-n {machine.begin[-1]} link set {machine.device} up" for machine in found),
+    ]
+    if shutil.which("ip") is None:
+        yield [Machine((), "127.0.0.1", "lo")] * 2
+        return
+    connected = all(subprocess.run(["ip", *line.split()]).returncode == 0 for line in lines)
+    yield found if connected else [Machine((), "127.0.0.1", "lo")] * 2
+    for name in names:
+        subprocess.run(["ip", "netns", "del", name])
+
+
+@pytest.mark.slow
+def test_two_machines_under_torchrun_train_the_same_encoder_within_rounding(
+    undisturbed, pairs, weights_folder, tmp_path, machines
+):
+    _, content = undisturbed
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = []
+    for number, machine in enumerate(machines):
+        words = command(pairs, weights_folder, tmp_path / "encoder")
+        where = ["--node-rank", str(number), "--master-addr", machines[0].address, "--master-port", str(port)]
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", *where]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": machine.device}
+        started.append(subprocess.Popen([*machine.begin, *torchrun, *words[1:]], stdout=subprocess.PIPE, text=True,
+                                        stderr=subprocess.PIPE, cwd=ROOT, env=environment))  # fmt: skip
+    said = [own.communicate(timeout=300) for own in started]
+    assert [own.returncode for own in started] == [0, 0], said
+    told = [json.loads(line) for out, _ in said for line in out.splitlines() if line.startswith("{")]
+    assert [own["validation"] for own in told] == [pytest.approx(content["validation"], abs=1e-3)]
+    assert json.loads((tmp_path / "encoder" / "encoder.json").read_text()) == told[0]
