@@ -4,11 +4,10 @@ Stage by stage over shards of prompts, one model at a time on every device. Ever
 each shard whole or not there, so that a killed build goes on with what is missing; bank.json is written last.
 """
 
-import hashlib
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -16,35 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from kernel.banks.cleaning import Reason, clean, clean_prompts
+from kernel.banks.cleaning import Reason, clean_prompts
 from kernel.banks.cost import text_tower_cost
 from kernel.banks.encoding import (
     BATCH,
     CLIP,
     REMOVE,
     SENTENCES,
-    Choice,
     Encoding,
-    choice_path,
     chosen_prompts,
     encode_shards,
     read_choice,
     read_prompts,
     read_rows,
     rows_path,
-    write_choice,
     write_prompts,
 )
-from kernel.banks.near_duplicates import NearDuplicates, drop_scored
 from kernel.banks.prompt_bank import RECORD, BankRecord, PromptBank, read_bank_record, write_bank
 from kernel.banks.prompt_files import count_prompts, read_prompts_from
+from kernel.banks.selection import ROUND, scored_prompts, select_shards
 from kernel.config import EMBEDDING_DIMENSIONS, BankSettings
 from kernel.errors import UserError
 from kernel.models.clip import model_without_weights
 from kernel.models.linear_head import IMAGE_NOISE, fit_head, stream_grams
-from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
-from kernel.system.devices import Device
 from kernel.system.files import file_sha256, write_json, writing
 from kernel.system.records import read_record
 from kernel.system.work import Engine
@@ -71,7 +65,7 @@ def build_bank(settings: BankSettings, weights_folder: Path, out: Path, engine: 
         building = open_building(out, build)
         shards, dropped = clean_stage(settings, building)
         encode_shards(Encoding(building, SENTENCES, weights), shards, engine)
-        select_stage(settings, building, shards, weights)
+        select_shards(settings, building, building / IDENTITY, shards, weights, engine)
         count, excluded = told(settings, building, shards, dropped)
         clip_stage(building, shards, weights, engine)
         width = read_rows(rows_path(building, CLIP, shards[0])).shape[1]
@@ -104,7 +98,7 @@ def identity(settings: BankSettings, weights: Weights) -> dict[str, Any]:
         "exclude": settings.exclude and file_sha256(settings.exclude),
         "near": settings.near,
         "models": [weights.sha256("clip"), weights.sha256("sentences")],
-        "shard": [SHARD, BATCH],
+        "shard": [SHARD, BATCH, ROUND],
         "image_noise": IMAGE_NOISE,
     }
 
@@ -153,51 +147,6 @@ def clean_stage(settings: BankSettings, building: Path) -> tuple[range, dict[str
 def batches(prompts: Iterator[str]) -> Iterator[list[str]]:
     while shard := list(islice(prompts, SHARD)):
         yield shard
-
-
-def select_stage(settings: BankSettings, building: Path, shards: range, weights: Weights) -> None:
-    """Chooses the prompts of each shard that stay: no scored ones, and of near duplicates the first.
-
-    A choice hangs on all before it, so each is sealed by the build's identity and by all rows up to its own: what a
-    killed build has chosen stands, and where rows were made anew, every choice from there on is made again.
-    """
-    from tqdm.auto import tqdm
-
-    near = NearDuplicates(settings.near)
-    guard: Guard | None = None
-    seal = file_sha256(building / IDENTITY)
-    for shard in tqdm(shards, desc="duplicates", unit="shard", file=sys.stderr):
-        path = rows_path(building, SENTENCES, shard)
-        seal = hashlib.sha256(f"{seal} {file_sha256(path)}".encode()).hexdigest()
-        rows = read_rows(path)
-        if choice_path(building, shard).is_file() and (known := read_choice(building, shard)).seal == seal:
-            near.add(rows[known.stays])
-            continue
-        guard = guard or scored_guard(settings, weights)
-        stays, went = guard(read_prompts(building, shard), rows)
-        stays[stays] = near.keep(rows[stays])
-        write_choice(building, shard, Choice(seal, np.flatnonzero(stays).tolist(), **went))
-
-
-Guard = Callable[[list[str], np.ndarray], tuple[np.ndarray, dict[str, int]]]
-
-
-def scored_guard(settings: BankSettings, weights: Weights) -> Guard:
-    """Says which prompts of a shard may stay, and how many went as equal and as near to a scored one."""
-    if settings.exclude is None:
-        return lambda prompts, rows: (np.ones(len(prompts), dtype=bool), {"equal": 0, "near": 0})
-    scored = scored_prompts(settings.exclude)
-    cleaned = {text for text in map(clean, scored) if not isinstance(text, Reason)}
-    # also of those too long for a bank; few, so on the CPU, as this process never touches a GPU
-    scored_rows = SentenceEncoder.load(weights, Device("cpu")).encode(scored, BATCH)
-    return lambda prompts, rows: drop_scored(prompts, rows, cleaned, scored_rows)
-
-
-def scored_prompts(path: Path) -> list[str]:
-    scored = sorted({prompt for prompt in read_prompts_from([path]) if prompt.strip()})
-    if not scored:
-        raise UserError(f"{path}: no prompt, so nothing would be excluded. Give the scored ones")
-    return scored
 
 
 def told(

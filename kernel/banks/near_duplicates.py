@@ -10,9 +10,12 @@ import numpy as np
 
 from kernel.errors import UserError
 from kernel.models.vectors import check_unit_rows
+from kernel.system.devices import Device
 
 BATCH_ROWS = 1024  # compared at a time: 32 MB with a shard of 8,192
 ROUNDING = 1e-6
+PART_ROWS = 8192  # that meet a block at once: with one of as many rows 340 MB
+CPU = Device("cpu")
 
 
 class NearDuplicates:
@@ -23,9 +26,9 @@ class NearDuplicates:
     hours of one core, two million four times that. Cores share the work.
     """
 
-    def __init__(self, threshold: float = 0.9) -> None:
+    def __init__(self, threshold: float = 0.9, device: Device = CPU) -> None:
         """Rows whose cosine is `threshold` or more are near. Raises UserError unless it is above 0 and at most 1."""
-        self.threshold = checked_threshold(threshold)
+        self.threshold, self.device = checked_threshold(threshold), device
         self.blocks: list[np.ndarray] = []
 
     def keep(self, rows: np.ndarray) -> np.ndarray:
@@ -38,7 +41,7 @@ class NearDuplicates:
         kept = [np.zeros(0, dtype=bool)]
         for start in range(0, len(rows), BATCH_ROWS):
             batch = rows[start : start + BATCH_ROWS]
-            fresh = ~near_any(batch, self.blocks, self.threshold)
+            fresh = ~near_any(batch, self.blocks, self.threshold, self.device)
             near = are_near(batch, batch, self.threshold)
             for place in range(len(batch)):
                 if fresh[place]:
@@ -71,13 +74,24 @@ def drop_scored(
     return ~(equal | near), {"equal": int(equal.sum()), "near": int(near.sum())}
 
 
-def near_any(rows: np.ndarray, blocks: Iterable[np.ndarray], threshold: float) -> np.ndarray:
+def near_any(rows: np.ndarray, blocks: Iterable[np.ndarray], threshold: float, device: Device = CPU) -> np.ndarray:
     """Which unit rows (n, d) are near to any row of any block (m, d) -> (n,) bool."""
     near = np.zeros(len(rows), dtype=bool)
     for block in blocks:
-        left = np.flatnonzero(~near)
-        near[left] = are_near(rows[left], block, threshold).any(axis=1)
+        for start in range(0, len(rows) if len(block) else 0, PART_ROWS):
+            left = start + np.flatnonzero(~near[start : start + PART_ROWS])
+            near[left] = any_near(rows[left], block, threshold, device)
     return near
+
+
+def any_near(a: np.ndarray, b: np.ndarray, threshold: float, device: Device) -> np.ndarray:
+    """result[i]: whether a[i] is near to any row of b. (n, d), (m, d) -> (n,) bool."""
+    if not device.is_gpu:
+        return np.any(are_near(a, b, threshold), axis=1)
+    import torch
+
+    ours, theirs = (torch.from_numpy(unit_float32(rows)).to(device.name) for rows in (a, b))
+    return (ours @ theirs.T >= threshold - ROUNDING).any(dim=1).cpu().numpy()
 
 
 def are_near(a: np.ndarray, b: np.ndarray, threshold: float) -> np.ndarray:

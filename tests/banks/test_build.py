@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from kernel.banks import build as module
-from kernel.banks import encoding
+from kernel.banks import encoding, selection
 from kernel.banks.build import build_bank
 from kernel.banks.near_duplicates import NearDuplicates
 from kernel.banks.nearest import nearest, neighbour_estimate
@@ -42,6 +42,7 @@ def source(tmp_path, prompts):
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(module, "SHARD", 50)
+    monkeypatch.setattr(selection, "ROUND", 2)
 
 
 def opened(folder, weights):
@@ -104,10 +105,11 @@ def test_a_killed_build_goes_on_to_the_same_bank(tmp_path, source, weights):
 COUNTING = """
 import os, signal, sys
 import kernel.banks.build as b, kernel.__main__ as m
+from kernel.banks import selection
 from kernel.banks.near_duplicates import NearDuplicates
 from kernel.pipeline.workers.processes import WorkerProcess
 from tests.engines import HERE, TWO
-b.SHARD = 50
+b.SHARD, selection.ROUND = 50, 1
 compare, compared = NearDuplicates.keep, 0
 def keep(self, rows):
     global compared
@@ -186,9 +188,9 @@ def test_two_devices_build_the_bank_of_one(tmp_path, source, weights, monkeypatc
     really = WorkerProcess.__init__
     monkeypatch.setattr(WorkerProcess, "__init__", lambda self, *given: started.append(self) or really(self, *given))
     build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "two", TWO)
-    assert len(started) == 4  # two a model, and none was begun anew
+    assert len(started) == 7  # two a model, three of the two rounds of near duplicates; none was begun anew
     build_bank(BankSettings([source], near=0.95), weights.folder, tmp_path / "one", HERE)
-    assert len(started) == 4
+    assert len(started) == 7
     for name in ("prompts.parquet", "clip.safetensors", "sentences.safetensors", "head.safetensors"):
         assert (tmp_path / "two" / name).read_bytes() == (tmp_path / "one" / name).read_bytes()
 

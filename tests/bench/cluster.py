@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from kernel.banks import build
+from kernel.banks import build, selection
 from kernel.banks.build import build_bank
 from kernel.banks.encoding import SENTENCES, Encoding, encode_shards, write_prompts
 from kernel.config import DEFAULT_WEIGHTS, LOCAL, RAY, BankSettings
@@ -95,6 +95,7 @@ def child(out: Path, weights: Path, options: list[str], nodes: Nodes | None) -> 
 def make_all(out: Path, weights: Path, name: str, engine_name: str, device: str, address: str | None) -> dict[str, Any]:
     """A bank and features in ways/NAME: their seconds, and the sha256 of all their bytes."""
     engine = engine_named(engine_name, device, address)
+    selection.ROUND = -(-SHARDS // 2)  # two rounds of near duplicates
     build.SHARD = len((out / "prompts.txt").read_text().splitlines()) // SHARDS
     folder, tower = out / "ways" / name, NamedTower(CLIP, open_weights(weights))
     start = time.perf_counter()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kernel.banks import build
+from kernel.banks import build, selection
 from kernel.banks.build import build_bank
 from kernel.config import BankSettings
 from kernel.miniature.world.folders import TEST_SEED, scenes
@@ -21,8 +21,14 @@ from tests.processes import parent
 
 pytestmark = pytest.mark.slow
 FILES = ("prompts.parquet", "clip.safetensors", "sentences.safetensors", "head.safetensors")
-# the command line, with shards of 20 prompts
-COMMAND = "import sys, kernel.banks.build as b, kernel.__main__ as m; b.SHARD = 20; sys.exit(m.main(sys.argv[1:]))"
+# the command line, with shards of 20 prompts, of which eight are compared together
+COMMAND = """
+import sys
+import kernel.__main__ as main
+from kernel.banks import build, selection
+build.SHARD, selection.ROUND = 20, 8
+sys.exit(main.main(sys.argv[1:]))
+"""
 # before each shard of a worker it says so in the file NUMBER-MODEL-PROCESS and goes by what `disturb` does
 SITE = """
 import os, resource, signal, sys, time
@@ -63,6 +69,7 @@ def expected(prompts, weights, tmp_path_factory) -> dict[str, bytes]:
     out = tmp_path_factory.mktemp("expected") / "bank"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "SHARD", 20)
+        patch.setattr(selection, "ROUND", 8)
         build_bank(BankSettings([prompts], near=0.95), weights.folder, out, HERE)
     return {name: (out / name).read_bytes() for name in FILES}
 

@@ -11,7 +11,8 @@ from typing import Any
 from kernel.banks.build import SHARD
 from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes, near_duplicate_pairs
 from kernel.banks.encoding import BATCH
-from kernel.banks.near_duplicates import BATCH_ROWS
+from kernel.banks.near_duplicates import PART_ROWS
+from kernel.banks.selection import ROUND
 from kernel.config import EMBEDDING_DIMENSIONS
 from kernel.pipeline.planning.bank_costs import bank_cost, room_note
 from kernel.pipeline.planning.gpus import GB
@@ -23,6 +24,7 @@ from kernel.pipeline.planning.stage_costs import ASSUMED as OF_A_RUN
 from kernel.pipeline.planning.stage_costs import HOST_SPEED, assumed, compute_seconds, in_words, usable_bytes
 
 ROW = EMBEDDING_DIMENSIONS * BYTES_A_NUMBER  # bytes of MiniLM's
+TOGETHER = ROUND * SHARD  # prompts
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Assumed:
         130e-6, "core-seconds to tokenize a prompt for MiniLM, on one core a device"
     )
     clip_token_seconds: float = assumed(175e-6, "core-seconds to tokenize a prompt for CLIP, on one core a device")
-    compared_together: int = assumed(262_144, "prompts that a worker compares at once with all before them")
+    start_seconds: float = assumed(10.0, "seconds until a worker that compares prompts has started")
     comparison_bytes: int = assumed(10, "bytes of its memory that a device moves to compare two prompts")
     digest_bytes: int = assumed(100, "bytes of the host for each prompt by which equal ones are found")
     double_speed: float = assumed(0.5, "speed of the host in float64, in which the head is fitted, beside float32")
@@ -167,17 +169,19 @@ def sentences_part(prompts: int, machines: Machines, weights: Weighed, sentence:
 
 
 def near_duplicates_part(prompts: int, machines: Machines) -> Part:
-    """Every row with all before it, in float32. A worker holds the rows of some prompts while all before them and they
-    themselves pass, so that the rows are read once for each such group that comes after them."""
+    """Every row with all before it, in float32. Prompts are chosen in groups, one after the other: all devices compare
+    a group with what is before it, and one then its prompts with each other, for which each is started anew."""
     gpu, pairs = machines.gpu, near_duplicate_pairs(prompts)
-    groups = math.ceil(prompts / ASSUMED.compared_together)
-    workers = busy(machines, prompts, ASSUMED.compared_together)
-    operations = 2 * EMBEDDING_DIMENSIONS * pairs
-    seconds = operations / gpu.single_speed + ASSUMED.comparison_bytes * pairs / gpu.read_speed
-    rows = (min(prompts, ASSUMED.compared_together) + SHARD) * EMBEDDING_DIMENSIONS * (BYTES_A_NUMBER + 4)
-    products = BATCH_ROWS * SHARD * (4 + 1)  # cosines, and which of them are near
-    read = prompts * (groups + 1) / 2 * ROW
-    return Part("near duplicates", "", workers, operations, seconds / workers, rows + products, read, 0)
+    groups = math.ceil(prompts / TOGETHER)
+    workers = busy(machines, prompts, TOGETHER)
+    within = near_duplicate_pairs(min(prompts, TOGETHER)) * prompts / min(prompts, TOGETHER)
+    pair = 2 * EMBEDDING_DIMENSIONS / gpu.single_speed + ASSUMED.comparison_bytes / gpu.read_speed
+    starts = (2 * groups - 1) * ASSUMED.start_seconds
+    seconds = ((pairs - within) / workers + within) * pair + starts
+    rows = min(prompts, TOGETHER) * ROW + (PART_ROWS + SHARD) * EMBEDDING_DIMENSIONS * 4
+    products = PART_ROWS * SHARD * (4 + 1)  # cosines, and which of them are near
+    read = prompts * ROW * ((groups - 1) / 2 + workers + 1)  # what is before a group, and by each worker its own
+    return Part("near duplicates", "", workers, 2 * EMBEDDING_DIMENSIONS * pairs, seconds, rows + products, read, 0)
 
 
 def clip_part(prompts: int, machines: Machines, clip: Clip) -> Part:
