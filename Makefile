@@ -78,7 +78,7 @@ truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predic
 pairs: $(MINIATURE)  ## what training on drawn pairs is worth, by tier: build/pairs/pairs.json; takes most of an hour
 	$(BIN)/python -m tests.bench.pairs
 
-cluster: $(MINIATURE)  ## a bank and features by one process, two, a Ray cluster, and one that loses machines: build/cluster; ten minutes
+cluster: $(MINIATURE)  ## a bank and features by one process, two, a Ray cluster, and one that loses machines: build/cluster; a quarter of an hour
 	$(BIN)/python -m tests.bench.cluster
 
 bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json

@@ -156,7 +156,7 @@ NOT_HERE = {
     "make fuzz": "it takes an hour; tests/fuzz/test_corpus.py tries what it starts from and what it found",
     "make lint": ".ci/run runs it",
     "make pairs": "it trains for an hour; tests/bench/test_pairs.py runs the same on 150 pairs",
-    "make cluster": "it takes ten minutes; tests/bench/test_cluster.py runs the same on 150 prompts",
+    "make cluster": "it takes a quarter of an hour; tests/bench/test_cluster.py runs the same on 150 prompts",
     KERNEL + "bank PROMPTS --weights build/weights --out BANK --engine ray --address ADDRESS": (
         "it needs a cluster; tests/cluster/test_bank.py runs it on several"
     ),
