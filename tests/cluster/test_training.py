@@ -215,6 +215,33 @@ def ended_after(told: Path, command: subprocess.Popen) -> tuple[dict, str]:
     return ended(command)
 
 
+def test_an_interrupted_command_says_so_and_gives_its_places_back(train, site, told, out):
+    with Nodes(site("if number == 9: wait()")) as nodes:
+        nodes.add()
+        command = train(out, *by_ray(nodes))
+        awaited(lambda: waiting(told), command)
+        command.send_signal(signal.SIGINT)
+        content, said = command.communicate(timeout=60)
+        assert command.returncode == 1 and content == ""
+        assert said.splitlines()[-1].startswith("interrupted; what is finished is kept") and "Traceback" not in said
+        again = train(out, *by_ray(nodes))
+        awaited(lambda: len(waiting(told)) == 2, again)  # on the only machine that there is
+        (told / "go").touch()
+        ended(again)
+
+
+def test_a_head_is_fitted_here_on_what_the_cluster_makes(train, site, told, alone, tmp_path):
+    out = tmp_path / "encoder"
+    with Nodes(site()) as nodes:
+        nodes.add()
+        content, said = ended(train(out, "--tier", "head", *by_ray(nodes)))
+    assert content["tier"] in ("ridge", "head") and "features: 100%" in said and not (told / "steps").exists()
+    made, of_one = (
+        {path.relative_to(own): path.read_bytes() for path in own.rglob("0*.safetensors")} for own in (out, alone)
+    )
+    assert made == of_one and len(made) == 1
+
+
 def test_what_a_user_has_to_mend_ends_it_in_one_line_and_is_not_tried_again(train, site, told, out):
     code = "from kernel.errors import UserError; raise UserError('the loss is no number. Lower it')"
     with Nodes(site(code)) as nodes:

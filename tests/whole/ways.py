@@ -34,6 +34,8 @@ def slow(more: str, leaves: str = "") -> Way:
 
 PUSH = "publish push --wait"
 PAIRS = "publish dataset --pairs build/pairs"
+TRAIN = "train PAIRS --weights build/weights --out ENCODER --tier blocks"
+TORCHRUN = ".venv/bin/python -m torch.distributed.run "
 BANK = "bank build/prompts.parquet --weights build/kaggle-weights --out build/prompt_bank"
 WAYS = {
     KERNEL + "run IMAGES --weights build/weights --out RUN": reader("RUN-own/submission.csv"),
@@ -159,6 +161,12 @@ NOT_HERE = {
     "make cluster": "it takes a quarter of an hour; tests/bench/test_cluster.py runs the same on 150 prompts",
     KERNEL + "bank PROMPTS --weights build/weights --out BANK --engine ray --address ADDRESS": (
         "it needs a cluster; tests/cluster/test_bank.py runs it on several"
+    ),
+    KERNEL + TRAIN + " --engine ray --address ADDRESS --workers 1:8": (
+        "it needs a cluster; tests/cluster/test_training.py runs it on several"
+    ),
+    TORCHRUN + "--nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 1 -m kernel " + TRAIN: (
+        "it needs two machines; tests/whole/test_training.py runs it on two"
     ),
     "make real": "its pictures do not come with the project; tests/bench/test_real.py runs it on some, where they are",
     "make format": "it changes the project's files; the lines of make lint check what it would do",
