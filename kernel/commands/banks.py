@@ -26,8 +26,8 @@ def bank_command(options: argparse.Namespace) -> None:
     from kernel.pipeline.workers.engines import engine_named
 
     settings = BankSettings(options.prompts, options.column, options.exclude, options.near)
-    engine = engine_named(options.engine, options.device, options.address)
-    record = build_bank(settings, options.weights, options.out, engine)
+    with engine_named(options.engine, options.device, options.address) as engine:
+        record = build_bank(settings, options.weights, options.out, engine)
     print(f"{options.out}: {record['count']:,} of {record['read']:,} prompts")
     for reason, count in record["dropped"].items():
         print(f"  {count:>10,} dropped: {reason}")

@@ -94,14 +94,14 @@ def child(out: Path, weights: Path, options: list[str], nodes: Nodes | None) -> 
 
 def make_all(out: Path, weights: Path, name: str, engine_name: str, device: str, address: str | None) -> dict[str, Any]:
     """A bank and features in ways/NAME: their seconds, and the sha256 of all their bytes."""
-    engine = engine_named(engine_name, device, address)
     selection.ROUND = -(-SHARDS // 2)  # two rounds of near duplicates
     build.SHARD = len((out / "prompts.txt").read_text().splitlines()) // SHARDS
     folder, tower = out / "ways" / name, NamedTower(CLIP, open_weights(weights))
-    start = time.perf_counter()
-    build_bank(BankSettings([out / "prompts.txt"], near=1.0), weights, folder / BANK, engine)
-    features_of(list_images(out / "images"), folder / FEATURES, tower, 64, "features", engine)
-    seconds = time.perf_counter() - start
+    with engine_named(engine_name, device, address) as engine:
+        start = time.perf_counter()
+        build_bank(BankSettings([out / "prompts.txt"], near=1.0), weights, folder / BANK, engine)
+        features_of(list_images(out / "images"), folder / FEATURES, tower, 64, "features", engine)
+        seconds = time.perf_counter() - start
     digest = hashlib.sha256()
     for path in sorted([*(folder / BANK).glob("*.[sp]*"), *(folder / FEATURES).iterdir()]):
         if path.name != "bank.json":  # says when it was written
@@ -135,16 +135,17 @@ def make_turn(
     out: Path, weights: Path, name: str, engine_name: str, device: str, address: str | None, prompts: int
 ) -> dict[str, Any]:
     """Shards of so many prompts through MiniLM: their seconds."""
-    engine = engine_named(engine_name, device, address)
     folder = out / "ways" / name
     folder.mkdir(parents=True)
     lines = (out / "prompts.txt").read_text().splitlines()[:prompts]
     shards = range(-(-len(lines) // TURN_SHARD))
     for shard in shards:
         write_prompts(folder, shard, lines[shard * TURN_SHARD : (shard + 1) * TURN_SHARD])
-    start = time.perf_counter()
-    encode_shards(Encoding(folder, SENTENCES, open_weights(weights)), shards, engine)
-    return {"seconds": round(time.perf_counter() - start, 3)}
+    with engine_named(engine_name, device, address) as engine:
+        start = time.perf_counter()
+        encode_shards(Encoding(folder, SENTENCES, open_weights(weights)), shards, engine)
+        seconds = time.perf_counter() - start
+    return {"seconds": round(seconds, 3)}
 
 
 def table(content: dict[str, Any]) -> str:

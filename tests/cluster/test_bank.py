@@ -107,9 +107,10 @@ def bank(prompts, weights, tmp_path) -> Callable[..., subprocess.Popen]:
 
 
 def ended(command: subprocess.Popen) -> str:
-    """What a command that succeeds says on stderr."""
-    _, said = command.communicate(timeout=300)
+    """What a command that succeeds says on stderr; on stdout is its result alone."""
+    result, said = command.communicate(timeout=300)
     assert command.returncode == 0, said
+    assert "prompts" in result.splitlines()[0] and len(result.splitlines()) == 7
     return said
 
 

@@ -1,5 +1,8 @@
 """Which Engine shares work out: by the devices of this machine, or by a cluster's address."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from kernel.config import RAY
 from kernel.pipeline.workers.here import Here
 from kernel.pipeline.workers.processes import Processes
@@ -12,10 +15,17 @@ def engine_on(devices: list[Device]) -> Engine:
     return Here(devices[0]) if len(devices) == 1 and not devices[0].is_gpu else Processes(devices)
 
 
-def engine_named(name: str, device: str = "auto", address: str | None = None) -> Engine:
-    """One of ENGINES. Raises UserError for a device that cannot be used, and where no cluster answers."""
+@contextmanager
+def engine_named(name: str, device: str = "auto", address: str | None = None) -> Iterator[Engine]:
+    """One of ENGINES, as long as the block runs; of a cluster see ray_connection.joined.
+
+    Raises UserError for a device that cannot be used, and where no cluster answers within half a minute.
+    """
     if name == RAY:
         from kernel.pipeline.workers.ray import RayCluster
+        from kernel.pipeline.workers.ray_connection import joined
 
-        return RayCluster.connected(address, device)
-    return engine_on(find_devices(device))
+        with joined(address) as found:
+            yield RayCluster(found, device)
+    else:
+        yield engine_on(find_devices(device))

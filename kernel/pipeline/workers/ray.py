@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from kernel.errors import first_line
-from kernel.pipeline.workers.ray_connection import connect
 from kernel.system import files
 from kernel.system.deadline import Deadline
 from kernel.system.devices import Device
@@ -39,11 +38,6 @@ class RayCluster:
 
     address: str
     device: str
-
-    @classmethod
-    def connected(cls, address: str | None, device: str = "auto") -> "RayCluster":
-        """Raises UserError where no cluster of this very Ray and Python answers within half a minute."""
-        return cls(connect(address), device)
 
     @property
     def title(self) -> str:

@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 
 from kernel.errors import UserError, first_line
 from kernel.system.offline import stay_offline
@@ -15,17 +17,30 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "
 START = "Start one with 'ray start --head' or 'ray up' (docs/cluster.md), or give its address"
 
 
-def connect(address: str | None) -> str:
-    """Joins the cluster at `address`, or the one that RAY_ADDRESS names or that runs here; returns its address.
+@contextmanager
+def joined(address: str | None) -> Iterator[str]:
+    """For the block this process is one of the cluster at `address`, or of the one that RAY_ADDRESS names or that runs
+    here; gives its address. Nothing may be printed to stdout meanwhile: what Ray says there of its machines, a lost
+    one's whole log among it, is for its own developers.
 
     Raises UserError where Ray is not installed, where no cluster answers, and where it runs another Ray or Python.
     """
+    require_ray()
+    import ray
+
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        try:
+            yield connect(address)
+        finally:
+            ray.shutdown()
+
+
+def connect(address: str | None) -> str:
     address = address or os.environ.get("RAY_ADDRESS") or "auto"
     os.environ.update(QUIET)
     if address != "auto":
         os.environ["RAY_ADDRESS"] = address  # Ray takes this one before any that it is given
     stay_offline()
-    require_ray()
     require_answer(address)
     join(address)
     return address
