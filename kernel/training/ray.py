@@ -11,13 +11,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
-from kernel.config import TIERS, TrainingSettings
+from kernel.config import RAY, TIERS, TrainingSettings
 from kernel.errors import UserError
-from kernel.pipeline.workers.ray import RayCluster, ending_of
+from kernel.pipeline.workers.engines import engine_named
+from kernel.pipeline.workers.ray import ending_of
 from kernel.system import files
 from kernel.system.deadline import NEVER, Deadline
 from kernel.system.devices import Device
@@ -64,8 +65,7 @@ def train_by_ray(
     if head and workers:
         raise UserError("--workers: a head is fitted by one process. Leave it out, or train a tower by another --tier")
     require_version()
-    cluster = RayCluster.connected(address, asked["device"])
-    with stdout_left_alone():
+    with engine_named(RAY, asked["device"], address) as cluster:
         from kernel.training.train import train
 
         if head:
@@ -84,18 +84,6 @@ def require_version() -> None:
             f"Ray {found} is installed, and a training by Ray expects {NEEDED}: older ones cannot go on with fewer "
             "workers. Install that on all machines, or start the training by torchrun"
         )
-
-
-@contextmanager
-def stdout_left_alone() -> Iterator[None]:
-    """What Ray prints of its machines goes to stderr, as long as it may print."""
-    import ray
-
-    with redirect_stdout(STDERR):  # type: ignore[type-var]  # it writes as a text stream does
-        try:
-            yield
-        finally:
-            ray.shutdown()
 
 
 def order_of(asked: Mapping[str, Any], deadline: Deadline) -> dict[str, Any]:

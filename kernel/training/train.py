@@ -79,7 +79,7 @@ def train(
 
     Every tier begins with the better of two heads on the frozen towers' features, which the `engine` makes, by default
     this machine's devices. The others then train the tower too, one alone, and hand out what they began with where
-    nothing was better on the validation pairs. Under torchrun every process calls this. Raises UserError for whatever
+    nothing was better on the validation pairs. Of several processes each calls this. Raises UserError for whatever
     is wrong with pairs, weights, tower or `out`.
     """
     from kernel.training.tower.processes import processes
