@@ -105,6 +105,12 @@ class Encoding:
         none = np.zeros((0, clip.model.text_projection.shape[-1]), dtype=np.float32)
         return lambda prompts: clip.encode_texts(prompts, BATCH) if prompts else none
 
+    def folders(self) -> list[Path]:
+        return [self.building]
+
+    def inputs(self) -> list[Path]:
+        return [self.weights.manifest]
+
     def as_json(self) -> str:
         return plain(asdict(self))
 

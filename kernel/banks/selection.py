@@ -85,6 +85,12 @@ class Round:
     def load(self, device: Device) -> "Comparer":
         return Comparer(self, device)
 
+    def folders(self) -> list[Path]:
+        return [self.building]
+
+    def inputs(self) -> list[Path]:
+        return []
+
     def as_json(self) -> str:
         return plain(asdict(self) | {"shards": [self.shards.start, self.shards.stop]})
 

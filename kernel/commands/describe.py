@@ -6,7 +6,7 @@ from glob import has_magic
 from pathlib import Path
 from typing import Any
 
-from kernel.commands.options import add_command, device_option, json_option, positive, weights_option
+from kernel.commands.options import add_command, device_option, engine_option, json_option, positive, weights_option
 from kernel.config import DEFAULT_FEATURES
 from kernel.system.terminal.output import json_text
 
@@ -27,6 +27,10 @@ def add_describe(commands: argparse._SubParsersAction) -> None:
                           help="keeps the features of phrases that the weights lack (default %(default)s)")  # fmt: skip
     device_option(describe, "auto (every GPU, else the CPU), cpu, cuda:N, or several")
     json_option(describe, "one JSON object a line, with parts and similarities")
+    engine_option(describe, "describes")
+    describe.add_argument("--scratch", type=Path, metavar="DIR",
+                          help="keeps there what is made until all is, so that a killed command goes on; with --engine "
+                          "ray on the disk that all machines share")  # fmt: skip
 
 
 def describe_command(options: argparse.Namespace) -> int:
@@ -36,7 +40,8 @@ def describe_command(options: argparse.Namespace) -> int:
     words = own_words(options.words)
     request = Request(options.mode, options.top, tuple(options.without), words, str(options.features))
     printer = Printer(options.images, options.json)
-    records = describe(options.images, request, options.weights, options.captioner, options.device, printer.tell)
+    asked = (options.images, request, options.weights, options.captioner, options.device, printer.tell)
+    records = describe(*asked, engine=options.engine, address=options.address, scratch=options.scratch)
     return 1 if any("error" in record for record in records) else 0
 
 
@@ -46,18 +51,21 @@ class Printer:
     have theirs."""
 
     def __init__(self, images: list[str], as_json: bool) -> None:
-        self.as_json = as_json
+        self.as_json, self.stdout = as_json, sys.stdout  # which Ray's own words are kept from meanwhile
         self.single = len(images) == 1 and not Path(images[0]).is_dir() and not has_magic(images[0])
 
     def tell(self, record: dict[str, Any]) -> None:
         if "error" in record:
             print(f"{record['image']}: {record['error']}", file=sys.stderr)
         if self.as_json:
-            print(json_text(record), flush=True)
+            self.say(json_text(record))
         elif not self.single:
-            print(f"{record['image']}\t{record.get('prompt', '')}", flush=True)
+            self.say(f"{record['image']}\t{record.get('prompt', '')}")
         elif "prompt" in record:
-            print(record["prompt"], flush=True)
+            self.say(record["prompt"])
+
+    def say(self, line: str) -> None:
+        print(line, file=self.stdout, flush=True)
 
 
 def own_words(given: list[str]) -> dict[str, str]:

@@ -1,12 +1,14 @@
 """`run`, and what stands before it: `plan`, its estimate, and `constant`, an answer in seconds."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from kernel.commands.options import (
     add_command,
     device_option,
+    engine_option,
     json_option,
     out_option,
     positive,
@@ -14,7 +16,7 @@ from kernel.commands.options import (
     recipe_options,
     weights_option,
 )
-from kernel.config import DEFAULT_DEMO, Paths, TrainingSettings, recipe_named, with_settings
+from kernel.config import DEFAULT_DEMO, LOCAL, Paths, TrainingSettings, recipe_named, with_settings
 from kernel.errors import UserError
 from kernel.system.deadline import Deadline
 from kernel.system.terminal.output import json_text
@@ -31,6 +33,7 @@ def add_run(commands: argparse._SubParsersAction) -> None:
     run.add_argument("--started", type=float, metavar="EPOCH",
                      help="seconds since 1970 from which that counts (default: this process's start)")  # fmt: skip
     run.add_argument("--limit", type=positive, metavar="N", help="only the first N images")
+    engine_option(run)
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -39,12 +42,17 @@ def run_command(options: argparse.Namespace) -> int:
     from kernel.system.deadline import seconds_of
 
     recipe = recipe_named(options.recipe, options.settings)
+    if options.engine != LOCAL and "KAGGLE_KERNEL_RUN_TYPE" in os.environ:
+        raise UserError(
+            f"--engine {options.engine}: a run on Kaggle has one machine and no network, so it can join no cluster. "
+            "Leave it out: a run works on every GPU of its machine"
+        )
     deadline = Deadline.after(None if options.deadline is None else seconds_of(options.deadline), options.started)
     paths = Paths(options.images, options.weights, options.out, options.bank)
     answer_at_once(paths, options.limit)
     from kernel.pipeline.run import run  # takes seconds, of which a short deadline may not have many
 
-    content = run(recipe, paths, options.device, options.limit, deadline)
+    content = run(recipe, paths, options.device, options.limit, deadline, options.engine, options.address)
     counts = content["counts"]
     written = options.out / "submission.csv"
     print(f"{written}: {counts['images']} images, {counts['bad_images']} of them bad (fallback row)")

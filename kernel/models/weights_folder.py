@@ -113,6 +113,10 @@ class Weights:
         """The same of what `asdict` gave, on its way as JSON."""
         return cls(**{**content, "folder": Path(content["folder"])})
 
+    @property
+    def manifest(self) -> Path:
+        return self.folder / MANIFEST
+
     def encoder_folder(self, name: str) -> Path:
         return self.folder / ENCODERS_FOLDER / name
 

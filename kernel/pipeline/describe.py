@@ -4,13 +4,14 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
-from contextlib import closing
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
 
 from kernel.banks.word_banks import Phrases
-from kernel.config import Recipe
+from kernel.config import LOCAL, Recipe
 from kernel.errors import UserError
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
@@ -19,17 +20,18 @@ from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
-from kernel.pipeline.folder.run_folder import RunFolder
-from kernel.pipeline.images import ImageFile, image_paths, left_out_note
+from kernel.pipeline.folder.run_folder import RunFolder, Shards
+from kernel.pipeline.folder.scratch import require_scratch, scratch_folder
+from kernel.pipeline.images import ImageFile, image_paths, images_sha256, left_out_note
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages.load import StageWork
-from kernel.pipeline.workers.engines import engine_on
-from kernel.system.devices import Device, find_devices
+from kernel.pipeline.workers.engines import engine_named
+from kernel.system.devices import Device
 from kernel.system.files import writing
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
-from kernel.system.versions import check_versions
-from kernel.system.work import Ends, Outcome
+from kernel.system.versions import check_versions, code_sha256, deciding_versions
+from kernel.system.work import Ends, Engine, Outcome
 
 # clip-interrogator 0.6.0: one greedy caption of at most 32 tokens after the start token
 CAPTIONS: dict[str, Any] = {"num_beams": 1, "captions_per_image": 1, "max_length": 33, "min_length": 0}
@@ -44,8 +46,14 @@ def describe(
     captioner: str = "auto",
     device: str = "auto",
     tell: Callable[[dict[str, Any]], None] = lambda record: None,
+    engine: str = LOCAL,
+    address: str | None = None,
+    scratch: Path | None = None,
 ) -> list[dict[str, Any]]:
     """One record an image, in the order given; `tell` gets each as soon as it and those before it are made.
+
+    What is made lies in a folder of the `scratch` until all is, so that a killed command goes on; by the engine ray
+    the workers are those of the cluster at `address`, which must see it.
 
     Records hold `image`, `mode`, `prompt`, `similarity`, `parts`, `caption` but in mode negative, and in mode best
     `candidates`; or `image`, `mode` and `error` of what cannot be described. Raises UserError before the first image
@@ -61,11 +69,15 @@ def describe(
     recipe = recipe_of(request.mode, captioner)
     captioners = captioners_named(recipe, weights) if request.needs_captions else []
     banks = chosen_banks(request, weights)
-    devices = find_devices(device)
+    require_scratch(engine, scratch)
     if captioners:
         inspect_captioner(weights, captioners[0])
-    with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as scratch, counted_warnings() as counted:
-        line = Line(job_in(Path(scratch), files, request, recipe, weights), request, devices, tell)
+    with engine_named(engine, device, address) as workers, counted_warnings() as counted, ExitStack() as kept:
+        models = {name: weights.sha256(name) for name in ("clip", *captioners)}
+        place = scratch_folder(scratch, lambda: identity_of(files, request, recipe, models, banks, workers.devices))
+        job = job_in(kept.enter_context(place), files, request, recipe, weights)
+        results.drop_captions_of_others(job.folder, {name: models[name] for name in captioners[:1]})
+        line = Line(job, request, workers, tell)
         if line.job.of_unknown(banks).words:  # told now, not after hours of captions
             require_writable(Path(request.features))
         if captioners:
@@ -101,26 +113,45 @@ def recipe_of(mode: str, captioner: str) -> Recipe:
 def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Recipe, weights: Weights) -> Job:
     """What workers are given: a run folder of these two stages alone, with the request in it."""
     request.write(scratch)
-    for shards in (results.CAPTIONS, results.DESCRIPTIONS):
-        (scratch / shards.stage).mkdir()
     folder, features = RunFolder(scratch, files, recipe.shard_images), Path(request.features)
+    for shards in (results.CAPTIONS, results.DESCRIPTIONS):
+        (scratch / shards.stage).mkdir(exist_ok=True)
+        folder.drop_unsound_shards(shards)
     return Job(recipe, weights, folder, None, [], features=features)
+
+
+def identity_of(
+    files: list[ImageFile],
+    request: Request,
+    recipe: Recipe,
+    models: dict[str, str],
+    banks: list[Phrases],
+    devices: list[Device],
+) -> dict[str, Any]:
+    """What decides the records of all images."""
+    return {
+        "images": [images_sha256(files), [str(file.path.absolute()) for file in files]],
+        "request": {**asdict(request), "features": None, "own": None},
+        "banks": [[own.name, own.phrases] for own in banks],
+        "recipe": asdict(recipe),
+        "models": models,
+        "devices": sorted({device.title for device in devices}),
+        "versions": [code_sha256(), deciding_versions()],
+    }
 
 
 class Line:
     """The stages: every image through the captioner, then every image through CLIP and its terms."""
 
-    def __init__(
-        self, job: Job, request: Request, devices: list[Device], tell: Callable[[dict[str, Any]], None]
-    ) -> None:
-        self.job, self.request, self.devices, self.tell = job, request, devices, tell
+    def __init__(self, job: Job, request: Request, engine: Engine, tell: Callable[[dict[str, Any]], None]) -> None:
+        self.job, self.request, self.engine, self.tell = job, request, engine, tell
         self.records: list[dict[str, Any]] = []
         self.told = 0  # shards
         self.library_warnings: Counter[str] = Counter()
 
     def captions(self, captioners: list[str]) -> None:
         """By the first captioner that can be used; images on which every one fails say so in their records."""
-        left = list(range(len(self.job.folder.borders)))
+        left = self.missing(results.CAPTIONS)
         reasons: list[str] = []
         for name in captioners:
             outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left))
@@ -143,16 +174,27 @@ class Line:
             print(f"encoding {phrases:,} phrases of {names}; kept in {job.features} for the next time", file=STDERR)
             self.check(self.work("words", "phrases", job.missing_parts(), job))
             job.join_words()
-        self.check(self.work("descriptions", self.request.mode, self.job.folder.sizes()))
+        missing = self.missing(results.DESCRIPTIONS)
+        self.check(self.work("descriptions", self.request.mode, self.job.folder.sizes(missing)))
         self.flush()
+        if self.told < len(self.job.folder.borders):
+            raise UserError(
+                f"{self.job.folder.folder}: what the workers made is not seen here yet, {len(self.records)} of "
+                f"{len(self.job.folder.images)} images are told. Mount the shared disk with lookupcache=positive, then "
+                "run again: what is made is kept"
+            )
+
+    def missing(self, shards: Shards) -> list[int]:
+        made = set(self.job.folder.made(shards))
+        return [shard for shard in range(len(self.job.folder.borders)) if shard not in made]
 
     def check(self, outcome: Outcome) -> None:
         if outcome.left:
             self.flush()
             raise UserError(
-                f"CLIP cannot be used on {', '.join(device.name for device in self.devices)} "
-                f"({outcome.why}); {len(self.records)} of {len(self.job.folder.images)} images are "
-                "described. Run again with --device cpu, or on a GPU with more memory"
+                f"CLIP cannot be used on {self.engine.title} ({outcome.why}); {len(self.records)} of "
+                f"{len(self.job.folder.images)} images are described. Run again with --device cpu, or on a GPU "
+                "with more memory"
             )
 
     def flush(self) -> None:
@@ -171,7 +213,7 @@ class Line:
         unit = "phrase" if stage == "words" else "image"
         bar = progress_bar(total=sum(items.values()), desc=title, unit=unit, disable=not items)
         outcome, own = Outcome(), StageWork(job or self.job, stage)
-        with bar, closing(engine_on(self.devices).work(own, items, Ends(), outcome)) as steps:
+        with bar, closing(self.engine.work(own, items, Ends(), outcome)) as steps:
             for number in steps:
                 bar.update(number)
                 with bar.external_write_mode(file=sys.stdout):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -118,6 +119,15 @@ def list_images(folder: Path) -> list[ImageFile]:
             )
         found[image_id] = path
     return [ImageFile(image_id, found[image_id]) for image_id in sorted(found)]
+
+
+def one_of_each_folder(images: Iterable[ImageFile]) -> list[Path]:
+    """Of those that can be read the first in each folder: whoever sees that one sees the others."""
+    found: dict[Path, Path] = {}
+    for image in images:
+        if image.path.parent not in found and os.access(image.path, os.R_OK):
+            found[image.path.parent] = image.path
+    return list(found.values())
 
 
 def utf_8(name: str) -> str:

@@ -32,7 +32,7 @@ def preflight(folder: Path, images: int, phrases: int, deadline: Deadline = NEVE
 
 
 @contextmanager
-def only_run(folder: Path) -> Iterator[None]:
+def only_run(folder: Path, option: str = "--out") -> Iterator[None]:
     """Keeps every other run out of `folder` until the block ends, or the process does.
 
     The lock is the folder's own (flock), so nothing is left behind by a kill. Raises UserError when it is taken.
@@ -48,7 +48,7 @@ def only_run(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(
                 f"{folder}: another run is writing into it, and two would spoil each other's shards. Wait for its end, "
-                "or give --out another folder"
+                f"or give {option} another folder"
             ) from error
         except OSError:
             pass  # a file system without locks

@@ -23,8 +23,10 @@ from kernel.pipeline.folder.run_folder import FORMAT, RunFolder, Shards, read_ru
 from kernel.pipeline.images import ImageFile, images_sha256, left_out_note, list_images
 from kernel.pipeline.planning.run_plan import plan_run
 from kernel.pipeline.stages.load import kept
-from kernel.system.devices import Device, find_devices
+from kernel.system.devices import Device
 from kernel.system.files import cannot_write, file_sha256, unfinished_path
+from kernel.system.versions import deciding_versions
+from kernel.system.work import Engine
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,12 @@ class Prepared:
     warnings: list[str]
 
     def identity(self) -> dict[str, dict[str, Any]]:
-        """For each stage of the run folder what its outputs depend on: images and device, and what it declares."""
+        """For each stage of the run folder what its outputs depend on: images, device, versions, what it declares."""
         recipe, bank = self.recipe, self.bank
         models = {name: self.weights.sha256(name) for name in ("clip", self.captioners[0], "sentences")}
         kinds = sorted({device.title for device in self.devices})
-        files = {"images": images_sha256(self.images), "device": ", ".join(kinds), "format": FORMAT}
+        files = {"images": images_sha256(self.images), "device": ", ".join(kinds), "format": FORMAT,
+                 "versions": deciding_versions()}  # fmt: skip
         known = {
             **asdict(recipe),
             "recipe": asdict(recipe),
@@ -71,8 +74,8 @@ class Prepared:
         return found
 
 
-def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -> Prepared:
-    """Opens and checks what the recipe asks of the folders and devices given."""
+def prepare(recipe: Recipe, paths: Paths, engine: Engine, limit: int | None) -> Prepared:
+    """Opens and checks what the recipe asks of the folders given, for the engine's devices."""
     images = list_images(paths.images)[:limit]
     weights = open_weights(paths.weights)
     captioners = captioners_named(recipe, weights)
@@ -80,7 +83,7 @@ def prepare(recipe: Recipe, paths: Paths, device_name: str, limit: int | None) -
     bank = opened_bank(recipe, paths.bank, weights)
     encoders = chosen_encoders(recipe, weights)
     recipe, shares_from = with_fitted_shares(recipe, bank, encoders)
-    devices = find_devices(device_name)
+    devices = engine.devices
     inspect_captioner(weights, captioners[0])
     # small, so it stays, and on the CPU, as this process never touches a GPU
     encoder = SentenceEncoder.load(weights, Device("cpu"))

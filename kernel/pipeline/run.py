@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kernel.banks.word_banks import best_phrases
-from kernel.config import CAPTIONS, ESTIMATES, MODIFIERS, Paths, Recipe
+from kernel.config import CAPTIONS, ESTIMATES, LOCAL, MODIFIERS, Paths, Recipe
 from kernel.errors import UserError
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import Shards
@@ -21,7 +21,7 @@ from kernel.pipeline.record import Pace, Record
 from kernel.pipeline.stages import StageDeclaration, captions, clip, encoders, estimates, words
 from kernel.pipeline.stages.load import StageWork, kept
 from kernel.pipeline.submission import write_submission
-from kernel.pipeline.workers.engines import engine_on
+from kernel.pipeline.workers.engines import engine_named
 from kernel.pipeline.workers.here import Here
 from kernel.system.deadline import NEVER, Deadline, Watchdog
 from kernel.system.devices import Device
@@ -30,7 +30,7 @@ from kernel.system.memory import long_lived
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
-from kernel.system.work import Ends, Maker, Outcome
+from kernel.system.work import Ends, Engine, Maker, Outcome
 
 
 def run(
@@ -39,6 +39,8 @@ def run(
     device_name: str = "auto",
     limit: int | None = None,
     deadline: Deadline = NEVER,
+    engine: str = LOCAL,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """Runs the recipe over every image of `paths.images` and returns what it writes to run.json.
 
@@ -46,11 +48,12 @@ def run(
     constant, then what needs no captions, then all. Raises UserError before the first image for anything about weights,
     recipe, device or output folder; after it only when nothing can be written any more, or CLIP cannot be used at all.
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
+    By the `engine` ray the workers are those of the cluster at `address`.
     """
     with Watchdog(deadline):
         warnings = check_versions()  # before anything of these libraries is imported
-        with counted_warnings() as library_warnings:
-            ready = prepare(recipe, paths, device_name, limit)
+        with counted_warnings() as library_warnings, engine_named(engine, device_name, address) as workers:
+            ready = prepare(recipe, paths, workers, limit)
             with only_run(paths.run):
                 phrases = sum(len(own.phrases) for own in ready.words)
                 warnings += [*preflight(paths.run, len(ready.images), phrases, deadline), *ready.warnings]
@@ -65,7 +68,7 @@ def run(
                 job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
                 try:
                     with long_lived():
-                        return Line(ready, job, record, deadline).run()
+                        return Line(ready, job, record, deadline, workers).run()
                 except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
                     raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
 
@@ -73,8 +76,8 @@ def run(
 class Line:
     """The stages of one run, in order of what they gain a second."""
 
-    def __init__(self, ready: Prepared, job: Job, record: Record, deadline: Deadline) -> None:
-        self.ready, self.job, self.record, self.deadline = ready, job, record, deadline
+    def __init__(self, ready: Prepared, job: Job, record: Record, deadline: Deadline, engine: Engine) -> None:
+        self.ready, self.job, self.record, self.deadline, self.engine = ready, job, record, deadline, engine
         self.recipe, self.folder = job.recipe, job.folder
         self.submission = job.folder.folder / "submission.csv"
         self.ids = [image.id for image in ready.images]
@@ -231,8 +234,8 @@ class Line:
         every = self.recipe.shared
         items = {every.index(name): len(self.ids) for name in names}
         outcome = self.work(estimates.STAGE, items, Ends(), loaded=loaded, title=title, total=sum(items.values()))
-        if outcome.left and any(device.is_gpu for device in self.ready.devices):
-            print(f"estimates go on without a GPU ({outcome.why})", file=STDERR)
+        if outcome.left and not isinstance(self.engine, Here):
+            print(f"estimates go on in this process, on the CPU ({outcome.why})", file=STDERR)
             left, outcome = {item: items[item] for item in outcome.left}, Outcome()
             for _ in Here(Device("cpu")).work(StageWork(self.job, estimates.STAGE.name, loaded), left, Ends(), outcome):
                 pass
@@ -267,7 +270,7 @@ class Line:
         bar = progress_bar(total=total, initial=total - pending, desc=title, unit=stage.unit, disable=not items)
         outcome = Outcome()
         work = StageWork(job or self.job, name, loaded)
-        working = closing(engine_on(self.ready.devices).work(work, items, ends, outcome))
+        working = closing(self.engine.work(work, items, ends, outcome))
         with self.record.timed(label), bar, working as steps:
             for number in steps:
                 bar.update(number)

@@ -19,12 +19,13 @@ class Device:
     """Where models run: half precision on a GPU, float32 on a CPU (whose half arithmetic is emulated).
 
     `title` is what the driver calls it, or its name where nobody asked the driver, `memory` its bytes; a CPU's are the
-    host's, where these are known.
+    host's, where these are known; `machine` is the one of a cluster that has it.
     """
 
     name: str
     title: str = ""
     memory: int | None = None
+    machine: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "title", self.title or self.name)
@@ -128,16 +129,20 @@ def worker_environment(device: Device, workers: int) -> tuple[dict[str, str], De
     return environment, replace(device, name="cuda:0")
 
 
-def main(names: list[str]) -> int:
-    """Tries each device and prints their titles and bytes as JSON."""
+def looked_at(name: str) -> tuple[str, int]:
+    """Title and bytes of a device of this very process, proven. Raises what torch raises where it cannot be used."""
     import torch
 
-    found = []
-    for name in names:
-        operate(name)
-        properties = torch.cuda.get_device_properties(name)
-        found.append((properties.name, properties.total_memory))
-    print(json.dumps(found))
+    if name == "cpu":
+        return name, host_memory()
+    operate(name)
+    properties = torch.cuda.get_device_properties(name)
+    return properties.name, properties.total_memory
+
+
+def main(names: list[str]) -> int:
+    """Tries each device and prints their titles and bytes as JSON."""
+    print(json.dumps([looked_at(name) for name in names]))
     return 0
 
 

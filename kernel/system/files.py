@@ -13,6 +13,7 @@ from typing import Any
 from kernel.errors import UserError
 
 writer = ""  # of this process's unfinished files, where write_as was told
+fence: Path | None = None
 # a full disk, a quota that is used up, a limit on a file's size
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -41,12 +42,20 @@ def write_as(name: str) -> None:
     writer = f".{name}"
 
 
+def write_while(there: Path) -> None:
+    """From now on this process writes whole files only as long as this one is there."""
+    global fence
+    fence = there
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to, renamed when the block ends; leaves nothing behind when it fails."""
     unfinished = unfinished_path(path)
     try:
         yield unfinished
+        if fence is not None and not fence.exists():
+            raise OSError(errno.ECANCELED, "the command for which it was made has ended")
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)

@@ -22,6 +22,7 @@ DECLARED = {
     "pillow": ">=11",
     "pydantic": ">=2.10",
 }
+DECIDING = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pillow")
 
 
 # This does travel, in the code dataset beside the package: what Kaggle's image held when the wheels were checked.
@@ -51,6 +52,12 @@ def check_versions(image_record: Path = IMAGE_RECORD) -> list[str]:
     if image is not None:
         warnings += differences(found, image, image_record)
     return warnings
+
+
+def deciding_versions() -> dict[str, str | None]:
+    """Of the packages whose versions decide what bytes come out, without local labels: cpu and cu128 are one torch."""
+    found = {name: installed(name) for name in DECIDING}
+    return {name: version and version.partition("+")[0] for name, version in found.items()}
 
 
 @cache

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from kernel.errors import UserError, kind_and_line
@@ -45,6 +46,15 @@ class Work(Protocol):
     """What any process needs to know to make items; plain data, as JSON on its way to another one."""
 
     def load(self, device: Device) -> Maker: ...
+
+    def folders(self) -> list[Path]:
+        """Those that are written, or read what others made, that of the outputs first: on a cluster all machines must
+        see the same ones."""
+        ...
+
+    def inputs(self) -> list[Path]:
+        """Files of which others under the same name would silently give other outputs."""
+        ...
 
     def as_json(self) -> str: ...
 
@@ -85,6 +95,11 @@ class Engine(Protocol):
     @property
     def title(self) -> str:
         """Where it computes, for people."""
+        ...
+
+    @property
+    def devices(self) -> list[Device]:
+        """One for each worker. Raises UserError where there is none."""
         ...
 
     def work(self, work: Work, items: Mapping[int, int], ends: Ends, outcome: Outcome) -> Generator[int]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from kernel.errors import UserError
 from kernel.models.vectors import check_finite
-from kernel.pipeline.images import ImageFile
+from kernel.pipeline.images import ImageFile, one_of_each_folder
 from kernel.pipeline.stages.batches import BatchSize, encode_files
 from kernel.system.devices import Device
 from kernel.system.files import write_json, write_whole
@@ -63,6 +63,15 @@ class Seeing:
 
     def load(self, device: Device) -> "Seer":
         return Seer(self.folder, self.seen.encode_on(device), BatchSize(self.batch))
+
+    def folders(self) -> list[Path]:
+        return [self.folder]
+
+    def inputs(self) -> list[Path]:
+        """The weights, and of the pictures, which all lie together, one: one that is not seen counts as bad."""
+        assert isinstance(self.seen, NamedTower)
+        first = min(self.folder.glob("[0-9]*.json"))
+        return [self.seen.weights.manifest, *one_of_each_folder(read_list(self.folder, int(first.stem)))]
 
     def as_json(self) -> str:
         assert isinstance(self.seen, NamedTower), "another process has no such tower at hand"

@@ -1,5 +1,6 @@
 """The plan of the very run that is about to start: its own models on its own devices, and the batches that fit."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,7 +85,8 @@ def gpu_of(devices: list[Device]) -> tuple[Gpu, list[str]]:
     first = devices[0]
     memory = min(device.memory or KNOWN["cpu"].memory for device in devices)
     if not first.is_gpu:
-        return replace(KNOWN["cpu"], memory=memory // len(devices)), []
+        sharing = max(Counter(device.machine for device in devices).values())
+        return replace(KNOWN["cpu"], memory=memory // sharing), []
     words = first.title.split()
     known = next((gpu for gpu in KNOWN.values() if gpu.name in words), None)
     notes = [] if known else [f"the speeds of {first.title} are not known, the plan takes a T4's"]

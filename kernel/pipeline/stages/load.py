@@ -3,8 +3,11 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from kernel.banks.prompt_bank import RECORD
 from kernel.errors import UserError, did_you_mean
+from kernel.pipeline.images import one_of_each_folder
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import (
     StageDeclaration,
@@ -59,6 +62,16 @@ class StageWork:
 
     def load(self, device: Device) -> Maker:
         return self.loaded() if self.loaded else load_stage(self.stage, self.job, device)
+
+    def folders(self) -> list[Path]:
+        """The run's own, and that for the features of phrases where it is another and there."""
+        features = self.job.features
+        return [self.job.folder.folder, *([features] if features and features.is_dir() else [])]
+
+    def inputs(self) -> list[Path]:
+        """The weights, the bank, and of the pictures in each folder one: a picture that is not seen counts as bad."""
+        bank = [self.job.bank / RECORD] if self.job.bank else []
+        return [self.job.weights.manifest, *bank, *one_of_each_folder(self.job.folder.images)]
 
     def as_json(self) -> str:
         return plain([self.stage, self.job.as_json()])

@@ -4,10 +4,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from kernel.config import RAY
+from kernel.errors import UserError
 from kernel.pipeline.workers.here import Here
 from kernel.pipeline.workers.processes import Processes
 from kernel.system.devices import Device, find_devices
 from kernel.system.work import Engine
+
+CLUSTER_DEVICES = ("auto", "cpu")
 
 
 def engine_on(devices: list[Device]) -> Engine:
@@ -21,6 +24,11 @@ def engine_named(name: str, device: str = "auto", address: str | None = None) ->
 
     Raises UserError for a device that cannot be used, and where no cluster answers within half a minute.
     """
+    if name == RAY and device not in CLUSTER_DEVICES:
+        raise UserError(
+            f"--device {device}: of a cluster expected auto, every GPU or one worker on each machine without any, or "
+            "cpu, one worker on each machine. Which GPUs a machine gives is said where Ray is started there"
+        )
     if name == RAY:
         from kernel.pipeline.workers.ray import RayCluster
         from kernel.pipeline.workers.ray_connection import joined

@@ -18,6 +18,10 @@ class Here:
     def title(self) -> str:
         return self.device.name
 
+    @property
+    def devices(self) -> list[Device]:
+        return [self.device]
+
     def work(self, work: Work, items: Mapping[int, int], ends: Ends, outcome: Outcome) -> Generator[int]:
         outcome.left += items
         if not items:

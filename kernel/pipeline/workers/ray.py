@@ -11,37 +11,52 @@ import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from kernel.errors import first_line
+from kernel.errors import UserError, first_line
+from kernel.pipeline.workers.sight import Sight, seen_by_command
 from kernel.system import files
 from kernel.system.deadline import Deadline
-from kernel.system.devices import Device
+from kernel.system.devices import Device, looked_at
 from kernel.system.memory import PeakMemory
 from kernel.system.offline import stay_offline
 from kernel.system.terminal.library_warnings import counted_warnings
-from kernel.system.versions import code_sha256
 from kernel.system.work import Ends, Outcome, Share, Work, packed, reason_of, steps, unpacked
 
 TRIES = 3  # an item on which so many workers ended is left; machines that are taken away count too
 BARREN = 3  # so many actors in a row may end on one device without having made anything
 LOOK_SECONDS = 1.0  # between looks for machines that joined
 WAIT_SECONDS = 60.0  # for a first machine to join
+NO_MACHINE = "the cluster has no machine with a GPU or CPU to work on"
 
 
-@dataclass(frozen=True)
+@dataclass
 class RayCluster:
-    """An Engine of a cluster's GPUs, or of its machines' CPUs where `device` is cpu or no machine has a GPU."""
+    """An Engine of a cluster's GPUs, or of its machines' CPUs where `device` is cpu or no machine has a GPU. Asked for
+    its `devices`, it works from then on with those of their kinds alone."""
 
     address: str
     device: str
+    found: list[Device] = field(default_factory=list)
 
     @property
     def title(self) -> str:
         return f"the cluster at {self.address}"
+
+    @property
+    def devices(self) -> list[Device]:
+        ends = Deadline(time.monotonic() + WAIT_SECONDS)
+        while not self.found:
+            self.found = devices_of(dict(slots_of(self.device)).values())
+            if not self.found and ends.left() <= 0:
+                raise UserError(f"{self.title}: {NO_MACHINE}. Start Ray on one ('ray start', docs/cluster.md)")
+            if not self.found:
+                time.sleep(LOOK_SECONDS)
+        return self.found
 
     def work(self, work: Work, items: Mapping[int, int], ends: Ends, outcome: Outcome) -> Generator[int]:
         if items:
@@ -84,6 +99,13 @@ class Dispatch:
 
         self.waiting = deque(self.items)
         self.actor = ray.remote(max_restarts=0, max_concurrency=1)(Actor)
+        with seen_by_command(self.made_of, [own.title for own in self.cluster.found]) as self.sight:
+            yield from self.over_all()
+        self.outcome.left += [*self.waiting, *(own.item for own in self.busy() if own.item is not None)]
+
+    def over_all(self) -> Generator[int]:
+        import ray
+
         looked, seen = -math.inf, time.monotonic()
         try:
             while (self.waiting and not self.over) or self.busy():
@@ -99,7 +121,7 @@ class Dispatch:
                 elif self.slots and all(slot.abandoned for slot in self.slots.values()):
                     break
                 elif time.monotonic() - seen > WAIT_SECONDS:
-                    self.outcome.reasons.append("the cluster has no machine with a GPU or CPU to work on")
+                    self.outcome.reasons.append(NO_MACHINE)
                     break
                 else:
                     time.sleep(LOOK_SECONDS)
@@ -110,7 +132,6 @@ class Dispatch:
         finally:
             for slot in self.slots.values():
                 self.end(slot)
-        self.outcome.left += [*self.waiting, *(own.item for own in self.busy() if own.item is not None)]
 
     def busy(self) -> list[Slot]:
         return [slot for slot in self.answers.values() if slot.item is not None]
@@ -119,7 +140,7 @@ class Dispatch:
         """An actor on every device that has none, as far as there are items for them."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        found = {name: slot for name, slot in self.devices()}
+        found = dict(slots_of(self.cluster.device))
         for name in [own for own in self.slots if own not in found and self.slots[own].actor is None]:
             del self.slots[name]
         for name, slot in found.items():
@@ -130,21 +151,8 @@ class Dispatch:
         for slot in free[: 0 if self.over else max(0, len(self.waiting) - loading)]:
             strategy = NodeAffinitySchedulingStrategy(slot.node, soft=False)
             made = self.actor.options(**slot.resources, scheduling_strategy=strategy)
-            slot.actor = made.remote(packed(self.made_of), asdict(slot.device), code_sha256())
+            slot.actor = made.remote(packed(self.made_of), asdict(slot.device), asdict(self.sight))
             self.answers[slot.actor.load.remote()] = slot
-
-    def devices(self) -> Iterator[tuple[str, Slot]]:
-        """What the machines that are there now can compute with, by a name."""
-        import ray
-
-        machines = [own for own in ray.nodes() if own["Alive"]]
-        gpus = self.cluster.device != "cpu" and any(own["Resources"].get("GPU") for own in machines)
-        for own in machines:
-            node, address, cpus = own["NodeID"], own["NodeManagerAddress"], int(own["Resources"].get("CPU", 0))
-            for number in range(int(own["Resources"].get("GPU", 0)) if gpus else 0):
-                yield f"{node} {number}", Slot(node, address, {"num_gpus": 1, "num_cpus": 0})
-            if not gpus and cpus:
-                yield node, Slot(node, address, {"num_cpus": cpus})
 
     def take(self, reference: Any) -> Iterator[int]:
         """What an actor answered, and the next item for it."""
@@ -196,6 +204,45 @@ class Dispatch:
             slot.actor = None
 
 
+def slots_of(device: str) -> Iterator[tuple[str, Slot]]:
+    """What the machines that are there now can compute with, by a name."""
+    import ray
+
+    machines = [own for own in ray.nodes() if own["Alive"]]
+    gpus = device != "cpu" and any(own["Resources"].get("GPU") for own in machines)
+    for own in machines:
+        node, address, cpus = own["NodeID"], own["NodeManagerAddress"], int(own["Resources"].get("CPU", 0))
+        for number in range(int(own["Resources"].get("GPU", 0)) if gpus else 0):
+            yield f"{node} {number}", Slot(node, address, {"num_gpus": 1, "num_cpus": 0})
+        if not gpus and cpus:
+            yield node, Slot(node, address, {"num_cpus": cpus})
+
+
+def devices_of(slots: Iterable[Slot]) -> list[Device]:
+    """Their titles and memory, as each of them says; of a machine that was lost meanwhile none."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    asked = []
+    for slot in slots:
+        strategy = NodeAffinitySchedulingStrategy(slot.node, soft=False)
+        needs = slot.resources if slot.device.is_gpu else {"num_cpus": 0}  # a CPU may be asked while others use it
+        ask = ray.remote(max_retries=0)(device_here).options(**needs, scheduling_strategy=strategy)
+        asked.append((slot, ask.remote(slot.device.name)))
+    found = []
+    for slot, reference in asked:
+        with suppress(ray.exceptions.RayError):
+            title, memory = ray.get(reference, timeout=WAIT_SECONDS)
+            found.append(Device(slot.device.name, title, memory, slot.address))
+    return found
+
+
+def device_here(name: str) -> tuple[str, int]:
+    """In a process that Ray started."""
+    stay_offline()
+    return looked_at(name)
+
+
 def ending_of(error: Exception) -> str:
     """Ray's own words as far as they go on a line, without those that every error of its begins with."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -206,19 +253,22 @@ def ending_of(error: Exception) -> str:
 class Actor:
     """One device's worker, in a process that Ray started on its machine; answers as workers/worker.py does."""
 
-    def __init__(self, work: dict[str, str], device: dict[str, Any], code: str) -> None:
+    def __init__(self, work: dict[str, str], device: dict[str, Any], sight: dict[str, Any]) -> None:
         stay_offline()
         files.write_as(f"{socket.gethostname()}-{os.getpid()}")
-        self.work, self.device, self.code = work, Device(**device), code
+        self.work, self.device, self.sight = work, Device(**device), sight
 
     def load(self) -> dict[str, Any]:
         return self.measured(self.loaded)
 
     def loaded(self) -> dict[str, Any]:
-        if code_sha256() != self.code:
-            host = socket.gethostname()
-            return {"given_up": f"{host} has another version of this package. Install the same one everywhere"}
         try:
+            sight, title = Sight(**self.sight), ""
+            if sight.titles:
+                title, _ = looked_at(self.device.name)
+            if why := sight.differs(title):
+                return {"given_up": why}
+            files.write_while(Path(sight.marks[0]))
             self.maker = unpacked(self.work).load(self.device)
         except Exception as error:
             return {"given_up": reason_of(error)}
