@@ -1,7 +1,7 @@
 """A real Ray cluster on this machine, in a process of its own: `python -m tests.cluster.nodes`.
 
-Told over stdin, a JSON line each, answered likewise: {"add": CPUS} joins a machine, {} ends all. Its first answer is
-the cluster's address; every answer names the machines' raylets by process.
+Told over stdin, a JSON line each, answered likewise: {"add": CPUS} joins a machine, with "full" one whose memory Ray
+takes for full from the start, {} ends all. Its first answer is the cluster's address; every answer names the machines' raylets by process.
 """
 
 import json
@@ -20,6 +20,7 @@ SETTINGS = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",
 }
+FULL = {"RAY_memory_usage_threshold": "0.001", "RAY_memory_monitor_refresh_ms": "100"}
 
 
 class Nodes:
@@ -51,9 +52,9 @@ class Nodes:
         told: dict[str, Any] = json.loads(self.process.stdout.readline())
         self.address, self.raylets = told["address"], told["raylets"]
 
-    def add(self, cpus: int = 1) -> int:
-        """The raylet of a machine that joins."""
-        self.tell(add=cpus)
+    def add(self, cpus: int = 1, full: bool = False) -> int:
+        """The raylet of a machine that joins; on a full one Ray's memory monitor ends every worker."""
+        self.tell(add=cpus, full=full)
         self.read()
         return self.raylets[-1]
 
@@ -78,7 +79,10 @@ def main() -> None:
         told = json.loads(line)
         if not told:
             break
+        os.environ.update(FULL if told["full"] else {})  # a raylet reads its settings there
         node = cluster.add_node(num_cpus=told["add"], **settings)
+        for name in FULL:
+            os.environ.pop(name, None)
         raylets.append(node.all_processes["raylet"][0].process.pid)
         answer()
     cluster.shutdown()

@@ -175,6 +175,14 @@ def test_a_worker_without_memory_leaves_its_shard_to_another(bank, site, told, e
     assert_same(tmp_path / "bank", expected)
 
 
+def test_what_rays_own_memory_monitor_ends_is_made_on_another_machine(bank, site, expected, tmp_path):
+    with Nodes(site()) as nodes:
+        nodes.add(full=True), nodes.add()
+        said = ended(bank(nodes))
+    assert "low on memory" in said and "what was in hand there was made by others" in said
+    assert_same(tmp_path / "bank", expected)
+
+
 def test_a_machine_that_joins_late_takes_its_part(bank, site, told, expected, tmp_path):
     with Nodes(site("if shard == 3: wait()")) as nodes:
         command = bank(nodes)  # no machine is there yet
