@@ -69,7 +69,7 @@ def out_option(command: Parser, metavar: str, help: str | None = None) -> None:
 
 def engine_option(command: Parser, does: str = "makes the shards") -> None:
     command.add_argument("--engine", default=LOCAL, choices=ENGINES, help=f"who {does}: this machine's devices, or the "
-                         "GPUs of a Ray cluster (default %(default)s)")  # fmt: skip
+                         "machines of a Ray cluster (default %(default)s)")  # fmt: skip
     command.add_argument("--address", metavar="ADDRESS", help="the cluster's, such as ray://HOST:10001 or HOST:6379 "
                          "(default: RAY_ADDRESS, else the one that runs here)")  # fmt: skip
 

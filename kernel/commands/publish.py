@@ -9,11 +9,12 @@ from kernel.commands.options import (
     add_command,
     bank_option,
     device_option,
+    engine_option,
     out_option,
     positive,
     weights_option,
 )
-from kernel.config import DEFAULT_RECIPE, RECIPES, PairSettings, recipe_named
+from kernel.config import DEFAULT_RECIPE, LOCAL, RECIPES, PairSettings, recipe_named
 from kernel.publish.hub.pins import PINS
 from kernel.publish.hub.prompt_filters import LANGUAGES, PromptSettings
 
@@ -119,7 +120,8 @@ def add_pairs(steps: argparse._SubParsersAction) -> None:
     pairs.add_argument("--scratch", type=Path, default=DOWNLOADS, metavar="DIR",
                        help="for one download at a time (default %(default)s)")  # fmt: skip
     pairs.add_argument("--pins", type=Path, default=PINS, metavar="FILE", help="default %(default)s")
-    device_option(pairs)
+    device_option(pairs, "where prompts are compared (default %(default)s)")
+    engine_option(pairs, "resizes the pictures")
 
 
 def shares(text: str) -> dict[str, float]:
@@ -210,10 +212,16 @@ def prompts_command(options: argparse.Namespace) -> None:
 
 
 def pairs_command(options: argparse.Namespace) -> None:
+    from kernel.pipeline.workers.engines import engine_named
     from kernel.publish.hub.pairs.publish import publish_pairs
 
     settings = PairSettings(options.source, options.size, options.limit, options.near)
-    record = publish_pairs(settings, options.out, options.weights, options.scratch, options.pins, options.device)
+    asked = (settings, options.out, options.weights, options.scratch, options.pins, options.device)
+    if options.engine == LOCAL:
+        record = publish_pairs(*asked)
+    else:
+        with engine_named(options.engine, "cpu", options.address) as engine:  # nothing of it is a GPU's
+            record = publish_pairs(*asked, engine)
     print(f"{record['source']}: {record['repository']} at {record['revision']}, licence {record['licence']}")
     print(f"{options.out}: {record['pictures']:,} of {record['read']:,} pictures, {record['prompts']:,} prompts")
     for reason, count in record["left_out"].items():

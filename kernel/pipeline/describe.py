@@ -219,6 +219,8 @@ class Line:
                 with bar.external_write_mode(file=sys.stdout):
                     self.flush()
         self.library_warnings += outcome.library_warnings
+        if outcome.reasons and not outcome.left:
+            print(f"{outcome.why}: what was in hand there was made by others", file=STDERR)
         return outcome
 
 

@@ -276,6 +276,8 @@ class Line:
                 bar.update(number)
                 if pace.batch(number):
                     bar.write(self.record.corrected(label), file=STDERR)
+        if outcome.reasons and not outcome.left:
+            print(f"{outcome.why}: what was in hand there was made by others", file=STDERR)
         self.record.library_warnings.update(outcome.library_warnings)
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome

@@ -1,7 +1,8 @@
 """A real Ray cluster on this machine, in a process of its own: `python -m tests.cluster.nodes`.
 
 Told over stdin, a JSON line each, answered likewise: {"add": CPUS} joins a machine, with "full" one whose memory Ray
-takes for full from the start, {} ends all. Its first answer is the cluster's address; every answer names the machines' raylets by process.
+takes for full from the start, {} ends all. Its first answer is the cluster's address; every answer names the machines'
+raylets by process.
 """
 
 import json

@@ -162,6 +162,15 @@ NOT_HERE = {
     KERNEL + "bank PROMPTS --weights build/weights --out BANK --engine ray --address ADDRESS": (
         "it needs a cluster; tests/cluster/test_bank.py runs it on several"
     ),
+    KERNEL + "describe IMAGES --weights build/weights --engine ray --address ADDRESS --scratch SCRATCH": (
+        "it needs a cluster; tests/cluster/test_describe.py runs it on several"
+    ),
+    KERNEL + "run IMAGES --weights build/weights --out RUN --engine ray --address ADDRESS": (
+        "it needs a cluster; tests/cluster/test_run.py runs it on several"
+    ),
+    KERNEL + "publish pairs sd-4.4M --out PAIRS --scratch SCRATCH --engine ray --address ADDRESS": (
+        "it needs a cluster; tests/cluster/test_pairs.py runs it on several"
+    ),
     KERNEL + TRAIN + " --engine ray --address ADDRESS --workers 1:8": (
         "it needs a cluster; tests/cluster/test_training.py runs it on several"
     ),

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 
 from kernel.errors import UserError, first_line
-from kernel.system.offline import stay_offline
 from kernel.system.processes import child_environment
 
 ANSWER_SECONDS = 25.0
@@ -40,7 +39,6 @@ def connect(address: str | None) -> str:
     os.environ.update(QUIET)
     if address != "auto":
         os.environ["RAY_ADDRESS"] = address  # Ray takes this one before any that it is given
-    stay_offline()
     require_answer(address)
     join(address)
     return address

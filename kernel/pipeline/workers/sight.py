@@ -9,12 +9,14 @@ command has ended since, cannot spoil what another one is making there.
 import hashlib
 import os
 import socket
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kernel.system.files import NO_ROOM
 from kernel.system.versions import code_sha256, deciding_versions
 from kernel.system.work import Work
 
@@ -56,8 +58,8 @@ class Sight:
                     f"{host} does not see {mark.parent} as the command does. Give a folder on a disk that all machines "
                     "see under this path"
                 )
-            if not os.access(mark.parent, os.W_OK | os.X_OK):
-                return f"{host} sees {mark.parent} and may not write there. Mount it for writing on all machines"
+            if why := refusal(mark.parent):
+                return f"{host} sees {mark.parent} and cannot write there ({why}). Let it be written on all machines"
         for path, begins in self.inputs.items():
             if beginning(Path(path)) != begins:
                 return (
@@ -84,6 +86,15 @@ def seen_by_command(work: Work, titles: Iterable[str]) -> Iterator[Sight]:
     finally:
         for mark in marks:
             mark.unlink(missing_ok=True)
+
+
+def refusal(folder: Path) -> str | None:
+    """Why no file can be written into it, tried; None where one can, and of a full disk, which whoever writes tells."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return None if error.errno in NO_ROOM else error.strerror
+    return None
 
 
 def beginning(path: Path) -> str:

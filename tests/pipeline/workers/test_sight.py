@@ -67,7 +67,7 @@ def test_a_folder_that_may_not_be_written_is_told(work, as_a_user):
         work.folder.chmod(0o500)
         said = sight.differs("cpu")
         work.folder.chmod(0o700)
-    assert f"sees {work.folder} and may not write there" in str(said)
+    assert f"sees {work.folder} and cannot write there (Permission denied)" in str(said)
 
 
 def test_another_package_another_torch_or_another_device_is_told(work):

@@ -24,6 +24,7 @@ from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.publish.hub.download import bytes_to_come, fetch, local_path
 from kernel.publish.hub.pairs.choice import Chosen
+from kernel.publish.hub.pairs.pieces import fill_by
 from kernel.publish.hub.pairs.sources import (
     CATALOGUE,
     Listed,
@@ -41,6 +42,7 @@ from kernel.publish.hub.pins import PinnedFile
 from kernel.system.devices import find_device
 from kernel.system.files import require_space, unfinished_path, write_json, write_whole, writing
 from kernel.system.records import read_record
+from kernel.system.work import Engine
 from kernel.training.pairs import ORIGIN, open_pairs
 from kernel.training.split import split_pairs
 
@@ -86,6 +88,7 @@ class Making:
     folder: Path
     weights: Weights
     device: str
+    engine: Engine | None = None
 
     @property
     def set(self) -> Path:
@@ -98,6 +101,10 @@ class Making:
     @property
     def parts(self) -> Path:
         return self.folder / "parts"
+
+    @property
+    def pieces(self) -> Path:
+        return self.folder / "pieces"
 
     def part(self, name: str) -> Path:
         return self.parts / f"{stem(name)}.json"
@@ -116,12 +123,19 @@ class Making:
 
 
 def publish_pairs(
-    settings: PairSettings, out: Path, weights_folder: Path, scratch: Path, pins: Path, device: str = "auto"
+    settings: PairSettings,
+    out: Path,
+    weights_folder: Path,
+    scratch: Path,
+    pins: Path,
+    device: str = "auto",
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Makes `out` the pair set that `settings` ask for, or finds that it is, and returns its record, pairs.json.
 
-    A killed run goes on: within a download by the byte, within a source file by the picture. Raises UserError for
-    anything about source, pins, hub, disk or weights, and where too few pairs are left to hold some out.
+    Pictures are resized here, or by the workers of an `engine`, which must see `out` and `scratch`. A killed run goes
+    on: within a download by the byte, within a source file by the picture, or by the workers' pieces. Raises UserError
+    for anything about source, pins, hub, disk or weights, and where too few pairs are left to hold some out.
     """
     source = source_named(settings.source)
     checked_threshold(settings.near)
@@ -130,7 +144,7 @@ def publish_pairs(
         "format": FORMAT, "source": source.name, "size": settings.size, "limit": settings.limit, "near": settings.near,
         "sentences": weights.sha256("sentences"),
     }  # fmt: skip
-    making = Making(unfinished_path(out), weights, device)
+    making = Making(unfinished_path(out), weights, device, engine)
     if (record := finished(out, asked)) is not None:
         print(f"{out}: this very set, whole; nothing to do", file=sys.stderr)
         shutil.rmtree(making.folder, ignore_errors=True)
@@ -213,6 +227,7 @@ def done_parts(
             most = sys.maxsize if settings.limit is None else settings.limit - written
             parts[name] = made_part(making, repository, name, stored_at, table, settings.size, most, chosen)
             write_json(path, {**parts[name], "file": parts[name]["file"].record()})
+            shutil.rmtree(making.pieces, ignore_errors=True)
             stored_at.unlink()
         written += parts[name]["written"]
     if source.table:
@@ -263,7 +278,11 @@ def made_part(
         stored = scored(stored, table)
     choice = chosen.choose(stored, table is not None, making.encode, left_out)
     tar = making.part(name).with_suffix(".tar")
-    written = fill_tar(tar, choice.kept, size, most, left_out)
+    if making.engine is None:
+        written = fill_tar(tar, choice.kept, size, most, left_out)
+    else:
+        source = path, repository.files[name].hash
+        written = fill_by(making.engine, making.pieces, tar, source, choice.kept, size, most, left_out)
     write_whole(making.part(name).with_suffix(".safetensors"), save({"rows": choice.rows.astype(np.float16)}))
     if written:
         tar.replace(making.set / tar.name)

@@ -7,6 +7,7 @@ KEY counts the pairs that were to go into this tar. The same pairs make the same
 import json
 import tarfile
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -64,8 +65,13 @@ def fill_tar(path: Path, pairs: list[tuple[Stored, str]], size: int, most: int, 
 def begun_tar(path: Path) -> Begun:
     """What of a tar that may be cut anywhere is whole."""
     found = Begun()
-    if not path.is_file():
-        return found
+    for end, tried in whole_pairs(path) if path.is_file() else ():
+        found = Begun(end, found.written + 1, tried)
+    return found
+
+
+def whole_pairs(path: Path) -> Iterator[tuple[int, int]]:
+    """Of each pair that is whole in a tar the bytes until its end, and how many were to go in until it."""
     size = path.stat().st_size
     try:
         with tarfile.open(path, "r:") as tar:
@@ -74,10 +80,9 @@ def begun_tar(path: Path) -> Begun:
                 if end > size:
                     break
                 if member.name.endswith(LAST):
-                    found = Begun(end, found.written + 1, int(member.name.removesuffix(LAST)) + 1)
+                    yield end, int(member.name.removesuffix(LAST)) + 1
     except tarfile.TarError:
         pass  # where it was cut
-    return found
 
 
 def add_pair(tar: tarfile.TarFile, key: str, picture: Image.Image, own: Stored, prompt: str) -> None:

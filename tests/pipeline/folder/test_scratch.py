@@ -1,0 +1,123 @@
+"""A scratch folder: a killed `describe` goes on in it, and nothing of another one is ever taken."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from kernel.__main__ import main
+from kernel.banks.word_banks import Phrases
+from kernel.errors import UserError
+from kernel.interrogator.request import Request
+from kernel.miniature.world.folders import TEST_SEED, draw_folder
+from kernel.pipeline import describe as module
+from kernel.pipeline.describe import describe, identity_of
+from kernel.pipeline.folder.scratch import scratch_folder
+from kernel.pipeline.images import list_images
+from kernel.pipeline.stages.captions import CaptionsStage
+from kernel.pipeline.stages.descriptions import DescriptionsStage
+from kernel.system.devices import Device
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch) -> Path:
+    """Six pictures, in three shards."""
+    monkeypatch.setattr(module, "SHARD", dict.fromkeys(module.SHARD, 2))
+    draw_folder(tmp_path / "images", TEST_SEED, 6)
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def made(monkeypatch) -> list[tuple[str, int]]:
+    """The items that stages make, as they do."""
+    items = []
+
+    def counted(kind, make):
+        def told(self, item, share):
+            items.append((kind.__name__, item))
+            yield from make(self, item, share)
+
+        return told
+
+    for kind in (CaptionsStage, DescriptionsStage):
+        monkeypatch.setattr(kind, "make", counted(kind, kind.make))
+    return items
+
+
+def test_what_was_described_before_a_kill_is_told_again_and_not_made_again(images, made, weights_folder, tmp_path):
+    def ask(tell):
+        request = Request(top=3, features=str(tmp_path / "features"))
+        return describe([images], request, weights_folder, device="cpu", tell=tell, scratch=tmp_path / "scratch")
+
+    def interrupted(record):
+        if record["image"].endswith("000002.png"):
+            raise KeyboardInterrupt
+
+    expected = ask(lambda record: None)
+    assert list((tmp_path / "scratch").iterdir()) == []
+    made.clear()
+    with pytest.raises(KeyboardInterrupt):
+        ask(interrupted)
+    assert made[-1] == ("DescriptionsStage", 1) and len(list((tmp_path / "scratch").iterdir())) == 1
+    made.clear()
+    told = []
+    assert ask(told.append) == expected == told
+    assert made == [("DescriptionsStage", 2)]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_shard_that_was_cut_is_made_again(images, made, weights_folder, tmp_path):
+    words = ["--weights", weights_folder, "--scratch", tmp_path / "scratch", "--features", tmp_path / "features"]
+
+    def cut(self, item, share):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DescriptionsStage, "make", cut)
+        assert main(["describe", str(images), *map(str, words)]) == 1
+    (first,) = (tmp_path / "scratch").glob("*/captions/00000.json")
+    first.write_bytes(first.read_bytes()[:-9])
+    made.clear()
+    assert main(["describe", str(images), *map(str, words)]) == 0
+    assert [item for kind, item in made if kind == "CaptionsStage"] == [0]
+
+
+def test_every_thing_that_decides_a_prompt_makes_another_folder(images, monkeypatch):
+    files = list_images(images)
+    request, recipe, devices = Request(), module.recipe_of("fast", "auto"), [Device("cpu")]
+
+    def named(files=files, request=request, models=None, banks=(), devices=devices):
+        models = models or {"clip": "a"}
+        found = identity_of(files, request, recipe, models, list(banks), devices)
+        return json.dumps(found, sort_keys=True)
+
+    others = [
+        named(files[:-1]),
+        named(request=Request("best")),
+        named(request=Request(top=5)),
+        named(models={"clip": "b"}),
+        named(banks=[Phrases("own", ["a cat"], {})]),
+        named(devices=[Device("cuda:0", "Tesla T4")]),
+    ]
+    (images / "000000.png").write_bytes(b"another picture")
+    others.append(named())
+    monkeypatch.setattr(module, "code_sha256", lambda: "another")
+    others.append(named())
+    monkeypatch.setattr(module, "deciding_versions", lambda: {"torch": "1.0"})
+    others.append(named())
+    assert len(set(others)) == 9
+
+
+def test_the_same_command_twice_at_once_is_refused(tmp_path):
+    with scratch_folder(tmp_path, lambda: "one") as folder, pytest.raises(UserError, match="give --scratch another"):
+        with scratch_folder(tmp_path, lambda: "one"):
+            pass
+    with scratch_folder(tmp_path, lambda: "one"), scratch_folder(tmp_path, lambda: "two") as other:
+        assert other != folder and other.parent == tmp_path
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="give --scratch a folder that you may write into"):
+        with scratch_folder(tmp_path / "file", lambda: "one"):
+            pass
