@@ -47,11 +47,16 @@ class RayCluster:
     def title(self) -> str:
         return f"the cluster at {self.address}"
 
+    def slots(self) -> "dict[str, Slot]":
+        """What can work now, by a name: GPUs where there are any, but none where it began on CPUs."""
+        began_on_cpus = bool(self.found) and not self.found[0].is_gpu
+        return dict(slots_of("cpu" if began_on_cpus else self.device))
+
     @property
     def devices(self) -> list[Device]:
         ends = Deadline(time.monotonic() + WAIT_SECONDS)
         while not self.found:
-            self.found = devices_of(dict(slots_of(self.device)).values())
+            self.found = devices_of(self.slots().values())
             if not self.found and ends.left() <= 0:
                 raise UserError(f"{self.title}: {NO_MACHINE}. Start Ray on one ('ray start', docs/cluster.md)")
             if not self.found:
@@ -99,6 +104,7 @@ class Dispatch:
 
         self.waiting = deque(self.items)
         self.actor = ray.remote(max_restarts=0, max_concurrency=1)(Actor)
+        self.order = ray.put(packed(self.made_of))  # once for all: of millions of pictures it takes a while
         with seen_by_command(self.made_of, [own.title for own in self.cluster.found]) as self.sight:
             yield from self.over_all()
         self.outcome.left += [*self.waiting, *(own.item for own in self.busy() if own.item is not None)]
@@ -140,7 +146,7 @@ class Dispatch:
         """An actor on every device that has none, as far as there are items for them."""
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        found = dict(slots_of(self.cluster.device))
+        found = self.cluster.slots()
         for name in [own for own in self.slots if own not in found and self.slots[own].actor is None]:
             del self.slots[name]
         for name, slot in found.items():
@@ -151,7 +157,7 @@ class Dispatch:
         for slot in free[: 0 if self.over else max(0, len(self.waiting) - loading)]:
             strategy = NodeAffinitySchedulingStrategy(slot.node, soft=False)
             made = self.actor.options(**slot.resources, scheduling_strategy=strategy)
-            slot.actor = made.remote(packed(self.made_of), asdict(slot.device), asdict(self.sight))
+            slot.actor = made.remote(self.order, asdict(slot.device), asdict(self.sight))
             self.answers[slot.actor.load.remote()] = slot
 
     def take(self, reference: Any) -> Iterator[int]:

@@ -1,8 +1,8 @@
 """The plan of a training over many machines: hours by part, memory, disk, network and price, by tier; an estimate.
 
 The first device makes the prompts' rows and all devices the features, the head is fitted by every process, and each
-step's pictures are shared out evenly to all devices, whose gradients are summed up. The machines share one disk with
-the pairs and what is made of them.
+step's pictures are shared out to all devices, which wait for those that have one more, and whose gradients are summed
+up. The machines share one disk with the pairs and what is made of them.
 """
 
 import math
@@ -21,7 +21,7 @@ from kernel.pipeline.planning.stage_costs import ASSUMED as OF_A_RUN
 from kernel.pipeline.planning.stage_costs import HOST_SPEED, assumed, in_words, usable_bytes
 from kernel.training.planning.costs import TowerCosts
 from kernel.training.planning.plan import ASSUMED as OF_A_TRAINING
-from kernel.training.planning.plan import frozen_bytes, head_seconds, parts_that_fit, pictures_a_second
+from kernel.training.planning.plan import frozen_bytes, head_seconds, parts_that_fit, pictures_a_second, waited_for
 
 FLOAT = 4  # bytes; gradients and features are in float32
 
@@ -105,7 +105,7 @@ def plan_training_on(
 ) -> MachinesPlan:
     """Every tier of `tower` on all of these machines; `host_memory` in bytes, of one host.
 
-    Raises UserError for a batch that cannot be shared out evenly.
+    Raises UserError for a batch of fewer pictures than there are devices.
     """
     gpu = machines.gpu
     seen, speeds = pictures_a_second(gpu, tower, settings)
@@ -144,6 +144,7 @@ def plan_training_on(
     together = replace(gpu, count=machines.devices)  # the batch is shared out to all of them
     for tier, speed in speeds.items():
         fitting = parts_that_fit(together, tower, tier, settings, usable)
+        speed /= waited_for(settings.batch, machines.devices)
         tiers.append(planned(tier, tower.tiers[tier].parameters, fitting, speed, steps))
     host = host_bytes(machines, tower, pairs)
     problems = []

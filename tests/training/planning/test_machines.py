@@ -108,8 +108,17 @@ def test_a_larger_batch_exchanges_gradients_less_often_which_the_plan_says(tower
 def test_a_device_takes_its_share_of_the_batch(tower):
     full = by_tier(planned(tower))["full"]
     assert full.batch * full.accumulate * 8 == 256
-    with pytest.raises(UserError, match="a batch of 256 cannot be shared out evenly to L4 x 6"):
-        planned(tower, "3xL4x2")
+    with pytest.raises(UserError, match="a batch of 5 pictures cannot be shared out to L4 x 6: some would have none"):
+        planned(tower, "3xL4x2", batch=5)
+
+
+def test_of_a_batch_that_cannot_be_shared_out_evenly_all_wait_for_who_has_the_most(tower):
+    uneven, even = by_tier(planned(tower, "3xL4x2"))["full"], by_tier(planned(tower, "3xL4x2", batch=252))["full"]
+    assert uneven.batch * uneven.accumulate >= 43 > uneven.batch * (uneven.accumulate - 1)
+    assert even.batch * even.accumulate == 42
+    # of 256 pictures on six devices the most are 43
+    assert uneven.pictures_a_second == pytest.approx(even.pictures_a_second * (256 / 6) / 43)
+    assert uneven.steps_seconds - uneven.exchange_seconds == pytest.approx(3 * PAIRS / uneven.pictures_a_second)
 
 
 def test_a_host_holds_the_features_of_all_its_processes(tower):

@@ -75,8 +75,16 @@ def test_settings_change_the_plan(tower):
     assert planned(tower, epochs=1)["full"].hours < planned(tower)["full"].hours
     assert planned(tower, recompute=True)["full"].pictures_a_second < planned(tower)["full"].pictures_a_second
     assert planned(tower, accumulate=32)["full"].accumulate == 32
-    with pytest.raises(UserError, match="a batch of 250 cannot be shared out evenly to L4 x 4"):
-        planned(tower, "L4x4", batch=250)
+    with pytest.raises(UserError, match="a batch of 3 pictures cannot be shared out to L4 x 4: some would have none"):
+        planned(tower, "L4x4", batch=3)
+
+
+def test_of_a_batch_that_cannot_be_shared_out_evenly_all_wait_for_who_has_the_most(tower):
+    even, uneven = planned(tower, "L4x4", batch=248)["full"], planned(tower, "L4x4", batch=250)["full"]
+    assert even.batch * even.accumulate == 62
+    assert uneven.batch * uneven.accumulate >= 63 > uneven.batch * (uneven.accumulate - 1)
+    # 63 pictures in the time of 62.5
+    assert uneven.pictures_a_second == pytest.approx(even.pictures_a_second * 62.5 / 63)
 
 
 def test_every_assumption_is_named_in_the_table_and_in_the_json(tower):
