@@ -20,7 +20,7 @@ from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder
-from kernel.pipeline.images import ImageFile, image_paths, left_out_note
+from kernel.pipeline.images import ImageFile, image_paths, images_below, left_out_note
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages.load import StageWork
 from kernel.pipeline.workers.engines import engine_on
@@ -44,16 +44,34 @@ def describe(
     captioner: str = "auto",
     device: str = "auto",
     tell: Callable[[dict[str, Any]], None] = lambda record: None,
+    recursive: bool = False,
 ) -> list[dict[str, Any]]:
     """One record an image, in the order given; `tell` gets each as soon as it and those before it are made.
+
+    `images`: files, patterns and folders, of which `recursive` takes the subfolders too.
 
     Records hold `image`, `mode`, `prompt`, `similarity`, `parts`, `caption` but in mode negative, and in mode best
     `candidates`; or `image`, `mode` and `error` of what cannot be described. Raises UserError before the first image
     for anything about weights, banks or devices, and when a model cannot be used at all.
     """
+    return describe_files(meant(images, recursive), request, weights_folder, captioner, device, tell)
+
+
+def meant(images: Iterable[str | Path], recursive: bool = False) -> list[Path]:
+    """Every file once. Raises UserError for a pattern that none fits, and for a folder without images."""
+    return list(dict.fromkeys(path for pattern in images for path in found(str(pattern), recursive)))
+
+
+def describe_files(
+    paths: list[Path],
+    request: Request,
+    weights_folder: Path,
+    captioner: str,
+    device: str,
+    tell: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
     for warning in check_versions():
         print(f"warning: {warning}", file=STDERR)
-    paths = list(dict.fromkeys(path for pattern in images for path in found(str(pattern))))
     if not any(path.is_file() for path in paths):
         return without_models(paths, request.mode, tell)
     files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
@@ -180,9 +198,11 @@ class Line:
         return outcome
 
 
-def found(pattern: str) -> list[Path]:
+def found(pattern: str, recursive: bool = False) -> list[Path]:
     """A folder's images, the files that a pattern means, or the path itself, whether it is there or not."""
     path = Path(pattern)
+    if path.is_dir() and recursive:
+        return images_below(path)
     if path.is_dir():
         inside = image_paths(path)
         for note in left_out_note(path):
