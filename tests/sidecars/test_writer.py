@@ -228,7 +228,7 @@ def test_a_folder_that_was_moved_after_the_kill_goes_on(tmp_path):
 
 
 def test_tables_are_written_now_and_then_and_not_for_every_picture(tmp_path, monkeypatch):
-    images = pictures(tmp_path, [f"{number:04d}" for number in range(10 * FEWEST)])
+    images = pictures(tmp_path, [f"{number:04d}" for number in range(12 * FEWEST)])
     writer = writer_on(tmp_path, images, "jsonl")
     sizes, write = [], writer.files.write
     monkeypatch.setattr(writer.files, "write", lambda changes: sizes.append(len(changes)) or write(changes))
