@@ -65,15 +65,18 @@ class Journal:
             raise UserError(not_a_journal(self.path(self.home))) from error
 
     def take(self, row: dict[str, Any]) -> None:
+        """Raises ValueError, TypeError or KeyError for what no journal holds."""
         if "written" in row:
             self.unwritten = []
             return
-        image = os.path.abspath(self.home / row["image"])
+        image, before = os.path.abspath(self.home / row["image"]), captions_in(row["before"])
+        if "\0" in image:
+            raise ValueError("no name of a file")
         if "after" in row:
-            self.made[image] = Change(Path(image), row["before"], row["after"])
+            self.made[image] = Change(Path(image), before, captions_in(row["after"]))
             self.unwritten.append(self.made[image])
         else:
-            self.found[image] = row["before"]
+            self.found[image] = before
 
     def name(self, image: Path) -> str:
         return os.path.relpath(image, self.home)
@@ -100,6 +103,12 @@ class Journal:
             self.path(folder).unlink(missing_ok=True)
         self.path(self.home).unlink(missing_ok=True)
         self.file.close()
+
+
+def captions_in(content: Any) -> list[str]:
+    if not isinstance(content, list) or not all(isinstance(caption, str) for caption in content):
+        raise TypeError("no captions")
+    return content
 
 
 def line_of(row: dict[str, Any]) -> bytes:
