@@ -54,8 +54,9 @@ def describe_into(
     if writer.left:
         try:
             records = describe_files(writer.left, request, weights_folder, captioner, device, write_and_tell)
-        finally:
-            writer.flush()
+        except BaseException:
+            writer.stop()
+            raise
     said = writer.finish()
     told(writer.changed, "somebody else changed their captions meanwhile: those stay as they are")
     told(writer.too_long, f"the first part alone takes more than {sidecars.max_tokens} tokens: written as it is")

@@ -20,7 +20,7 @@ CURE = "free space or see to it that you may write there, then run the same comm
 
 
 class Writer:
-    """`left` are the pictures to describe; `tell` takes their records, `finish` ends. Counts: captions `written`, those
+    """`left` are the pictures to describe; `tell` takes their records, `finish` or `stop` ends. Counts: captions `written`, those
     `kept` as pictures had them, pictures that `failed`, and `changed` by somebody else meanwhile, which stay."""
 
     def __init__(
@@ -106,6 +106,14 @@ class Writer:
         with writing(self.home, CURE):
             self.changed += self.files.write(self.journal.unwritten)
             self.journal.written()
+
+    def stop(self) -> None:
+        """Before the end. What was made is written, and the same command goes on; of one that had made nothing, as its
+        options were wrong, nothing is left."""
+        if self.journal.made:
+            self.flush()
+        else:
+            self.journal.remove()
 
     def finish(self) -> str:
         """Ends the command; returns what it did, in a line."""

@@ -7,8 +7,12 @@ import pytest
 
 import kernel
 from kernel.__main__ import main
+from kernel.config import DEFAULT_WEIGHTS
 from kernel.errors import UserError
+from kernel.interrogator.request import Request
 from kernel.models.clip import clip_tokenizer
+from kernel.pipeline.captioning import describe_into
+from kernel.sidecars.asked import Sidecars
 from kernel.sidecars.journal import NAME
 from kernel.sidecars.txt import read_txt
 from tests.sidecars.trainers import sd_scripts_captions
@@ -69,7 +73,7 @@ def test_a_banned_word_makes_room_for_the_next_terms(here, image_folder, capsys)
 
 
 def test_tags_within_a_number_of_clip_s_tokens_with_a_trigger_word(here, image_folder, weights):
-    asked = kernel.Sidecars("txt", form="tags", prefix="sks", max_tokens=6)
+    asked = Sidecars("txt", form="tags", prefix="sks", max_tokens=6)
     records = kernel.describe("images", write=asked)
     tokenizer = clip_tokenizer(weights.model_folder("clip"))
     for record, path in zip(records, sorted(image_folder.glob("*.png")), strict=True):
@@ -121,9 +125,30 @@ def test_what_was_made_is_kept_where_the_disk_refuses_the_rest(here, image_folde
     assert len((image_folder / "metadata.jsonl").read_text().splitlines()) == 6
 
 
+def test_a_command_that_fails_midway_has_written_what_it_made_and_goes_on(here, image_folder, capsys, monkeypatch):
+    made = []
+
+    def tell(record):
+        made.append(record)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+
+    asked = Sidecars("jsonl", existing="append")
+    with pytest.raises(KeyboardInterrupt):
+        describe_into(asked, ["images"], Request(), DEFAULT_WEIGHTS, tell=tell)
+    assert len((image_folder / "metadata.jsonl").read_text().splitlines()) == 2
+    with pytest.raises(UserError, match="was interrupted here"):
+        describe_into(asked, ["images"], Request("classic"), DEFAULT_WEIGHTS)
+    records, said = describe_into(asked, ["images"], Request(), DEFAULT_WEIGHTS)
+    assert len(records) == 4 and said == "6 captions written, 0 kept as they were"
+    texts = [json.loads(line)["text"] for line in (image_folder / "metadata.jsonl").read_text().splitlines()]
+    assert texts == [record["prompt"] for record in [*made, *records]]
+
+
 @pytest.mark.parametrize(
     "options, said",
     [
+        ("--write txt --captioner git", "build/weights holds no captioner 'git'"),
         ("--existing append", "--existing is of captions in files. Give --write txt, jsonl or csv too"),
         ("--max-tokens 75", "--max-tokens is of captions in files"),
         (
