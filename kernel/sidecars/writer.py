@@ -20,8 +20,9 @@ CURE = "free space or see to it that you may write there, then run the same comm
 
 
 class Writer:
-    """`left` are the pictures to describe; `tell` takes their records, `finish` or `stop` ends. Counts: captions `written`, those
-    `kept` as pictures had them, pictures that `failed`, and `changed` by somebody else meanwhile, which stay."""
+    """`left` are the pictures to describe; `tell` takes their records, `finish` or `stop` ends. Counts: captions
+    `written`, those `kept` as pictures had them, pictures that `failed`, and `changed` by somebody else meanwhile, which
+    stay."""
 
     def __init__(
         self,

@@ -60,13 +60,13 @@ def expected(existing: str, old: list[str], prompt: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("existing, kills", [("skip", (303, 12)), ("overwrite", (404, 2)), ("append", (505, 13)),
+@pytest.mark.parametrize("existing, kills", [("skip", (303, 12)), ("overwrite", (104, 704, 2)), ("append", (505, 13)),
                                              ("prepend", (606, 5))])  # fmt: skip
 def test_every_caption_is_written_once_and_none_by_hand_is_lost(tmp_path, weights_folder, prompts, existing, kills):
     folder = tmp_path / "images"
     draw_folder(folder, TEST_SEED, PICTURES, "{:03d}".format)
     images = sorted(folder.iterdir())
-    old = {image: ["one", "two"][: 1 + number % 2] for number, image in enumerate(images) if number % 6 == 0}
+    old = {image: ["one", "two"][: 1 + number // 6 % 2] for number, image in enumerate(images) if number % 6 == 0}
     old = dict(list(old.items())[:WITH_TEXT])
     assert len(old) == WITH_TEXT
     for image, texts in old.items():
@@ -82,11 +82,12 @@ def test_every_caption_is_written_once_and_none_by_hand_is_lost(tmp_path, weight
             assert done.returncode == -signal.SIGKILL, done.stderr
             finished = [image for image in images if read_txt(txt_path(image)) == expected(
                 existing, old.get(image, []), prompts[image.name]) and image not in old]  # fmt: skip
-            assert finished
+            if not finished:  # killed while it kept what it had found
+                continue
             image = finished[len(corrected)]
             corrected[image] = [f"by hand {at}"]
             txt_path(image).write_text(corrected[image][0])
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and corrected, done.stderr
     assert re.fullmatch(r"\d+ captions written, \d+ kept as they were\n", done.stdout)
     found = {image: read_txt(txt_path(image)) for image in images}
     assert found == {
