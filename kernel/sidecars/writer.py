@@ -21,8 +21,8 @@ CURE = "free space or see to it that you may write there, then run the same comm
 
 class Writer:
     """`left` are the pictures to describe; `tell` takes their records, `finish` or `stop` ends. Counts: captions
-    `written`, those `kept` as pictures had them, pictures that `failed`, and `changed` by somebody else meanwhile, which
-    stay."""
+    `written`, those `kept` as pictures had them, pictures that `failed`; and which were `changed` by somebody else
+    meanwhile, so that they stay."""
 
     def __init__(
         self,
