@@ -85,8 +85,8 @@ class TermTable:
         for words in banks:
             path = features_file(words, clip_sha256, folders)
             assert path is not None  # encoded before
-            kept = allowed(words.phrases, banned)
-            parts.append(read_features(words, path)[kept])
+            kept, features = allowed(words.phrases, banned), read_features(words, path)
+            parts.append(features[kept] if banned else features)
             self.rows[words.name] = (start, start + len(kept))
             start += len(kept)
             self.phrases += [words.phrases[row] for row in kept]

@@ -59,6 +59,7 @@ WAYS = {
     KERNEL + "describe 'IMAGES/*.png' --mode classic --words /home/me/words.txt --json": reader(),
     KERNEL + "describe IMAGES --mode negative --top 8": reader(),
     KERNEL + "describe IMAGES --write txt": reader("IMAGES/a.txt"),
+    KERNEL + "describe 'IMAGES/*.png' --write txt --existing overwrite": reader("IMAGES/a.txt"),
     KERNEL + "describe IMAGES --write txt --existing append --form tags --prefix sks --max-tokens 75": reader(
         "IMAGES/a.txt"
     ),
