@@ -68,7 +68,7 @@ class Writer:
         for image, captions in self.before.items():
             if os.path.abspath(image) in self.journal.made:
                 continue
-            if self.asked.existing == "skip" and any(captions):
+            if self.asked.existing == "skip" and any(map(str.strip, captions)):
                 self.kept += 1
             elif self.asked.existing == "overwrite" and captions != self.found(image, captions):
                 self.changed.append(image)

@@ -47,6 +47,19 @@ def test_other_keys_and_rows_stay_as_they_are(tmp_path):
     assert json.loads(lines[5]) == {"file_name": "b.png", "text": "a fox, fog, ink"} and len(lines) == 6
 
 
+def test_a_row_without_a_caption_is_filled(tmp_path):
+    images = pictures(tmp_path)
+    (tmp_path / "metadata.jsonl").write_bytes(
+        jsonl_bytes([("a.png", " "), ("b.png", "old")]) + b'{"file_name": "c.png"}'
+    )
+    writer = writer_on(tmp_path, images, "jsonl")
+    assert writer.left == [images[0], images[2]]
+    for image in writer.left:
+        writer.tell(record_of(image))
+    writer.finish()
+    assert [row["text"] for row in rows_of(tmp_path)] == ["a fox, fog, ink", "old", "a fox, fog, ink"]
+
+
 def test_every_row_of_a_picture_with_several_captions_is_kept(tmp_path):
     (image,) = pictures(tmp_path, "a")
     (tmp_path / "metadata.jsonl").write_text(
