@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from kernel.commands.api import describe, evaluate, plan, run, show
     from kernel.config import Recipe
+    from kernel.sidecars.asked import Sidecars
 
 __version__ = "0.2.0"
-__all__ = ["Recipe", "describe", "evaluate", "plan", "run", "show"]
+__all__ = ["Recipe", "Sidecars", "describe", "evaluate", "plan", "run", "show"]
 HOMES = {
     "Recipe": "kernel.config",
+    "Sidecars": "kernel.sidecars.asked",
     **dict.fromkeys(("describe", "evaluate", "plan", "run", "show"), "kernel.commands.api"),
 }
 

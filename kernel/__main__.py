@@ -21,8 +21,27 @@ from kernel.system.interrupts import end_when_interrupted
 from kernel.system.offline import refuse_network, stay_offline
 from kernel.system.terminal.output import printing
 
+# what `python -m kernel` alone answers; each example is a command that the parser knows
+FIRST = """Stable Diffusion images to prompts, as text and as embeddings, offline.
+
+  describe   the prompts of pictures as text, or in files beside them for a trainer
+             python -m kernel describe PICTURES --write txt
+  run        a folder of images to a submission of prompt embeddings, in a run folder
+             python -m kernel run PICTURES --out RUN
+  report     one page that shows every picture of a run beside what was said of it
+             python -m kernel report RUN
+  doctor     what a run needs, and whether it is there
+             python -m kernel doctor
+  publish    the way to Kaggle, step by step
+             python -m kernel publish init --user NAME
+
+All commands: python -m kernel --help. Options of one: python -m kernel COMMAND --help"""
+
 
 def main(arguments: list[str] | None = None) -> int:
+    if not (sys.argv[1:] if arguments is None else arguments):
+        print(FIRST)
+        return 0
     options = parser().parse_args(arguments)
     if options.offline:  # a cluster's own connections are another machine's
         (refuse_network if getattr(options, "engine", LOCAL) == LOCAL else stay_offline)()

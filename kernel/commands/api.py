@@ -2,9 +2,12 @@
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kernel.config import DEFAULT_FEATURES, DEFAULT_RECIPE, DEFAULT_WEIGHTS, Paths, Recipe, recipe_named
+
+if TYPE_CHECKING:
+    from kernel.sidecars.asked import Sidecars
 
 
 def run(
@@ -44,19 +47,31 @@ def describe(
     captioner: str = "auto",
     device: str = "auto",
     features: str | Path = DEFAULT_FEATURES,
+    ban: Iterable[str] = (),
+    recursive: bool = False,
+    write: "str | Sidecars | None" = None,
 ) -> list[dict[str, Any]]:
     """Prompts for people, one record an image, as `python -m kernel describe --json` prints them.
 
     `images`: a file, a folder or a pattern, or several. `words`: files of phrases by the bank they replace or add.
+    `ban`: no term with these words is taken. `write` puts captions beside the pictures: "txt", "jsonl", "csv" or
+    `kernel.Sidecars("txt", existing="append")`; records are then those of pictures that were described for it.
     Example: kernel.describe("images", "best", without=["artists"])[0]["prompt"]
     """
     from kernel.interrogator.request import Request
+    from kernel.pipeline.captioning import describe_into
+    from kernel.pipeline.describe import Means
     from kernel.pipeline.describe import describe as describe_images
+    from kernel.sidecars.asked import Sidecars
 
-    given = [images] if isinstance(images, str | Path) else images
+    given = [images] if isinstance(images, str | Path) else list(images)
     own = {name: str(path) for name, path in (words or {}).items()}
-    request = Request(mode, top, tuple(without), own, str(features))
-    return describe_images(given, request, Path(weights), captioner, device)
+    request = Request(mode, top, tuple(without), own, str(features), tuple(ban))
+    means = Means(captioner, device)
+    if write is None:
+        return describe_images(given, request, Path(weights), means, recursive=recursive)
+    sidecars = Sidecars(write) if isinstance(write, str) else write
+    return describe_into(sidecars, given, request, Path(weights), means, recursive=recursive)[0]
 
 
 def show(

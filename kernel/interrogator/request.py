@@ -17,13 +17,15 @@ TOP = {"classic": 3, "fast": 32, "best": 32, "negative": 32}
 @dataclass(frozen=True)
 class Request:
     """`top` is the most terms of a prompt (in mode classic the flavors), `without` the banks that are left out, `own`
-    a user's files by the bank that they replace or add, `features` the folder for features that the weights lack."""
+    a user's files by the bank that they replace or add, `features` the folder for features that the weights lack. No
+    term that holds a `banned` word is chosen."""
 
     mode: str = "fast"
     top: int | None = None
     without: tuple[str, ...] = ()
     own: dict[str, str] = field(default_factory=dict)
     features: str = str(DEFAULT_FEATURES)
+    banned: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -1,5 +1,6 @@
 """The phrases that take part in a description, bank by bank, and their features in one table."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,8 @@ def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
             f"mode {request.mode}: no word bank is left that it could take terms of; {weights.folder} holds "
             f"{', '.join(shipped) or 'none'}. Leave out fewer of them, or add one with --words FILE"
         )
+    if not any(allowed(words.phrases, request.banned) for words in banks):
+        raise UserError(f"mode {request.mode}: every term holds a banned word. Ban fewer of them")
     return banks
 
 
@@ -60,18 +63,33 @@ def with_ways(words: Phrases) -> Phrases:
     return replace(words, phrases=list(dict.fromkeys(ways)))
 
 
+def allowed(phrases: Sequence[str], banned: Sequence[str]) -> list[int]:
+    """The rows of phrases without these words, which are whole ones in any case: "art" is not in "party".
+
+    Example: allowed(["Art deco", "party", "pop art"], ["art"]) == [1]
+    """
+    if not banned:
+        return list(range(len(phrases)))
+    word = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, banned))})(?!\w)", re.IGNORECASE)
+    return [row for row, phrase in enumerate(phrases) if not word.search(phrase)]
+
+
 class TermTable:
     """Every bank's phrases and unit features (p, d), float32, behind one another; each bank is a part of the rows."""
 
-    def __init__(self, banks: Sequence[Phrases], clip_sha256: str, folders: Sequence[Path]) -> None:
+    def __init__(
+        self, banks: Sequence[Phrases], clip_sha256: str, folders: Sequence[Path], banned: Sequence[str] = ()
+    ) -> None:
         parts, self.rows, start = [], {}, 0
+        self.phrases: list[str] = []
         for words in banks:
             path = features_file(words, clip_sha256, folders)
             assert path is not None  # encoded before
-            parts.append(read_features(words, path))
-            self.rows[words.name] = (start, start + len(words.phrases))
-            start += len(words.phrases)
-        self.phrases = [phrase for words in banks for phrase in words.phrases]
+            kept, features = allowed(words.phrases, banned), read_features(words, path)
+            parts.append(features[kept] if banned else features)
+            self.rows[words.name] = (start, start + len(kept))
+            start += len(kept)
+            self.phrases += [words.phrases[row] for row in kept]
         self.features = np.concatenate(parts)
 
     def part(self, names: Sequence[str]) -> tuple[int, int]:

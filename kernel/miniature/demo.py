@@ -31,6 +31,11 @@ SCORE_NAMES = {
     "baseline": "baseline: captions + modifiers",
     "text": "text: nearest prompts, head, captions",
 }
+# what to try next, a line each
+NEXT = (
+    "Your own pictures: .venv/bin/python -m kernel describe FOLDER (these weights know drawings, see docs/kaggle.md)",
+    "The way to Kaggle: .venv/bin/python -m kernel publish init --user NAME, then as docs/kaggle.md says",
+)
 
 
 def demo(out: Path, weights: Path, count: int, seed: int) -> dict[str, float]:
@@ -56,6 +61,8 @@ def demo(out: Path, weights: Path, count: int, seed: int) -> dict[str, float]:
     for name, description in SCORE_NAMES.items():
         print(f"  {description:<38} {scores[name]:.3f}")
     print(f"{out / 'report.html'} shows every picture beside what was said of it")
+    for line in NEXT:
+        print(line)
     return scores
 
 

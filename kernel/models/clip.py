@@ -145,6 +145,13 @@ def clip_tokenizer(folder: Path) -> Any:
     return open_clip.get_tokenizer(f"local-dir:{folder}")
 
 
+def token_count(tokenizer: Any, text: str) -> int:
+    """Tokens of a text of any length, without those of start and end."""
+    if hasattr(tokenizer, "eot_token_id"):
+        return len(tokenizer.encode(text))
+    return len(tokenizer.tokenizer(tokenizer.clean_fn(text), add_special_tokens=False)["input_ids"])
+
+
 def clip_tokenizer_record(tokenizer: Any) -> dict[str, Any]:
     """Of open_clip's own tokenizer, or of a transformers one that a configuration names."""
     ids = tokenizer([KNOWN_SENTENCE])[0].tolist()

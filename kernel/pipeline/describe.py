@@ -5,7 +5,8 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder, Shards
 from kernel.pipeline.folder.scratch import require_scratch, scratch_folder
-from kernel.pipeline.images import ImageFile, image_paths, images_sha256, left_out_note
+from kernel.pipeline.images import ImageFile, image_paths, images_below, images_sha256, left_out_note
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages.load import StageWork
 from kernel.pipeline.workers.engines import engine_named
@@ -39,43 +40,71 @@ CAPTIONS: dict[str, Any] = {"num_beams": 1, "captions_per_image": 1, "max_length
 SHARD = {"classic": 64, "fast": 64, "best": 16, "negative": 16}
 
 
+@dataclass(frozen=True)
+class Means:
+    """With what pictures are described: a captioner of the weights folder, and the devices of this machine, or by the
+    engine ray the workers of the cluster at `address`. What is made lies in a folder of the `scratch` until all is, so
+    that a killed command goes on; a cluster's workers must see it."""
+
+    captioner: str = "auto"
+    device: str = "auto"
+    engine: str = LOCAL
+    address: str | None = None
+    scratch: Path | None = None
+
+
+DEFAULT_MEANS = Means()
+
+
 def describe(
     images: Iterable[str | Path],
     request: Request,
     weights_folder: Path,
-    captioner: str = "auto",
-    device: str = "auto",
+    means: Means = DEFAULT_MEANS,
     tell: Callable[[dict[str, Any]], None] = lambda record: None,
-    engine: str = LOCAL,
-    address: str | None = None,
-    scratch: Path | None = None,
+    recursive: bool = False,
 ) -> list[dict[str, Any]]:
     """One record an image, in the order given; `tell` gets each as soon as it and those before it are made.
 
-    What is made lies in a folder of the `scratch` until all is, so that a killed command goes on; by the engine ray
-    the workers are those of the cluster at `address`, which must see it.
+    `images`: files, patterns and folders, of which `recursive` takes the subfolders too.
 
     Records hold `image`, `mode`, `prompt`, `similarity`, `parts`, `caption` but in mode negative, and in mode best
     `candidates`; or `image`, `mode` and `error` of what cannot be described. Raises UserError before the first image
     for anything about weights, banks or devices, and when a model cannot be used at all.
     """
+    return describe_files(meant(images, recursive), request, weights_folder, means, tell)
+
+
+def meant(images: Iterable[str | Path], recursive: bool = False) -> list[Path]:
+    """Every file once. Raises UserError for a pattern that none fits, and for a folder without images."""
+    return list(dict.fromkeys(path for pattern in images for path in found(str(pattern), recursive)))
+
+
+def describe_files(
+    paths: list[Path],
+    request: Request,
+    weights_folder: Path,
+    means: Means,
+    tell: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
     for warning in check_versions():
         print(f"warning: {warning}", file=STDERR)
-    paths = list(dict.fromkeys(path for pattern in images for path in found(str(pattern))))
     if not any(path.is_file() for path in paths):
         return without_models(paths, request.mode, tell)
     files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
     weights = open_weights(weights_folder)
-    recipe = recipe_of(request.mode, captioner)
+    recipe = recipe_of(request.mode, means.captioner)
     captioners = captioners_named(recipe, weights) if request.needs_captions else []
     banks = chosen_banks(request, weights)
-    require_scratch(engine, scratch)
+    require_scratch(means.engine, means.scratch)
     if captioners:
         inspect_captioner(weights, captioners[0])
-    with engine_named(engine, device, address) as workers, counted_warnings() as counted, ExitStack() as kept:
+    workers_of = engine_named(means.engine, means.device, means.address)
+    with workers_of as workers, counted_warnings() as counted, ExitStack() as kept:
         models = {name: weights.sha256(name) for name in ("clip", *captioners)}
-        place = scratch_folder(scratch, lambda: identity_of(files, request, recipe, models, banks, workers.devices))
-        job = job_in(kept.enter_context(place), files, request, recipe, weights)
+        identity = partial(identity_of, files, request, recipe, models, banks, workers.devices)
+        place = kept.enter_context(scratch_folder(means.scratch, identity))
+        job = job_in(place, files, request, recipe, weights)
         results.drop_captions_of_others(job.folder, {name: models[name] for name in captioners[:1]})
         line = Line(job, request, workers, tell)
         if line.job.of_unknown(banks).words:  # told now, not after hours of captions
@@ -224,9 +253,11 @@ class Line:
         return outcome
 
 
-def found(pattern: str) -> list[Path]:
+def found(pattern: str, recursive: bool = False) -> list[Path]:
     """A folder's images, the files that a pattern means, or the path itself, whether it is there or not."""
     path = Path(pattern)
+    if path.is_dir() and recursive:
+        return images_below(path)
     if path.is_dir():
         inside = image_paths(path)
         for note in left_out_note(path):

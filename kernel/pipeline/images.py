@@ -68,12 +68,31 @@ def image_paths(folder: Path) -> list[Path]:
         raise UserError(
             f"{folder}: cannot be listed ({error.strerror}); expected a folder of images. Give one that may be read"
         ) from error
-    found = [path for path in inside if path.suffix.lower() in formats() and not path.name.startswith(".")]
+    found = [path for path in inside if is_image(path)]
     if not found:
         folders = ", ".join([path.name for path in inside if path.is_dir()][:3])
         hint = f" Its subfolders are not searched ({folders}): name one of them" if folders else ""
         raise UserError(f"{folder}: no images found; expected {expected()}.{hint}")
     return found
+
+
+def images_below(folder: Path) -> list[Path]:
+    """The images of `folder` and of every folder in it, folder by folder; hidden folders and links are not entered.
+
+    Raises UserError when there is none.
+    """
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [path for path in (Path(place, name) for name in sorted(names)) if is_image(path)]
+    if not found:
+        raise UserError(f"{folder}: no images found, nor in its subfolders; expected {expected()}")
+    return found
+
+
+def is_image(path: Path) -> bool:
+    """By its suffix; hidden files are none."""
+    return path.suffix.lower() in formats() and not path.name.startswith(".")
 
 
 def left_out(folder: Path) -> dict[str, int]:

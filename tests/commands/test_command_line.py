@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from kernel.__main__ import main
+from kernel.__main__ import main, parser
 from tests import warm
 from tests.conftest import ROOT
 
@@ -23,7 +23,27 @@ def test_help_imports_no_model_library():
     assert "run" in done.stdout and "evaluate" in done.stdout
 
 
-@pytest.mark.parametrize("arguments", [[], ["fly"], ["run"], ["run", "x"], ["run", "x", "--out", "y", "--limit", "0"]])
+def test_the_command_alone_shows_five_commands_with_an_example_each_and_imports_nothing_large():
+    code = (
+        "import sys; from kernel.__main__ import main\n"
+        "code = main([])\n"
+        "heavy = {'torch', 'transformers', 'open_clip', 'sentence_transformers', 'ray', 'pandas', 'numpy'}\n"
+        "heavy &= set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    examples = [line[3:] for line in lines if line[:3] == ["python", "-m", "kernel"]]
+    assert [example[0] for example in examples] == ["describe", "run", "report", "doctor", "publish"]
+    assert [line[0] for line in lines if line and line[0] in [example[0] for example in examples]] == [
+        example[0] for example in examples
+    ]
+    for example in examples:
+        assert callable(parser().parse_args(example).command)
+
+
+@pytest.mark.parametrize("arguments", [["fly"], ["run"], ["run", "x"], ["run", "x", "--out", "y", "--limit", "0"]])
 def test_wrong_usage_exits_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

@@ -12,8 +12,12 @@ from kernel.pipeline.decoding import decode_file
 from kernel.pipeline.submission import check_submission, read_submission
 from kernel.publish.hub.captions import captions_in
 from kernel.publish.hub.pairs.stored import stored_in
+from kernel.sidecars.asked import Sidecars
+from kernel.sidecars.journal import NAME
+from kernel.sidecars.writer import Writer
 from kernel.system.tensor_files import read_header
 
+SIDECARS = (("a.txt", "txt"), ("metadata.jsonl", "jsonl"), ("batch.csv", "csv"), (NAME, "txt"))
 CORPUS = Path(__file__).with_name("corpus")  # by target: files that something was found with, and some that are valid
 
 
@@ -64,6 +68,20 @@ def captions(folder: Path, content: bytes) -> None:
         list(captions_in(path, ("train.json",)))
 
 
+def sidecars(folder: Path, content: bytes) -> None:
+    """The first byte chooses what a picture's captions lie in, or the journal of an interrupted command; a caption is
+    put behind what is there."""
+    name, kind = SIDECARS[content[0] % len(SIDECARS)] if content else SIDECARS[0]
+    (folder / "a.png").touch()
+    (folder / name).write_bytes(content[1:])
+    asked = Sidecars(kind, "append", out=str(folder / name) if kind == "csv" else None)
+    with suppress(UserError):
+        writer = Writer(asked, [str(folder)], [folder / "a.png"], {})
+        for image in writer.left:
+            writer.tell({"image": str(image), "prompt": "a fox, fog"})
+        writer.finish()
+
+
 TARGETS: dict[str, Callable[[Path, bytes], None]] = {
-    own.__name__: own for own in (header, submission, prompts, manifest, pairs, captions)
+    own.__name__: own for own in (header, submission, prompts, manifest, pairs, captions, sidecars)
 }

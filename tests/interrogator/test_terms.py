@@ -5,7 +5,7 @@ from kernel.banks.word_banks import Phrases, rank
 from kernel.errors import UserError
 from kernel.interrogator import terms
 from kernel.interrogator.request import Request
-from kernel.interrogator.terms import TermTable, chosen_banks
+from kernel.interrogator.terms import TermTable, allowed, chosen_banks
 
 
 @pytest.fixture
@@ -29,6 +29,21 @@ def test_banks_are_left_out_added_and_replaced(weights, words):
     assert names(added) == ["flavors", "mediums", "movements", "pets"]
     (replaced,) = chosen_banks(Request("fast", without=("mediums", "movements"), own={"flavors": str(words)}), weights)
     assert replaced.phrases == ["a cat", "a dog"]
+
+
+@pytest.mark.parametrize(
+    "banned, kept",
+    [
+        ([], [0, 1, 2, 3, 4]),
+        (["art"], [1, 3, 4]),
+        (["Art Deco"], [1, 2, 3, 4]),
+        (["by ann (b.)", "c++"], [0, 1, 2]),
+        (["a|b", ".*"], [0, 1, 2, 3, 4]),
+    ],
+)
+def test_terms_with_a_banned_word_in_any_case_are_none(banned, kept):
+    phrases = ["art deco", "a party", "Pop ART, loud", "By Ann (B.)", "C++ code"]
+    assert allowed(phrases, banned) == kept
 
 
 def test_artists_are_said_both_ways_unless_they_are_already(weights, tmp_path):

@@ -22,6 +22,8 @@ def test_a_small_demo_leaves_a_competition_a_run_and_a_report(tmp_path, weights_
     assert set(scores) == {"prior", "captions", "modifiers", "baseline", "text"}
     printed = capsys.readouterr().out
     assert all(f"{value:.3f}" in printed for value in scores.values())
+    last = printed.splitlines()[-2:]
+    assert "python -m kernel describe" in last[0] and "python -m kernel publish init" in last[1]
     page = (out / "report.html").read_text()
     cards = json.loads(re.search(r'id="cards">(.*?)</script>', page, re.DOTALL)[1])
     with (out / "competition" / "prompts.csv").open(newline="") as file:

@@ -9,7 +9,7 @@ from PIL import Image
 
 from kernel.errors import UserError
 from kernel.models import clip as clip_module
-from kernel.models.clip import ClipEncoder
+from kernel.models.clip import ClipEncoder, clip_tokenizer, token_count
 from kernel.models.weights_folder import Weights
 
 
@@ -144,3 +144,12 @@ def test_a_manifest_without_a_tokenizer_record_is_refused(weights, cpu):
     models = {**weights.models, "clip": {k: v for k, v in weights.models["clip"].items() if k != "tokenizer"}}
     with pytest.raises(UserError, match="no tokenizer record"):
         ClipEncoder.load(Weights(weights.folder, models, weights.captioners), cpu)
+
+
+def test_tokens_of_a_text_are_counted_without_those_of_start_and_end(weights):
+    own = clip_tokenizer(weights.model_folder("clip"))
+    others = open_clip.tokenizer.HFTokenizer(str(weights.model_folder("blip")))
+    text = "a red fish, op art, fog"
+    assert token_count(own, text) == int((own([text])[0] != 0).sum()) - 2
+    assert token_count(others, text) == len(others.tokenizer(text)["input_ids"]) - 2
+    assert token_count(own, ", ".join([text] * 40)) > own.context_length

@@ -85,6 +85,14 @@ def test_of_several_files_that_are_not_there_each_is_a_record(here):
     ]
 
 
+def test_beside_the_prompts_a_terminal_shows_a_bar_for_each_stage_and_nothing_else(here, image_folder, capsys):
+    assert main(["describe", "images"]) == 0
+    assert main(["describe", "images"]) == 0  # the words are known by now
+    lines = capsys.readouterr().err.splitlines()[-2:]
+    assert [line.partition(":")[0] for line in lines] == ["captions", "fast"]
+    assert all("6/6" in line for line in lines)
+
+
 def test_files_of_a_folder_that_are_no_images_are_told_once(here, image_folder, capsys):
     for name in ("a.psd", "b.psd"):
         (image_folder / name).touch()

@@ -58,6 +58,13 @@ WAYS = {
     KERNEL + "describe IMAGE --mode best --without artists": reader(),
     KERNEL + "describe 'IMAGES/*.png' --mode classic --words /home/me/words.txt --json": reader(),
     KERNEL + "describe IMAGES --mode negative --top 8": reader(),
+    KERNEL + "describe IMAGES --write txt": reader("IMAGES/a.txt"),
+    KERNEL + "describe 'IMAGES/*.png' --write txt --existing overwrite": reader("IMAGES/a.txt"),
+    KERNEL + "describe IMAGES --write txt --existing append --form tags --prefix sks --max-tokens 75": reader(
+        "IMAGES/a.txt"
+    ),
+    KERNEL + "describe IMAGES --write jsonl --recursive --ban /home/me/words.txt": reader("IMAGES/metadata.jsonl"),
+    KERNEL + "describe IMAGES --write csv --out captions.csv": reader("captions.csv"),
     KERNEL + BANK: reader("build/prompt_bank/bank.json"),
     KERNEL + "train PAIRS --weights build/weights --out ENCODER": reader("ENCODER/encoder.json", more=" --near 0.99"),
     KERNEL + "fit PAIRS --bank BANK --out FIT": reader(

@@ -31,7 +31,7 @@ class DescriptionsStage:
     def describer(self) -> Describer:
         """Reads the features of every bank, which must have been encoded, once."""
         tower = TextTower(self.clip, self.job.recipe.text_batch)
-        return Describer(TermTable(self.banks, *self.features), tower)
+        return Describer(TermTable(self.banks, *self.features, self.request.banned), tower)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
         files = self.job.folder.shard_files(item)

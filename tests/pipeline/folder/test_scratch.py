@@ -11,7 +11,7 @@ from kernel.errors import UserError
 from kernel.interrogator.request import Request
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
 from kernel.pipeline import describe as module
-from kernel.pipeline.describe import describe, identity_of
+from kernel.pipeline.describe import Means, describe, identity_of
 from kernel.pipeline.folder.scratch import scratch_folder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.stages.captions import CaptionsStage
@@ -47,7 +47,7 @@ def made(monkeypatch) -> list[tuple[str, int]]:
 def test_what_was_described_before_a_kill_is_told_again_and_not_made_again(images, made, weights_folder, tmp_path):
     def ask(tell):
         request = Request(top=3, features=str(tmp_path / "features"))
-        return describe([images], request, weights_folder, device="cpu", tell=tell, scratch=tmp_path / "scratch")
+        return describe([images], request, weights_folder, Means(device="cpu", scratch=tmp_path / "scratch"), tell)
 
     def interrupted(record):
         if record["image"].endswith("000002.png"):

@@ -52,6 +52,14 @@ def test_warnings_and_log_lines_are_counted_once_from_any_thread_and_shown_nowhe
     assert capfd.readouterr().err == ""
 
 
+def test_what_is_so_on_purpose_is_no_warning():
+    own = logging.getLogger("transformers.modeling_utils")
+    with counted_warnings() as counted:
+        own.warning("The tied weights mapping and config for this model specifies to tie a to b, but both are present")
+        own.warning("The tied weights are gone")
+    assert counted == {"transformers.modeling_utils: The tied weights are gone": 1}
+
+
 def test_texts_that_are_all_different_do_not_fill_the_record():
     with counted_warnings() as counted:
         for number in range(MOST_TEXTS + 7):

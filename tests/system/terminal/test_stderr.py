@@ -50,12 +50,12 @@ def test_a_run_whose_progress_nobody_takes_ends_well(image_folder, weights_folde
 @pytest.mark.parametrize("device", ["cpu", "cpu,cpu"])
 def test_who_takes_the_records_of_describe_fails_by_himself(image_folder, weights_folder, tmp_path, error, device):
     from kernel.interrogator.request import Request
-    from kernel.pipeline.describe import describe
+    from kernel.pipeline.describe import Means, describe
 
     def tell(record):
         raise error
 
     with pytest.raises(type(error)) as raised:
-        describe([image_folder], Request("fast", features=str(tmp_path)), weights_folder, device=device, tell=tell)
+        describe([image_folder], Request("fast", features=str(tmp_path)), weights_folder, Means(device=device), tell)
     assert raised.value is error
     assert kernel.describe(image_folder, weights=weights_folder, features=tmp_path, top=1)  # it can be asked again

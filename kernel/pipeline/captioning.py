@@ -1,0 +1,101 @@
+"""`describe --write`: prompts into the files beside their pictures."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kernel.errors import UserError
+from kernel.interrogator.request import Request
+from kernel.models.weights_folder import open_weights
+from kernel.pipeline.describe import DEFAULT_MEANS, Means, describe_files, meant
+from kernel.pipeline.images import is_image
+from kernel.sidecars import csv
+from kernel.sidecars.asked import Sidecars
+from kernel.sidecars.txt import txt_path
+from kernel.sidecars.writer import Writer
+from kernel.system.terminal.progress import STDERR
+
+
+def describe_into(
+    sidecars: Sidecars,
+    images: Sequence[str | Path],
+    request: Request,
+    weights_folder: Path,
+    means: Means = DEFAULT_MEANS,
+    tell: Callable[[dict[str, Any]], None] = lambda record: None,
+    recursive: bool = False,
+) -> tuple[list[dict[str, Any]], str]:
+    """The records of those pictures that were described now, as `describe` makes them, and what was written, in a line.
+
+    Raises UserError as `describe` does, and before the first image for captions that would be lost.
+    """
+    given, pictures = [str(name) for name in images], meant(images, recursive)
+    if sidecars.kind == "csv" and sidecars.out is None:
+        sidecars = replace(sidecars, out=str(default_csv(given)))
+    if sidecars.kind == "txt":
+        refuse_shared(pictures)
+    if sidecars.form == "sentence" and not request.needs_captions:
+        raise UserError(f"--form sentence is the captioner's, and mode {request.mode} asks none. Give another of both")
+    command = {
+        "mode": request.mode, "top": request.most, "without": request.without, "banned": request.banned,
+        "words": {name: str(Path(path).absolute()) for name, path in request.own.items()},
+        "captioner": means.captioner, "weights": str(weights_folder.absolute()), "recursive": recursive,
+    }  # fmt: skip
+    writer = Writer(sidecars, given, pictures, command, token_counter(sidecars, weights_folder))
+
+    def write_and_tell(record: dict[str, Any]) -> None:
+        writer.tell(record)
+        tell(record)
+
+    records: list[dict[str, Any]] = []
+    # what a scratch folder keeps of a killed command is found by the same pictures
+    asked = writer.left if means.scratch is None else writer.asked_for
+    if writer.left:
+        try:
+            records = describe_files(asked, request, weights_folder, means, write_and_tell)
+        except BaseException:
+            writer.stop()
+            raise
+    said = writer.finish()
+    told(writer.changed, "somebody else changed their captions meanwhile: those stay as they are")
+    told(writer.too_long, f"the first part alone takes more than {sidecars.max_tokens} tokens: written as it is")
+    return records, said
+
+
+def told(images: list[Path], what: str) -> None:
+    if images:
+        more = f" and {len(images) - 3:,} more" if len(images) > 3 else ""
+        print(f"{', '.join(map(str, images[:3]))}{more}: {what}", file=STDERR)
+
+
+def default_csv(given: list[str]) -> Path:
+    """In the folder that alone was given, else in the current one."""
+    return Path(given[0] if len(given) == 1 and Path(given[0]).is_dir() else ".") / csv.NAME
+
+
+def token_counter(sidecars: Sidecars, weights_folder: Path) -> Callable[[str], int] | None:
+    """By the tokenizer of the weights folder's CLIP."""
+    if sidecars.max_tokens is None:
+        return None
+    from kernel.models.clip import clip_tokenizer, token_count
+
+    return partial(token_count, clip_tokenizer(open_weights(weights_folder).model_folder("clip")))
+
+
+def refuse_shared(pictures: list[Path]) -> None:
+    """Raises UserError for a picture whose .txt would be another one's too, whether that one was given or not."""
+    beside: dict[Path, list[str]] = {}
+    for folder in {path.parent for path in pictures}:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if is_image(path):
+                beside.setdefault(txt_path(path), []).append(path.name)
+    shared = {own: sorted(beside[own]) for own in map(txt_path, pictures) if len(beside.get(own, [])) > 1}
+    if shared:
+        (first, names), more = next(iter(shared.items())), len(shared) - 1
+        raise UserError(
+            f"{first.parent}: {' and '.join(names)} would share {first.name}"
+            f"{f', and {more:,} more are like that' if more else ''}; one caption would be lost, or stand for both. "
+            "Rename one of them, or give --write jsonl or csv, which name each picture in full"
+        )

@@ -1,0 +1,256 @@
+"""Which captions are made, each once, whatever happens between: of the writer with its journal, without models."""
+
+import json
+import os
+from collections import Counter
+
+import pytest
+
+from kernel.errors import UserError
+from kernel.sidecars.journal import NAME
+from kernel.sidecars.tables import FEWEST
+from kernel.sidecars.txt import read_txt, txt_path
+from kernel.sidecars.writer import home_of
+from tests.sidecars.records import killed, pictures, record_of, writer_on
+
+NEW = "a fox, fog, ink"
+
+
+def write_all(writer):
+    for image in writer.left:
+        writer.tell(record_of(image))
+    return writer.finish()
+
+
+@pytest.mark.parametrize(
+    "existing, old, said",
+    [
+        ("skip", ["old"], "2 captions written, 1 kept as they were"),
+        ("overwrite", [NEW], "3 captions written, 0 kept as they were"),
+        ("append", [f"old, {NEW}"], "3 captions written, 0 kept as they were"),
+        ("prepend", [f"{NEW}, old"], "3 captions written, 0 kept as they were"),
+    ],
+)
+def test_what_becomes_of_a_caption_that_is_there(tmp_path, existing, old, said):
+    images = pictures(tmp_path)
+    txt_path(images[1]).write_text("old\n")
+    txt_path(images[2]).write_text("\n")  # no caption
+    writer = writer_on(tmp_path, images, existing=existing)
+    assert writer.left == [image for image in images if existing != "skip" or image != images[1]]
+    assert write_all(writer) == said
+    assert [read_txt(txt_path(image)) for image in images] == [[NEW], old, [NEW]]
+    assert not (tmp_path / NAME).exists()
+
+
+def test_a_picture_without_description_gets_no_file_and_is_counted(tmp_path):
+    images = pictures(tmp_path, "ab")
+    writer = writer_on(tmp_path, images, form="tags")
+    writer.tell({"image": str(images[0]), "mode": "fast", "error": "no image"})
+    writer.tell(record_of(images[1], terms=()))
+    assert writer.finish() == "0 captions written, 0 kept as they were, 2 images without one"
+    assert not list(tmp_path.glob("*.txt"))
+
+
+def test_a_picture_given_twice_is_described_once(tmp_path, monkeypatch):
+    (image,) = pictures(tmp_path, "a")
+    monkeypatch.chdir(tmp_path)
+    writer = writer_on(tmp_path, [image, image.relative_to(tmp_path), tmp_path / "." / "a.png"], existing="append")
+    assert len(writer.left) == 1
+    writer.finish()
+
+
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "csv"])
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append", "prepend"])
+def test_after_a_kill_the_same_command_does_the_rest_and_nothing_twice(tmp_path, kind, existing):
+    images = pictures(tmp_path, "abcdef")
+    settings = {"existing": existing, **({"out": str(tmp_path / "batch.csv")} if kind == "csv" else {})}
+    first = writer_on(tmp_path, images[:3], kind, **settings)
+    for image in images[:3]:
+        first.tell(record_of(image, "old", ()))
+    first.finish()
+    described = Counter()
+    for _ in range(3):
+        writer = writer_on(tmp_path, images, kind, **settings)
+        for image in writer.left[:2]:
+            writer.tell(record_of(image))
+            described[image.name] += 1
+        killed(writer)
+    writer = writer_on(tmp_path, images, kind, **settings)
+    assert writer.left == []
+    writer.finish()
+    old = {"skip": ["old"], "overwrite": [NEW], "append": [f"old, {NEW}"], "prepend": [f"{NEW}, old"]}[existing]
+    after = writer_on(tmp_path, images, kind, **settings)
+    assert list(after.before.values()) == [old] * 3 + [[NEW]] * 3
+    after.finish()
+    assert set(described.values()) == {1} and len(described) == (3 if existing == "skip" else 6)
+
+
+def test_what_was_made_but_not_written_when_the_kill_came_is_written(tmp_path, monkeypatch):
+    (image,) = pictures(tmp_path, "a")
+    txt_path(image).write_text("old\n")
+    writer = writer_on(tmp_path, [image], existing="append")
+    monkeypatch.setattr(writer, "flush", lambda: None)
+    writer.tell(record_of(image))
+    killed(writer)
+    assert read_txt(txt_path(image)) == ["old"]
+    writer = writer_on(tmp_path, [image], existing="append")
+    assert writer.left == [] and read_txt(txt_path(image)) == [f"old, {NEW}"]
+    writer.finish()
+
+
+def test_what_was_written_but_not_noted_when_the_kill_came_is_not_written_again(tmp_path, monkeypatch):
+    (image,) = pictures(tmp_path, "a")
+    txt_path(image).write_text("old\n")
+    writer = writer_on(tmp_path, [image], existing="append")
+    monkeypatch.setattr(writer.journal, "written", lambda: None)
+    writer.tell(record_of(image))
+    killed(writer)
+    writer = writer_on(tmp_path, [image], existing="append")
+    writer.finish()
+    assert read_txt(txt_path(image)) == [f"old, {NEW}"]
+
+
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append", "prepend"])
+def test_a_caption_that_was_corrected_after_the_kill_stays(tmp_path, existing):
+    images = pictures(tmp_path, "ab")
+    writer = writer_on(tmp_path, images, existing=existing)
+    writer.tell(record_of(images[0]))
+    killed(writer)
+    for image in images:  # one was written before, the other was to come
+        txt_path(image).write_text("by hand\n")
+    writer = writer_on(tmp_path, images, existing=existing)
+    assert images[0] not in writer.left
+    write_all(writer)
+    assert read_txt(txt_path(images[0])) == ["by hand"]
+    (second,) = read_txt(txt_path(images[1]))
+    assert second == {"append": f"by hand, {NEW}", "prepend": f"{NEW}, by hand"}.get(existing, "by hand")
+    assert writer.changed == ([images[1]] if existing == "overwrite" else [])
+
+
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append"])
+def test_a_caption_that_somebody_writes_meanwhile_stays(tmp_path, existing):
+    images = pictures(tmp_path, "ab")
+    writer = writer_on(tmp_path, images, "jsonl", existing=existing)
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "by hand"}\n{"file_name": "z.png"}\n')
+    said = write_all(writer)
+    rows = [json.loads(line) for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert rows == [
+        {"file_name": "a.png", "text": "by hand"}, {"file_name": "z.png"}, {"file_name": "b.png", "text": NEW}
+    ]  # fmt: skip
+    assert writer.changed == [images[0]] and said == "1 captions written, 0 kept as they were"
+
+
+def test_a_line_of_the_journal_that_the_kill_cut_off_is_no_line(tmp_path):
+    images = pictures(tmp_path, "ab")
+    writer = writer_on(tmp_path, images)
+    writer.tell(record_of(images[0]))
+    killed(writer)
+    with (tmp_path / NAME).open("ab") as file:
+        file.write(b'{"image": "b.png", "before": [], "aft')
+    writer = writer_on(tmp_path, images)
+    assert writer.left == [images[1]]
+    write_all(writer)
+    assert [read_txt(txt_path(image)) for image in images] == [[NEW], [NEW]]
+
+
+def test_a_command_with_other_options_is_refused_until_the_interrupted_one_is_done_or_given_up(tmp_path):
+    images = pictures(tmp_path)
+    killed(writer_on(tmp_path, images, existing="append", prefix="sks"))
+    for settings, said in (
+        ({"existing": "prepend", "prefix": "sks"}, "existing was 'append', is 'prepend'"),
+        ({"existing": "append", "prefix": "sks", "max_tokens": 75}, "max_tokens was None, is 75"),
+    ):
+        with pytest.raises(UserError) as refused:
+            writer_on(tmp_path, images, **settings)
+        assert f"interrupted here ({said})" in str(refused.value)
+        assert f"remove {tmp_path / NAME} to give it up" in str(refused.value)
+    (tmp_path / NAME).unlink()
+    write_all(writer_on(tmp_path, images, existing="prepend"))
+
+
+def test_a_command_on_a_folder_inside_is_refused_too(tmp_path):
+    images = pictures(tmp_path / "x") + pictures(tmp_path / "x" / "y", "d")
+    killed(writer_on(tmp_path / "x", images, existing="append"))
+    with pytest.raises(UserError, match=rf"y/\{NAME}: .*its journal lies in {tmp_path / 'x'}\)"):
+        writer_on(tmp_path / "x" / "y", images[3:], existing="append")
+    assert len(writer_on(tmp_path / "x", images, existing="append").left) == 4
+
+
+def test_two_commands_at_once_are_refused(tmp_path):
+    images = pictures(tmp_path)
+    writer = writer_on(tmp_path, images, existing="append")
+    with pytest.raises(UserError, match="another describe --write is at work here"):
+        writer_on(tmp_path, images, existing="append")
+    write_all(writer)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]\n", b"no json\n", b'{"format": 1}\n', b'{"asked": 1, "home": 2}\n'])
+def test_a_file_of_that_name_that_is_no_journal_is_told(tmp_path, content):
+    images = pictures(tmp_path)
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(UserError, match="expected what an interrupted describe --write left"):
+        writer_on(tmp_path, images)
+    assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_a_spoilt_line_of_a_journal_is_told(tmp_path):
+    images = pictures(tmp_path)
+    killed(writer_on(tmp_path, images))
+    with (tmp_path / NAME).open("ab") as file:
+        file.write(b'{"picture": "a.png"}\n')
+    with pytest.raises(UserError, match="expected what an interrupted describe --write left"):
+        writer_on(tmp_path, images)
+
+
+def test_after_a_kill_while_the_journal_was_removed_nothing_is_left_to_do(tmp_path, monkeypatch):
+    images = pictures(tmp_path / "x") + pictures(tmp_path / "x" / "y", "d")
+    writer = writer_on(tmp_path / "x", images, existing="append")
+    for image in images:
+        writer.tell(record_of(image))
+    (tmp_path / "x" / "y" / NAME).unlink()  # the first step of `remove`
+    killed(writer)
+    writer = writer_on(tmp_path / "x", images, existing="append")
+    assert writer.left == []
+    writer.finish()
+    assert not list(tmp_path.rglob(NAME)) and read_txt(txt_path(images[3])) == [NEW]
+
+
+def test_a_folder_that_was_moved_after_the_kill_goes_on(tmp_path):
+    images = pictures(tmp_path / "x")
+    writer = writer_on(tmp_path / "x", images, existing="append")
+    writer.tell(record_of(images[0]))
+    killed(writer)
+    (tmp_path / "x").rename(tmp_path / "z")
+    images = [tmp_path / "z" / image.name for image in images]
+    writer = writer_on(tmp_path / "z", images, existing="append")
+    assert writer.left == images[1:]
+    killed(writer)
+
+
+def test_tables_are_written_now_and_then_and_not_for_every_picture(tmp_path, monkeypatch):
+    images = pictures(tmp_path, [f"{number:04d}" for number in range(12 * FEWEST)])
+    writer = writer_on(tmp_path, images, "jsonl")
+    sizes, write = [], writer.files.write
+    monkeypatch.setattr(writer.files, "write", lambda changes: sizes.append(len(changes)) or write(changes))
+    write_all(writer)
+    assert sizes[0] == FEWEST and sizes[-2] > FEWEST and sum(sizes) == len(images)
+    assert len((tmp_path / "metadata.jsonl").read_text().splitlines()) == len(images)
+
+
+def test_a_name_that_is_not_utf_8_has_a_txt_and_no_row(tmp_path):
+    image = tmp_path / os.fsdecode(b"f\xfc.png")
+    image.touch()
+    with pytest.raises(UserError, match="the name is not UTF-8, and a jsonl file is"):
+        writer_on(tmp_path, [image], "jsonl")
+    write_all(writer_on(tmp_path, [image]))
+    assert read_txt(txt_path(image)) == [NEW]
+
+
+@pytest.mark.parametrize(
+    "given, home",
+    [("x", "x"), ("x/a.png", "x"), ("x/*.png", "x"), ("x/**/*.png", "x"), ("*/a.png", "."), ("no.png", ".")],
+)
+def test_where_the_journal_lies(tmp_path, monkeypatch, given, home):
+    monkeypatch.chdir(tmp_path)
+    pictures(tmp_path / "x")
+    assert str(home_of(given)) == home
