@@ -251,6 +251,8 @@ def device_here(name: str) -> tuple[str, int]:
 
 def ending_of(error: Exception) -> str:
     """Ray's own words as far as they go on a line, without those that every error of its begins with."""
+    if "low on memory" in str(error):  # a page of advice on Ray's settings
+        return "Ray's memory monitor ended it, as the machine runs low on memory"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("Task was killed", "The actor died", "The actor is dead"))]
     return first_line(Exception((told or lines or [type(error).__name__])[-1]))
