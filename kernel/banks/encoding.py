@@ -20,6 +20,7 @@ from kernel.models.weights_folder import Weights
 from kernel.system.devices import Device
 from kernel.system.files import write_json, write_whole
 from kernel.system.records import read_record
+from kernel.system.terminal.progress import progress_bar
 from kernel.system.work import Ends, Engine, Outcome, Share, plain
 
 SENTENCES, CLIP = "sentences", "clip"
@@ -142,12 +143,11 @@ class Encoder:
 
 def encode_shards(encoding: Encoding, shards: range, engine: Engine) -> None:
     """Makes the shards that are missing. Raises OSError when the disk refuses one, UserError when no worker can."""
-    from tqdm.auto import tqdm
-
     missing, outcome = encoding.missing(shards), Outcome()
     working = closing(engine.work(encoding, dict.fromkeys(missing, 1), Ends(), outcome))
-    with working as steps, tqdm(initial=len(shards) - len(missing), total=len(shards), desc=encoding.model,
-                                unit="shard", file=sys.stderr, disable=not missing) as bar:  # fmt: skip
+    done = len(shards) - len(missing)
+    bar = progress_bar(initial=done, total=len(shards), desc=encoding.model, unit="shard", disable=not missing)
+    with working as steps, bar:
         for count in steps:
             bar.update(count)
     if outcome.left:

@@ -8,7 +8,6 @@ and where rows were made anew, every choice from there on is made again.
 
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -38,6 +37,7 @@ from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights
 from kernel.system.devices import Device
 from kernel.system.files import file_sha256, write_whole
+from kernel.system.terminal.progress import progress_bar
 from kernel.system.work import Ends, Engine, Outcome, Share, plain
 
 ROUND = 32  # shards whose rows are held and compared together: 200 MB of a worker's memory
@@ -51,11 +51,9 @@ def select_shards(
 
     Raises OSError when the disk refuses a file, UserError when no worker can compare.
     """
-    from tqdm.auto import tqdm
-
     guard: Guard | None = None
     seal = file_sha256(identity)
-    with tqdm(total=len(shards), desc="duplicates", unit="shard", file=sys.stderr) as bar:
+    with progress_bar(total=len(shards), desc="duplicates", unit="shard") as bar:
         for number, start in enumerate(range(0, len(shards), ROUND)):
             own = shards[start : start + ROUND]
             for shard in own:

@@ -20,7 +20,9 @@ def test_a_small_demo_leaves_a_competition_a_run_and_a_report(tmp_path, weights_
     check_submission(out / "submission.csv", ids)
     scores = json.loads((out / "run.json").read_text())["scores"]
     assert set(scores) == {"prior", "captions", "modifiers", "baseline", "text"}
-    printed = capsys.readouterr().out
+    printed, noted = capsys.readouterr()
+    bars = [line.partition(":")[0] for line in noted.splitlines() if "%|" in line]
+    assert "\r" not in noted and len(bars) == len(set(bars)) > 5  # one a stage, in lines where no terminal draws them
     assert all(f"{value:.3f}" in printed for value in scores.values())
     last = printed.splitlines()[-2:]
     assert "python -m kernel describe" in last[0] and "python -m kernel publish init" in last[1]

@@ -148,7 +148,7 @@ def test_a_command_that_fails_midway_has_written_what_it_made_and_goes_on(here, 
 @pytest.mark.parametrize(
     "options, said",
     [
-        ("--write txt --captioner git", "build/weights holds no captioner 'git'"),
+        ("--write txt --captioner git", "build/weights: holds no captioner 'git'"),
         ("--existing append", "--existing is of captions in files. Give --write txt, jsonl or csv too"),
         ("--max-tokens 75", "--max-tokens is of captions in files"),
         (
