@@ -40,7 +40,7 @@ from kernel.system.files import file_sha256, write_whole
 from kernel.system.terminal.progress import progress_bar
 from kernel.system.work import Ends, Engine, Outcome, Share, plain
 
-ROUND = 32  # shards whose rows are held and compared together: 200 MB of a worker's memory
+ROUND = 32  # shards whose rows are held and compared together: 250 MB of a worker's memory
 Guard = Callable[[list[str], np.ndarray], tuple[np.ndarray, dict[str, int]]]
 
 

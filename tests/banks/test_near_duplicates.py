@@ -1,4 +1,5 @@
 from collections.abc import Iterable
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -172,10 +173,91 @@ def test_after_an_interruption_the_rest_is_decided_as_without_one(small_batches,
     assert resumed.keep(rows[border:]).tolist() == expected[border:].tolist()
 
 
-def test_a_kept_row_takes_two_bytes_a_dimension():
+def test_a_kept_row_takes_two_bytes_a_dimension_and_four_an_axis():
     near = NearDuplicates()
     kept = near.keep(clustered_rows(7, 300, 384, 0.5))
-    assert sum(block.nbytes for block in near.blocks) == kept.sum() * 384 * 2
+    assert sum(block.rows.nbytes for block in near.blocks) == kept.sum() * 384 * 2
+    assert sum(block.heads.nbytes for block in near.blocks) == kept.sum() * (near_duplicates.AXES + 1) * 4
+
+
+# the bound by fewer axes
+
+THRESHOLDS = [0.3, 0.7, 0.9, 0.99, 1.0]
+
+
+def rows_at_the_edge(seed: int, n: int, dimensions: int) -> np.ndarray:
+    """Unit rows in pairs at a threshold, and 1e-7 to 1e-3 beside it before they are float16, some of them twice."""
+    rng = np.random.default_rng(seed)
+    first = unit_rows(rng.standard_normal((n, dimensions))).astype(np.float64)
+    across = rng.standard_normal((n, dimensions))
+    across -= (across * first).sum(axis=1, keepdims=True) * first
+    across /= np.linalg.norm(across, axis=1, keepdims=True)
+    thresholds = rng.choice(THRESHOLDS, (n, 1))
+    cosines = np.minimum(thresholds + rng.choice([-1e-3, -1e-6, -1e-7, 0, 1e-7, 1e-3], (n, 1)), 1)
+    rows = np.concatenate([first, cosines * first + np.sqrt(1 - cosines**2) * across])
+    return unit_rows(rows[rng.integers(0, len(rows), 2 * len(rows))])
+
+
+def decided(rows: np.ndarray, threshold: float) -> np.ndarray:
+    """Without rows that are nearer to the edge than float32 sums are exact, which decides them either way."""
+    stored = rows.astype(np.float16).astype(np.float64)
+    stored /= np.linalg.norm(stored, axis=1, keepdims=True)
+    return rows[~(np.abs(stored @ stored.T - (threshold - near_duplicates.ROUNDING)) < 3e-7).any(axis=1)]
+
+
+def orthogonal_rows(seed: int, n: int, dimensions: int) -> np.ndarray:
+    """Axes in both directions, in any order, some of them twice and more."""
+    rng = np.random.default_rng(seed)
+    return np.eye(dimensions)[rng.integers(0, dimensions, n)] * rng.choice([-1, 1], (n, 1))
+
+
+def rows_of_low_rank(seed: int, n: int, dimensions: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return unit_rows(rng.standard_normal((n, 3)) @ rng.standard_normal((3, dimensions)))
+
+
+def rows_with_a_common_head(seed: int, n: int, dimensions: int) -> np.ndarray:
+    """All of them of a cosine of about 0.95 along one direction, so that no few axes tell them apart."""
+    rng = np.random.default_rng(seed)
+    return unit_rows(4 * np.eye(dimensions)[0] + rng.standard_normal((n, dimensions)) / np.sqrt(dimensions) * 1.3)
+
+
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    n=st.integers(1, 40),
+    dimensions=st.sampled_from([2, 43, 44, 45, 384, 500]),
+    threshold=st.sampled_from(THRESHOLDS),
+    kind=st.sampled_from([rows_at_the_edge, orthogonal_rows, rows_of_low_rank, rows_with_a_common_head]),
+    sizes=st.sampled_from([(1024, 256), (7, 3)]),
+)
+@settings(max_examples=150, deadline=None)
+def test_no_near_row_is_missed_whatever_the_rows_are_like(seed, n, dimensions, threshold, kind, sizes):
+    rows = decided(kind(seed, n, dimensions), threshold)
+    with mock.patch.multiple(near_duplicates, BATCH_ROWS=sizes[0], TILE_ROWS=sizes[1]):
+        assert NearDuplicates(threshold).keep(rows).tolist() == naively_kept(rows, threshold)
+
+
+@given(seed=st.integers(0, 2**32 - 1), threshold=st.sampled_from(THRESHOLDS))
+@settings(max_examples=30, deadline=None)
+def test_axes_of_other_rows_give_the_same_answers(seed, threshold):
+    """Those of the first call, of three rows, meet rows that lie across them."""
+    rows = decided(rows_at_the_edge(seed, 30, 384), threshold)
+    near = NearDuplicates(threshold)
+    with mock.patch.object(near_duplicates, "SAMPLE_ROWS", 3):
+        answers = [*near.keep(rows[:3]), *near.keep(rows[3:])]
+    assert near.axes_of == 3 and answers == naively_kept(rows, threshold)
+
+
+def test_few_pairs_are_compared_whole(monkeypatch):
+    """Of rows that, as sentences do, differ most along few axes."""
+    far = np.random.default_rng(8).standard_normal((500, 384)) / np.arange(1, 385)
+    rows, whole, compare = unit_rows(np.concatenate([far, far[:5]])), [], near_duplicates.are_near
+    monkeypatch.setattr(
+        near_duplicates, "are_near", lambda a, b, at: whole.append(len(a) * len(b)) or compare(a, b, at)
+    )
+    answers = NearDuplicates().keep(rows).tolist()
+    assert answers == naively_kept(rows, 0.9) and not any(answers[500:])
+    assert 0 < sum(whole) < 505**2 / 5
 
 
 # refusals

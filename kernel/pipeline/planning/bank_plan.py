@@ -11,7 +11,7 @@ from typing import Any
 from kernel.banks.build import SHARD
 from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes, near_duplicate_pairs
 from kernel.banks.encoding import BATCH
-from kernel.banks.near_duplicates import PART_ROWS
+from kernel.banks.near_duplicates import AXES, PART_ROWS
 from kernel.banks.selection import ROUND
 from kernel.config import EMBEDDING_DIMENSIONS
 from kernel.pipeline.planning.bank_costs import bank_cost, room_note
@@ -169,19 +169,21 @@ def sentences_part(prompts: int, machines: Machines, weights: Weighed, sentence:
 
 
 def near_duplicates_part(prompts: int, machines: Machines) -> Part:
-    """Every row with all before it, in float32. Prompts are chosen in groups, one after the other: all devices compare
-    a group with what is before it, and one then its prompts with each other, for which each is started anew."""
+    """Every row with all before it, in float32, of which a CPU looks at few numbers. Prompts are chosen in groups, one
+    after the other: all devices compare a group with what is before it, and one then its prompts with each other, for
+    which each is started anew."""
     gpu, pairs = machines.gpu, near_duplicate_pairs(prompts)
     groups = math.ceil(prompts / TOGETHER)
     workers = busy(machines, prompts, TOGETHER)
     within = near_duplicate_pairs(min(prompts, TOGETHER)) * prompts / min(prompts, TOGETHER)
-    pair = 2 * EMBEDDING_DIMENSIONS / gpu.single_speed + ASSUMED.comparison_bytes / gpu.read_speed
+    operations = 2 * (AXES + 1 if gpu.is_cpu else EMBEDDING_DIMENSIONS)
+    pair = operations / gpu.single_speed + ASSUMED.comparison_bytes / gpu.read_speed
     starts = (2 * groups - 1) * ASSUMED.start_seconds
     seconds = ((pairs - within) / workers + within) * pair + starts
     rows = min(prompts, TOGETHER) * ROW + (PART_ROWS + SHARD) * EMBEDDING_DIMENSIONS * 4
     products = PART_ROWS * SHARD * (4 + 1)  # cosines, and which of them are near
     read = prompts * ROW * ((groups - 1) / 2 + workers + 1)  # what is before a group, and by each worker its own
-    return Part("near duplicates", "", workers, 2 * EMBEDDING_DIMENSIONS * pairs, seconds, rows + products, read, 0)
+    return Part("near duplicates", "", workers, operations * pairs, seconds, rows + products, read, 0)
 
 
 def clip_part(prompts: int, machines: Machines, clip: Clip) -> Part:
