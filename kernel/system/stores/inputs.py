@@ -16,7 +16,8 @@ from kernel.system.stores.store import Listed, Store
 from kernel.system.stores.urls import Url
 from kernel.system.terminal.progress import progress_bar
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 ORIGIN = "origin.json"  # what the store said of each object when it was fetched
 AT_ONCE = 8  # objects
 CURE = "free space there or give --mirror another folder, then run again: what was fetched is kept"

@@ -11,10 +11,14 @@ from kernel.errors import UserError, first_line, kind_and_line, listed
 from kernel.system.files import NO_ROOM
 from kernel.system.stores.urls import STORES, Url
 
-# of botocore: one more try of what fails, so that a store that does not answer is told within half a minute
+# of botocore: two tries of each call, so that a store that does not answer is told within half a minute
 S3 = {
     "use_listings_cache": False,
-    "config_kwargs": {"connect_timeout": 5, "read_timeout": 15, "retries": {"mode": "standard", "max_attempts": 1}},
+    "config_kwargs": {
+        "connect_timeout": 5,
+        "read_timeout": 15,
+        "retries": {"mode": "standard", "total_max_attempts": 2},
+    },
 }
 TRIES = 2  # of s3fs, each with botocore's own
 OPTIONS: Mapping[str, Mapping[str, Any]] = {"s3": S3, "s3a": S3}

@@ -67,11 +67,10 @@ def place(text: str) -> Place:
 
 def require_paths(command: str, values: Iterable[Any]) -> None:
     """Raises UserError for the first path, or text in a list, that is a URL: taken for a path it would lead nowhere."""
-    listed = [own for value in values for own in (value if isinstance(value, list) else [value])]
-    texts = [own for value in values if isinstance(value, list) for own in value if isinstance(own, str)]
-    for value in [*(own for own in listed if isinstance(own, Path)), *texts]:
-        if (found := SCHEME.match(str(value))) and not Path(value).exists():
-            raise UserError(
-                f"{found[1]}://{found[3]}: '{command}' takes files and folders of this machine; URLs are read and "
-                "written by 'bank' and 'train' alone. Fetch it first, and give its path"
-            )
+    for value in values:
+        for own in value if isinstance(value, list) else [value] if isinstance(value, Path) else []:
+            if isinstance(own, str | Path) and (found := SCHEME.match(str(own))) and not Path(own).exists():
+                raise UserError(
+                    f"{found[1]}://{found[3]}: '{command}' takes files and folders of this machine; URLs are read and "
+                    "written by 'bank' and 'train' alone. Fetch it first, and give its path"
+                )
