@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import urllib.request
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,7 +40,7 @@ class S3Server:
         request = urllib.request.Request(asked, str(free_requests).encode(), kind, method="POST")
         urllib.request.urlopen(request).close()
 
-    @property
+    @cached_property
     def files(self) -> Any:
         """What s3fs makes of it, past all that is tested."""
         import fsspec
