@@ -36,14 +36,12 @@ def bank_command(options: argparse.Namespace) -> None:
     from kernel.system.stores.places import Places
 
     places = Places(options.mirror)
-    exclude = options.exclude and places.read(options.exclude)
-    settings = BankSettings(list(map(places.read, options.prompts)), options.column, exclude, options.near)
-    weights = places.read(options.weights)
-    with (
-        places.written(options.out, ORDER) as out,
-        engine_named(options.engine, options.device, options.address) as engine,
-    ):
-        record = build_bank(settings, weights, out, engine)
+    with places.written(options.out, ORDER) as out:
+        exclude = options.exclude and places.read(options.exclude)
+        settings = BankSettings(list(map(places.read, options.prompts)), options.column, exclude, options.near)
+        weights = places.read(options.weights)
+        with engine_named(options.engine, options.device, options.address) as engine:
+            record = build_bank(settings, weights, out, engine)
     print(f"{options.out}: {record['count']:,} of {record['read']:,} prompts")
     for reason, count in record["dropped"].items():
         print(f"  {count:>10,} dropped: {reason}")

@@ -86,11 +86,12 @@ def train_command(options: argparse.Namespace) -> None:
     if options.engine == LOCAL and options.workers:
         raise UserError("--workers: of a Ray cluster. Give --engine ray too, or start several processes by torchrun")
     places = Places(options.mirror)
-    towers = [str(places.read(own)) if isinstance(own, Url) else own for own in options.towers or (CLIP,)]
-    asked = {"pairs": places.read(options.pairs), "weights": places.read(options.weights), "tier": options.tier,
-             "towers": towers, "settings": settings, "device": options.device, "near": options.near}  # fmt: skip
     with places.written(options.out, ORDER) as out:
-        content = trained(asked | {"out": out}, options, deadline)
+        towers = [str(places.read(own)) if isinstance(own, Url) else own for own in options.towers or (CLIP,)]
+        asked = {"pairs": places.read(options.pairs), "weights": places.read(options.weights), "out": out,
+                 "tier": options.tier, "towers": towers, "settings": settings, "device": options.device,
+                 "near": options.near}  # fmt: skip
+        content = trained(asked, options, deadline)
     if not content:
         return None  # the first process tells
     if options.json:

@@ -127,6 +127,7 @@ def test_a_bank_from_prompts_in_a_store_to_a_store_is_the_local_one(run, url, s3
     assert_same(objects(s3, "out/bank"), bank)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_at",
     ["put building/sentences-00003.safetensors", "write .seals/building/choice-00001.json", "put clip.safetensors"],
@@ -141,6 +142,7 @@ def test_a_killed_build_goes_on_on_another_machine(run, url, s3, bank, tmp_path,
     assert_same(objects(s3, "out/bank"), bank)
 
 
+@pytest.mark.slow
 def test_a_damaged_object_is_made_again_and_somebody_elses_stays(run, url, s3, bank, tmp_path):
     run(tmp_path / "killed", *bank_arguments(url), killed_at="put clip.safetensors")
     damaged = f"{s3.bucket}/out/bank/building/sentences-00002.safetensors"
@@ -162,6 +164,7 @@ def test_a_place_with_other_objects_is_refused_before_anything_is_made(run, url,
     assert objects(s3, "out/bank") == {"notes.txt": b"of somebody else"}
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_another_machine_goes_on(run, url, s3, bank, tmp_path, mount):  # noqa: F811
     done = run(mount(160 * 2**10), *bank_arguments(url))
     assert done.returncode == 1 and "No space left on device" in done.stderr.splitlines()[-1], done.stderr

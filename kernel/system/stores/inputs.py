@@ -43,7 +43,12 @@ def fetched(url: Url, home: Path) -> Path:
         if place.exists() and place.is_file() != ("" in wanted):
             shutil.rmtree(place) if place.is_dir() else place.unlink()
         remove_others(place, wanted)
-        missing = {name: found for name, found in wanted.items() if not is_there(place, home, name, found)}
+        known = what_was_fetched(home)
+        missing = {
+            name: found
+            for name, found in wanted.items()
+            if known.get(name) != found or not has_bytes(file_of(place, name), found.bytes)
+        }
         if missing:
             needed = sum(found.bytes for found in missing.values())
             require_space(home, needed, f"{url} takes {needed:,} bytes more", "give --mirror a folder on another disk")
@@ -80,12 +85,15 @@ def remove_others(place: Path, wanted: Mapping[str, Listed]) -> None:
             path.unlink()
 
 
-def is_there(place: Path, home: Path, name: str, found: Listed) -> bool:
-    file, origin = file_of(place, name), home / ORIGIN
-    if not file.is_file() or file.stat().st_size != found.bytes or not origin.is_file():
-        return False
+def what_was_fetched(home: Path) -> dict[str, Listed]:
+    if not (home / ORIGIN).is_file():
+        return {}
     cure = f"Remove {home} and run again: it is fetched anew"
-    return read_record(origin, dict[str, Listed], "what was fetched", cure).get(name) == found
+    return read_record(home / ORIGIN, dict[str, Listed], "what was fetched", cure)
+
+
+def has_bytes(file: Path, count: int) -> bool:
+    return file.is_file() and file.stat().st_size == count
 
 
 def fetch(store: Store, missing: Mapping[str, Listed], place: Path, home: Path, seals: Mapping[str, Seal]) -> None:

@@ -56,10 +56,12 @@ class Store:
         """Every object; none where nothing begins with the URL. Raises UserError where there is no such bucket."""
         with self.spoken("listed"):
             found = self.files.find(self.url.path, detail=True)
-        objects = {self.name_of(path): info for path, info in found.items() if info["type"] == "file"}
+        # what ends in a slash stands for a folder: the consoles of stores make such
+        files = {path: info for path, info in found.items() if info["type"] == "file" and not path.endswith("/")}
+        objects = {self.name_of(path): info for path, info in files.items()}
         for name in objects:
             require_inside(self.url, name)
-        return {name: Listed(info["size"], tag_of(info)) for name, info in objects.items() if name[-1:] != "/"}
+        return {name: Listed(info["size"], tag_of(info)) for name, info in objects.items()}
 
     def name_of(self, path: str) -> str:
         return path.lstrip("/").removeprefix(self.url.path).removeprefix("/")
@@ -141,7 +143,7 @@ class Store:
 
 def require_inside(url: Url, name: str) -> None:
     """Raises UserError for a name that would be written elsewhere than below its folder."""
-    parts = name.removesuffix("/").split("/")
+    parts = name.split("/")
     if name and (not all(parts) or {".", ".."} & set(parts) or "\0" in name):
         raise UserError(
             f"{url}: an object there is called {listed([name])}, which is no name of a file in a folder. Nothing was "

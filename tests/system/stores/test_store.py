@@ -89,6 +89,12 @@ def test_objects_have_the_names_from_the_url_on(s3):
     assert Store(Url("s3", f"{s3.bucket}/none")).listing() == {}
 
 
+def test_what_stands_for_a_folder_is_no_object(s3):
+    for key in ("in/", "in/b/", "in/b/c"):
+        s3.files.call_s3("put_object", Bucket=s3.bucket, Key=key, Body=b"")
+    assert list(Store(Url("s3", f"{s3.bucket}/in")).listing()) == ["b/c"]
+
+
 @pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "a//b", "./a", "a\0b"])
 def test_names_that_lead_out_of_a_folder_are_refused(name):
     with pytest.raises(UserError, match="no name of a file in a folder"):
