@@ -12,7 +12,7 @@ import pytest
 
 from kernel.banks import build, selection
 from kernel.banks.build import build_bank
-from kernel.config import BankSettings
+from kernel.config import BankSettings, TrainingSettings
 from kernel.miniature.world.drawing import draw
 from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.miniature.world.grammar import scene_stream
@@ -27,7 +27,8 @@ from tests.whole.test_full_disk import mount  # noqa: F401  # a fixture
 
 FILES = ("prompts.parquet", "clip.safetensors", "sentences.safetensors", "head.safetensors")
 SHARD = 20
-# the command line with small shards, that puts what is new at once, and ends itself before the call KILLED_AT
+# the command line with small shards, that puts what is new at once, and ends itself before the call KILLED_AT, or the
+# second such call where " again" stands behind it
 COMMAND = f"""
 import os, signal, sys
 import kernel.__main__ as main
@@ -36,10 +37,13 @@ from kernel.system.stores import outputs, store
 from kernel.training import features, heads
 build.SHARD = features.SHARD = {SHARD}
 selection.ROUND, heads.STEPS, outputs.PUT_SECONDS = 8, 40, 0.01
+called_before = set()
 def killing(name, does):
     def called(self, of, *more):
-        if f"{{name}} {{of}}" == os.environ.get("KILLED_AT"):
+        call = f"{{name}} {{of}}"
+        if os.environ["KILLED_AT"] == call + " again" * (call in called_before):
             os.kill(os.getpid(), signal.SIGKILL)
+        called_before.add(call)
         return does(self, of, *more)
     return called
 for name in ("write", "put", "remove"):
@@ -84,7 +88,7 @@ def run(s3, weights_folder) -> Callable[..., subprocess.CompletedProcess]:
 
     def ended(mirror: Path, *arguments: str, killed_at: str = "") -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", COMMAND, *arguments, "--weights", str(weights_folder), "--device", "cpu"]
-        told = {**os.environ, **s3.environment, "KILLED_AT": killed_at, "OMP_NUM_THREADS": "1"}
+        told = {**os.environ, **s3.environment, "KILLED_AT": killed_at}
         done = subprocess.run(
             [*command, "--mirror", str(mirror)], cwd=ROOT, env=told, capture_output=True, text=True, timeout=300
         )
@@ -175,15 +179,28 @@ def test_a_full_disk_is_one_line_and_another_machine_goes_on(run, url, s3, bank,
     assert_same(objects(s3, "out/bank"), bank)
 
 
-def test_a_killed_training_goes_on_on_another_machine(run, url, s3, pairs, weights, tmp_path, monkeypatch):
+TRAININGS = [
+    ("head", {}, "put split.json"),
+    pytest.param("blocks", {"epochs": 4, "batch": 10, "workers": 0, "average": 0.9},
+                 f"write {SEALS}training/checkpoint.safetensors again", marks=pytest.mark.slow),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tier", "settings", "killed_at"), TRAININGS)
+def test_a_killed_training_goes_on_on_another_machine(
+    run, url, s3, pairs, weights, tmp_path, monkeypatch, tier, settings, killed_at
+):
     monkeypatch.setattr(heads, "STEPS", 40)
-    expected = train(pairs, weights.folder, tmp_path / "local", device="cpu")
-    s3.files.put(str(pairs), f"{s3.bucket}/in/pairs/", recursive=True)
-    pairs_url = next(path for path in s3.files.find(f"{s3.bucket}/in") if path.endswith("prompts.csv"))
-    arguments = ["train", f"s3://{pairs_url.removesuffix('/prompts.csv')}", "--out", f"{url}/out/own"]
-    run(tmp_path / "killed", *arguments, killed_at="put split.json")
+    own = TrainingSettings(**settings)
+    expected = train(pairs, weights.folder, tmp_path / "local", tier=tier, settings=own, device="cpu")
+    for path in pairs.rglob("*.*"):
+        s3.files.put_file(str(path), f"{s3.bucket}/in/pairs/{path.relative_to(pairs)}")
+    told = [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    arguments = ["train", f"{url}/in/pairs", "--out", f"{url}/out/own", "--tier", tier, *told]
+    run(tmp_path / "killed", *arguments, killed_at=killed_at)
     left = objects(s3, "out/own")
     assert any("/prompts-" in name for name in left) and "encoder.json" not in left
+    assert ("training/checkpoint.safetensors" in left) == (tier != "head")
     done = run(tmp_path / "another", *arguments)
     assert done.returncode == 0 and "going on with what is there" in done.stderr, done.stderr
     assert done.stdout.splitlines()[-1].startswith(f"{url}/out/own: ")

@@ -316,6 +316,16 @@ def test_two_commands_of_one_machine_do_not_write_to_one_place(url, tmp_path):
                 raise AssertionError
 
 
+def test_what_is_put_is_of_one_moment(url, tmp_path, monkeypatch):
+    """A look during which files come may miss an earlier one."""
+    mirror, looks = Mirror(Store(url), tmp_path, ORDER), [{"b": (2, 1, 2)}, {"a": (1, 1, 1), "b": (2, 1, 2)}]
+    monkeypatch.setattr(mirror, "look", lambda: looks.pop(0) if len(looks) > 1 else looks[0])
+    assert mirror.settled() == {"a": (1, 1, 1), "b": (2, 1, 2)}
+    monkeypatch.setattr(mirror, "look", lambda: {f"{len(looks)}": looks.append({}) or (1, 1, 1)})
+    with pytest.raises(UserError, match="files come and go without end"):
+        mirror.settled()
+
+
 def test_a_seal_that_is_there_without_its_object_is_ours(url, tmp_path, s3):
     seal = Seal(Content(hashlib.sha256(b"f").hexdigest(), 1))
     s3.files.pipe(f"{url.path}/{SEALS}first", seal.as_bytes())
