@@ -4,11 +4,12 @@ At the start the store decides: where it holds what this folder does not, anothe
 becomes what the store has; else the folder is as far or further, and what is missing there is put.
 """
 
+import os
 import shutil
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -21,6 +22,7 @@ from kernel.system.stores.store import Listed, Store
 from kernel.system.stores.urls import Url
 
 PUT_SECONDS = 2.0  # between looks for files that are new
+PROBE = f"{SEALS}.can-be-written"
 LOOKS = 100  # for a moment in which no file comes or goes
 Signs = dict[str, tuple[int, int, int]]
 
@@ -111,7 +113,7 @@ class Mirror:
 
     def pull(self) -> None:
         """Makes the folder what the store has, where that is further."""
-        objects = self.store.listing()
+        objects = {name: found for name, found in self.store.listing().items() if name != PROBE}
         seals = read_seals(self.store, objects)
         others = sorted(name for name in objects if name not in seals and not name.startswith(SEALS))
         if objects and not seals:
@@ -120,6 +122,8 @@ class Mirror:
                 f"{others[0] if others else SEALS}. Expected none, or those of this command. Nothing was touched. Give "
                 "--out an empty or a new place"
             )
+        self.store.write(PROBE, b"")  # who may only read is told now, and not after hours of work
+        self.store.remove(PROBE)
         if others:
             print(
                 f"{self.store.url}: {len(others)} objects there are somebody else's and stay as they are, the first is "
@@ -157,7 +161,7 @@ class Mirror:
         if not seal.fits(content):
             file.unlink()
             return name, None, False
-        return name, content, content == here
+        return name, content, here in (content, seal.object)  # the latter: what was being put when this machine ended
 
     def take_over(self, aside: Path) -> None:
         """The folder becomes what the store has: what two machines made does not go together."""
@@ -181,7 +185,7 @@ class Mirror:
             self.put()
         except (UserError, OSError) as error:
             if not quiet:
-                print(f"not put yet, and tried again later: {error}", file=sys.stderr)
+                print(f"not all that is finished is in the store yet: {error}", file=sys.stderr)
             return False
         return True
 
@@ -218,14 +222,13 @@ class Mirror:
 
     def look(self) -> Signs:
         found: Signs = {}
-        for path in self.folder.rglob("*"):
-            name = path.relative_to(self.folder).as_posix()
-            try:
-                if self.order.holds(name) and path.is_file():
-                    told = path.stat()
-                    found[name] = (told.st_mtime_ns, told.st_size, told.st_ino)
-            except FileNotFoundError:
-                continue
+        for folder, _, files in os.walk(self.folder):  # which passes over a folder that is gone by now
+            for path in (Path(folder, file) for file in files):
+                name = path.relative_to(self.folder).as_posix()
+                if self.order.holds(name):
+                    with suppress(FileNotFoundError):
+                        told = path.stat()
+                        found[name] = (told.st_mtime_ns, told.st_size, told.st_ino)
         return found
 
     def content_of(self, name: str) -> Content | None:
