@@ -19,6 +19,7 @@ from kernel.config import LOCAL
 from kernel.errors import UserError, of_this_machine
 from kernel.system.interrupts import end_when_interrupted
 from kernel.system.offline import refuse_network, stay_offline
+from kernel.system.stores.urls import Url, require_paths
 from kernel.system.terminal.output import printing
 
 # what `python -m kernel` alone answers; each example is a command that the parser knows
@@ -43,9 +44,10 @@ def main(arguments: list[str] | None = None) -> int:
         print(FIRST)
         return 0
     options = parser().parse_args(arguments)
-    if options.offline:  # a cluster's own connections are another machine's
-        (refuse_network if getattr(options, "engine", LOCAL) == LOCAL else stay_offline)()
+    if options.offline:
+        stay_offline() if asks_others(options) else refuse_network()
     try:
+        require_paths(options.command.__name__.removesuffix("_command"), vars(options).values())
         return options.command(options) or 0
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -56,6 +58,14 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; what is finished is kept, the same command goes on", file=sys.stderr)
         return 1
+
+
+def asks_others(options: argparse.Namespace) -> bool:
+    """Whether other machines are asked for: a cluster, or a store by its URL."""
+    if getattr(options, "engine", LOCAL) != LOCAL:
+        return True
+    given = [own if isinstance(own, list) else [own] for own in vars(options).values()]
+    return any(isinstance(place, Url) for own in given for place in own)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -11,6 +11,7 @@ import subprocess  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
 from dataclasses import dataclass  # noqa: E402
 from pathlib import Path  # noqa: E402
+from uuid import uuid4  # noqa: E402
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -24,6 +25,7 @@ from kernel.miniature.world.grammar import Scene, scene_stream  # noqa: E402
 from kernel.models.weights_folder import Weights, open_weights  # noqa: E402
 from kernel.system.devices import Device  # noqa: E402
 from tests import warm  # noqa: E402
+from tests.s3_server import S3Server  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "sample"
@@ -44,6 +46,22 @@ def weights_folder() -> Path:
 @pytest.fixture(scope="session")
 def weights(weights_folder: Path) -> Weights:
     return open_weights(weights_folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    with S3Server() as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A server that speaks S3, which the test's process finds, with a new bucket of the name `s3_server.bucket`."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    s3_server.bucket = f"bucket-{uuid4().hex}"
+    s3_server.files.mkdir(s3_server.bucket)
+    return s3_server
 
 
 @pytest.fixture

@@ -41,10 +41,13 @@ from kernel.models.linear_head import IMAGE_NOISE, fit_head, stream_grams
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.system.files import file_sha256, write_json, writing
 from kernel.system.records import read_record
+from kernel.system.stores.outputs import Order
 from kernel.system.work import Engine
 
 SHARD = 8192  # prompts; the most that a killed build encodes again
-BUILDING, IDENTITY = "building", "identity.json"
+BUILDING, IDENTITY, CLEANED = "building", "identity.json", "cleaned.json"
+# into a store: rows of a choice that is made again before that choice, and what counts shards after them
+ORDER = Order((f"{BUILDING}/{IDENTITY}", "*", f"{BUILDING}/choice-*.json", f"{BUILDING}/{CLEANED}", RECORD))
 
 
 def build_bank(settings: BankSettings, weights_folder: Path, out: Path, engine: Engine) -> BankRecord:
@@ -128,7 +131,7 @@ class Cleaned:
 
 def clean_stage(settings: BankSettings, building: Path) -> tuple[range, dict[str, int]]:
     """Files to shards of clean prompts, each text once; the shards' numbers and what was dropped."""
-    done = building / "cleaned.json"
+    done = building / CLEANED
     if not done.is_file():
         counts: Counter[str] = Counter({reason.value: 0 for reason in Reason})
         prompts = clean_prompts(read_prompts_from(settings.sources, settings.column), counts)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from kernel.config import DEFAULT_RECIPE, DEFAULT_WEIGHTS, ENGINES, LOCAL, RECIPES
-from kernel.errors import did_you_mean
+from kernel.config import DEFAULT_MIRROR, DEFAULT_RECIPE, DEFAULT_WEIGHTS, ENGINES, LOCAL, RECIPES
+from kernel.errors import UserError, did_you_mean
+from kernel.system.stores.urls import Place, place
 
 
 class Parser(argparse.ArgumentParser):
@@ -46,8 +47,16 @@ def add_command(commands: argparse._SubParsersAction, does: Does, help: str) -> 
     return command
 
 
-def weights_option(command: Parser, what: str = "weights folder") -> None:
-    command.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, metavar="DIR",
+def path_or_url(text: str) -> Place:
+    """Raises ArgumentTypeError for a URL of no store."""
+    try:
+        return place(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def weights_option(command: Parser, what: str = "weights folder", kind: Callable[[str], Place] = Path) -> None:
+    command.add_argument("--weights", type=kind, default=DEFAULT_WEIGHTS, metavar="DIR",
                          help=f"{what} (default %(default)s)")  # fmt: skip
 
 
@@ -63,8 +72,8 @@ def bank_option(command: Parser, help: str, required: bool = False) -> None:
     command.add_argument("--bank", type=Path, required=required, metavar="DIR", help=help)
 
 
-def out_option(command: Parser, metavar: str, help: str | None = None) -> None:
-    command.add_argument("--out", type=Path, required=True, metavar=metavar, help=help)
+def out_option(command: Parser, metavar: str, help: str | None = None, kind: Callable[[str], Place] = Path) -> None:
+    command.add_argument("--out", type=kind, required=True, metavar=metavar, help=help)
 
 
 def engine_option(command: Parser, does: str = "makes the shards") -> None:
@@ -72,6 +81,12 @@ def engine_option(command: Parser, does: str = "makes the shards") -> None:
                          "machines of a Ray cluster (default %(default)s)")  # fmt: skip
     command.add_argument("--address", metavar="ADDRESS", help="the cluster's, such as ray://HOST:10001 or HOST:6379 "
                          "(default: RAY_ADDRESS, else the one that runs here)")  # fmt: skip
+
+
+def mirror_option(command: Parser) -> None:
+    command.add_argument("--mirror", type=Path, default=DEFAULT_MIRROR, metavar="DIR",
+                         help="files and folders may be URLs, such as s3://BUCKET/FOLDER: where on this machine what "
+                              "they name lies (default %(default)s)")  # fmt: skip
 
 
 def device_option(command: Parser, help: str | None = None) -> None:

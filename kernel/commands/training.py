@@ -2,7 +2,9 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from kernel.commands.options import (
     Parser,
@@ -11,23 +13,31 @@ from kernel.commands.options import (
     device_option,
     engine_option,
     json_option,
+    mirror_option,
     out_option,
+    path_or_url,
     weights_option,
 )
 from kernel.config import LOCAL, NEAR_PROMPTS, TIERS, TrainingSettings, with_settings
 from kernel.errors import UserError
+from kernel.system.stores.urls import Place, Url
 from kernel.system.terminal.output import json_text
+
+if TYPE_CHECKING:
+    from kernel.system.deadline import Deadline
 
 
 def add_train(commands: argparse._SubParsersAction) -> None:
     train = add_command(commands, train_command, "an image encoder that answers with the prompt's vector, from pairs")
-    pairs_argument(train)
-    weights_option(train)
-    out_option(train, "ENCODER", "new or own folder; a killed training goes on")
+    pairs_argument(train, path_or_url)
+    weights_option(train, kind=path_or_url)
+    out_option(train, "ENCODER", "new or own folder; a killed training goes on", path_or_url)
     seen_by = (
         "the weights folder's CLIP, as by default, its BLIP-2's eyes, or a folder with a model of timm; repeatable"
     )
-    train.add_argument("--tower", action="append", metavar="clip|blip2|FOLDER", dest="towers", help=seen_by)
+    train.add_argument(
+        "--tower", action="append", type=tower_or_url, metavar="clip|blip2|FOLDER", dest="towers", help=seen_by
+    )
     train.add_argument("--tier", default=TIERS[0], choices=TIERS, help="what is trained: the head on the frozen tower, "
                        "its upper layers too, matrices beside all, or all of it (default %(default)s)")  # fmt: skip
     train.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="settings",
@@ -39,6 +49,7 @@ def add_train(commands: argparse._SubParsersAction) -> None:
     engine_option(train, "trains")
     train.add_argument("--workers", type=fewest_and_most, metavar="MOST|FEWEST:MOST", help="of a Ray cluster's GPUs or "
                        "machines, how many train; lost ones are done without (default: all)")  # fmt: skip
+    mirror_option(train)
     json_option(train, "encoder.json on stdout")
 
 
@@ -54,28 +65,33 @@ def fewest_and_most(text: str) -> tuple[int, int]:
     return found
 
 
-def pairs_argument(command: Parser) -> None:
-    command.add_argument("pairs", type=Path, help="a folder with images/ and prompts.csv (imgId,prompt), or with tars")
+def tower_or_url(text: str) -> str | Url:
+    """Names of towers are none of paths."""
+    found = path_or_url(text)
+    return found if isinstance(found, Url) else text
+
+
+def pairs_argument(command: Parser, kind: Callable[[str], Place] = Path) -> None:
+    command.add_argument("pairs", type=kind, help="a folder with images/ and prompts.csv (imgId,prompt), or with tars")
 
 
 def train_command(options: argparse.Namespace) -> None:
     from kernel.system.deadline import Deadline, seconds_of
+    from kernel.system.stores.places import Places
     from kernel.training.tower.opened import CLIP
-    from kernel.training.train import train
+    from kernel.training.train import ORDER
 
     settings = with_settings(TrainingSettings(), options.settings)
     deadline = Deadline.after(None if options.deadline is None else seconds_of(options.deadline))
-    asked = {"pairs": options.pairs, "weights": options.weights, "out": options.out, "tier": options.tier,
-             "towers": options.towers or (CLIP,), "settings": settings, "device": options.device,
-             "near": options.near}  # fmt: skip
-    if options.engine != LOCAL:
-        from kernel.training.ray import train_by_ray
-
-        content = train_by_ray(asked, options.address, options.workers, deadline)
-    elif options.workers:
+    if options.engine == LOCAL and options.workers:
         raise UserError("--workers: of a Ray cluster. Give --engine ray too, or start several processes by torchrun")
-    else:
-        content = train(**asked, deadline=deadline)
+    places = Places(options.mirror)
+    with places.written(options.out, ORDER) as out:
+        towers = [str(places.read(own)) if isinstance(own, Url) else own for own in options.towers or (CLIP,)]
+        asked = {"pairs": places.read(options.pairs), "weights": places.read(options.weights), "out": out,
+                 "tier": options.tier, "towers": towers, "settings": settings, "device": options.device,
+                 "near": options.near}  # fmt: skip
+        content = trained(asked, options, deadline)
     if not content:
         return None  # the first process tells
     if options.json:
@@ -90,6 +106,17 @@ def train_command(options: argparse.Namespace) -> None:
         f"{options.out}: {held_out['mean']:.4f} ({low:.4f} to {high:.4f}) on {held_out['pictures']} pictures of "
         f"{held_out['prompts']} prompts that are near to none trained on"
     )
+
+
+def trained(asked: dict[str, Any], options: argparse.Namespace, deadline: "Deadline") -> dict[str, Any]:
+    """By this machine's devices, or by a Ray cluster."""
+    if options.engine == LOCAL:
+        from kernel.training.train import train
+
+        return train(**asked, deadline=deadline)
+    from kernel.training.ray import train_by_ray
+
+    return train_by_ray(asked, options.address, options.workers, deadline)
 
 
 def add_fit(commands: argparse._SubParsersAction) -> None:

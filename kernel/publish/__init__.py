@@ -1,1 +1,1 @@
-"""The way to Kaggle, on the user's own machine: the only part of the package that opens the network."""
+"""The way to Kaggle, on the user's own machine: which opens the network, as else only stores by URL do."""

@@ -1,1 +1,1 @@
-"""Files, devices, memory, time, processes, the terminal, and no network."""
+"""Files, devices, memory, time, processes, the terminal, no network; and where a URL is given, stores."""

@@ -24,6 +24,7 @@ from kernel.pipeline.workers.here import Here
 from kernel.system.deadline import NEVER, Deadline
 from kernel.system.devices import Device, find_device, find_devices
 from kernel.system.files import write_json, write_whole, writing
+from kernel.system.stores.outputs import Order
 from kernel.system.work import Engine
 from kernel.training.curve import curve_picture, curve_table
 from kernel.training.features import AtHand, Features, features_of
@@ -35,6 +36,12 @@ from kernel.training.split import Parts, parts_of, split_of
 from kernel.training.tower.opened import BLIP2, CLIP, NamedTower, OpenedTower, open_tower
 
 WORK = "training"
+# into a store: what shows that a training wrote there, the best weights before the checkpoint that tells of them. Lists
+# of what is yet to be made name paths of this machine, and what Ray Train keeps is of this cluster
+ORDER = Order(
+    (f"{WORK}/*/prompts-*", "*", f"{WORK}/checkpoint.safetensors", records.RECORD),
+    never=(f"{WORK}/*/*.json", f"{WORK}/ray/*"),
+)
 
 
 @dataclass(frozen=True)
@@ -241,7 +248,7 @@ def trained(
         merged(adapters)
     tower = on_device(model.tower, record.pixels, own.device)
     files = [pairs.pictures[place] for place in parts.held_out.tolist()]
-    with TemporaryDirectory(dir=work) as scratch:  # of these very weights: nothing to keep
+    with TemporaryDirectory(dir=work, prefix=".") as scratch:  # of these very weights: nothing to keep
         batch = Recipe().encoder_batch
         see, here = AtHand(lambda: tower.encode_images), Here(own.device)
         held_out = features_of(files, Path(scratch), see, batch, "held out", here).rows

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from tests.conftest import ROOT
 
 # what a run, training, and the way to Kaggle may need; `dev` has no say in these
-EXTRAS = {"run": ["cluster"], "training": ["train", "lora", "cluster"], "publish": ["train", "publish"]}
+EXTRAS = {"run": ["cluster", "stores"], "training": ["train", "lora", "cluster"], "publish": ["train", "publish"]}
 NOT_SHIPPED = "miniature"
 WHERE_THE_USER_HAS_IT = {"pillow-heif"}  # HEIC pictures are left out without it
 FROM_KAGGLES_IMAGE = {"ipython"}  # imported in the notebook alone

@@ -66,6 +66,8 @@ MESSAGES = [
         "train empty --weights weights --out RUN --workers 2 --engine ray --address 127.0.0.1:9",
         ["--workers: a head is fitted by one process", "another --tier"],
     ),
+    ("run s3://bucket/images --out RUN", ["s3://bucket/images: 'run' takes files and folders", "'bank' and 'train'"]),
+    ("describe a.png s3://bucket/b.png", ["s3://bucket/b.png: 'describe' takes files and folders", "Fetch it first"]),
     (f"{RUN} --recipe pairs", ["asks an image encoder", "kernel train PAIRS", "--recipe text"]),
     # the machine
     (f"{RUN} --device tpu", ["tpu", "expected auto, cpu, cuda or cuda:N"]),

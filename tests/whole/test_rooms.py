@@ -14,6 +14,7 @@ BROKEN = {
     "stages": ("kernel/pipeline/stages/clip.py", "import kernel.pipeline.stages.captions"),
     "network": ("kernel/banks/nearest.py", "def fetch():\n    import requests"),
     "commands-network": ("kernel/commands/options.py", "import huggingface_hub"),
+    "stores": ("kernel/banks/build.py", "def fetch():\n    import fsspec"),
     "shipped": ("kernel/publish/prepare.py", "import kernel.miniature.world.drawing"),
     "tests": ("kernel/banks/nearest.py", "import tests.conftest"),
     "circles": ("kernel/system/files.py", "import kernel.system.tensor_files"),

@@ -184,6 +184,12 @@ NOT_HERE = {
     TORCHRUN + "--nnodes 2 --node-rank 0 --master-addr HOST --nproc-per-node 1 -m kernel " + TRAIN: (
         "it needs two machines; tests/whole/test_training.py runs it on two"
     ),
+    KERNEL + "bank s3://BUCKET/prompts.parquet --weights build/weights --out s3://BUCKET/bank": (
+        "it needs a store; tests/whole/test_stores.py runs it with one"
+    ),
+    KERNEL + "train s3://BUCKET/PAIRS --weights build/weights --out s3://BUCKET/ENCODER": (
+        "it needs a store; tests/whole/test_stores.py runs it with one"
+    ),
     "make real": "its pictures do not come with the project; tests/bench/test_real.py runs it on some, where they are",
     "make format": "it changes the project's files; the lines of make lint check what it would do",
     "make browser": "it installs a package of the system; .ci/run runs it",
