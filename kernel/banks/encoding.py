@@ -140,7 +140,7 @@ def encode_shards(encoding: Encoding, shards: range, engine: Engine) -> None:
     missing, outcome = encoding.missing(shards), Outcome()
     working = closing(engine.work(encoding, dict.fromkeys(missing, 1), Ends(), outcome))
     done = len(shards) - len(missing)
-    bar = progress_bar(initial=done, total=len(shards), desc=encoding.model, unit="shard", disable=not missing)
+    bar = progress_bar(initial=done, total=len(shards), desc=f"bank {encoding.model}", unit="shard", disable=not missing)
     with working as steps, bar:
         for count in steps:
             bar.update(count)
