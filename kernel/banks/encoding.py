@@ -145,8 +145,8 @@ def encode_shards(encoding: Encoding, shards: range, engine: Engine) -> None:
     """Makes the shards that are missing. Raises OSError when the disk refuses one, UserError when no worker can."""
     missing, outcome = encoding.missing(shards), Outcome()
     working = closing(engine.work(encoding, dict.fromkeys(missing, 1), Ends(), outcome))
-    done = len(shards) - len(missing)
-    bar = progress_bar(initial=done, total=len(shards), desc=encoding.model, unit="shard", disable=not missing)
+    title, done = f"bank {encoding.model}", len(shards) - len(missing)
+    bar = progress_bar(initial=done, total=len(shards), desc=title, unit="shard", disable=not missing)
     with working as steps, bar:
         for count in steps:
             bar.update(count)

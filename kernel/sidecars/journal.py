@@ -86,16 +86,24 @@ class Journal:
         self.write({"image": self.name(image), "before": before})
 
     def make(self, change: Change) -> None:
-        self.unwritten.append(change)
-        self.made[os.path.abspath(change.image)] = change
         self.write({"image": self.name(change.image), "before": change.before, "after": change.after})
+        self.made[os.path.abspath(change.image)] = change
+        self.unwritten.append(change)
 
     def written(self) -> None:
-        self.unwritten = []
         self.write({"written": True})
+        self.unwritten = []
 
     def write(self, row: dict[str, Any]) -> None:
-        self.file.write(line_of(row))
+        """A whole line, or none. Raises OSError where the disk refuses it."""
+        line, start = line_of(row), self.file.tell()
+        try:
+            while line:
+                line = line[self.file.write(line) :]
+        except OSError:
+            self.file.truncate(start)
+            self.file.seek(start)
+            raise
 
     def remove(self) -> None:
         """The command is at its end. The home's goes last: until then a kill leaves what says that all is done."""

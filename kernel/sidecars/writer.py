@@ -95,13 +95,15 @@ class Writer:
         return len(self.journal.made) - len(set(self.journal.made) & set(map(os.path.abspath, self.changed)))
 
     def tell(self, record: dict[str, Any]) -> None:
-        """Takes a record of `describe`; its caption is in its file at once, or with those of the next pictures."""
+        """Takes a record of `describe`; its caption is in its file at once, or with those of the next pictures. One of
+        which no caption can be made gets an `error`."""
         image = Path(record["image"])
         if os.path.abspath(image) in self.journal.made:
             return
         terms = [] if "error" in record else terms_of(record, self.asked.form)
         if not any(terms):
             self.failed += 1
+            record.setdefault("error", f"no term was chosen, of which --form {self.asked.form} makes a caption")
             return
         after = new_captions(self.before[image], terms, self.asked, self.count_tokens)
         if self.count_tokens and any(self.count_tokens(text) > (self.asked.max_tokens or 0) for text in after):
@@ -117,10 +119,10 @@ class Writer:
             self.journal.written()
 
     def stop(self) -> None:
-        """Before the end. What was made is written, and the same command goes on; of one that had made nothing, as its
-        options were wrong, nothing is left."""
+        """Before the end, wherever it came. What was made is written, and the same command goes on; of one that had
+        made nothing, as its options were wrong, nothing is left."""
         if self.journal.made:
-            self.flush()
+            self.files.write(self.journal.unwritten)  # without a word of that, as another line may be half made
         else:
             self.journal.remove()
 

@@ -3,6 +3,8 @@
 import json
 import os
 from collections import Counter
+from contextlib import suppress
+from io import FileIO
 
 import pytest
 
@@ -46,7 +48,9 @@ def test_a_picture_without_description_gets_no_file_and_is_counted(tmp_path):
     images = pictures(tmp_path, "ab")
     writer = writer_on(tmp_path, images, form="tags")
     writer.tell({"image": str(images[0]), "mode": "fast", "error": "no image"})
-    writer.tell(record_of(images[1], terms=()))
+    empty = record_of(images[1], terms=())
+    writer.tell(empty)
+    assert empty["error"] == "no term was chosen, of which --form tags makes a caption"
     assert writer.finish() == "0 captions written, 0 kept as they were, 2 images without one"
     assert not list(tmp_path.glob("*.txt"))
 
@@ -191,6 +195,49 @@ def test_a_file_of_that_name_that_is_no_journal_is_told(tmp_path, content):
     with pytest.raises(UserError, match="expected what an interrupted describe --write left"):
         writer_on(tmp_path, images)
     assert (tmp_path / NAME).read_bytes() == content
+
+
+def test_a_line_that_the_disk_refuses_halfway_is_none(tmp_path):
+    images = pictures(tmp_path)
+    writer = writer_on(tmp_path, images)
+    writer.tell(record_of(images[0]))
+
+    class Full(FileIO):
+        def write(self, data):
+            if len(data) < 20:
+                raise OSError(28, "No space left on device")
+            return super().write(data[:-10])
+
+    whole, file = writer.journal.file, Full(tmp_path / NAME, "r+")
+    file.seek(0, 2)
+    writer.journal.file = file
+    with pytest.raises(UserError, match="cannot be written .No space left on device.; free space"):
+        writer.tell(record_of(images[1]))
+    writer.stop()
+    whole.close()
+    killed(writer)
+    writer = writer_on(tmp_path, images)
+    assert writer.left == images[1:]
+    killed(writer)
+
+
+@pytest.mark.parametrize("noted", [False, True])
+def test_a_command_that_is_stopped_at_a_picture_writes_it_once(tmp_path, noted, monkeypatch):
+    images = pictures(tmp_path, "ab")
+    writer = writer_on(tmp_path, images, "jsonl", existing="append")
+    writer.tell(record_of(images[0]))
+    if noted:  # between the line of the journal and its being known
+        monkeypatch.setattr(writer.journal, "unwritten", None)
+    with suppress(AttributeError):
+        writer.tell(record_of(images[1]))
+    writer.journal.unwritten = writer.journal.unwritten or []
+    writer.stop()
+    killed(writer)
+    writer = writer_on(tmp_path, images, "jsonl", existing="append")
+    assert writer.left == []
+    writer.finish()
+    rows = [json.loads(line)["text"] for line in (tmp_path / "metadata.jsonl").read_text().splitlines()]
+    assert rows == [NEW, NEW]
 
 
 def test_a_spoilt_line_of_a_journal_is_told(tmp_path):
