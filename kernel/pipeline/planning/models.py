@@ -27,6 +27,7 @@ from kernel.pipeline.planning.model_costs import (
     Work,
     captioner_costs,
     clip_costs,
+    counted_once,
     encoder_costs,
     sentence_costs,
 )
@@ -76,10 +77,11 @@ def published_models(recipe: Recipe, half: bool) -> Models:
     return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES, encoders)
 
 
-def published_clip(half: bool) -> Clip:
+@counted_once
+def published_clip(half: bool, name: str = CLIP) -> Clip:
     import open_clip
 
-    return clip_costs(CLIP, open_clip.get_model_config(CLIP), half)
+    return clip_costs(name, open_clip.get_model_config(name), half)
 
 
 def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
