@@ -80,11 +80,22 @@ class Blip2(CaptionerKind):
     stored_share = 0.6
     # by the class itself: EVA ViT-g with 39 layers of 1,408, Q-Former with 12 layers of 768, 32 queries
     published = (
-        Published("blip2-opt-2.7b", class_name, {"text_config": OPT, "image_token_index": 50265}, 3_744_761_856),
-        Published("blip2-flan-t5-xl", class_name, flan_t5(2048, 5120, 32), 3_942_446_592),
+        Published(
+            "blip2-flan-t5-xl", class_name, flan_t5(2048, 5120, 32), 3_942_446_592,
+            "blip2", "Salesforce/blip2-flan-t5-xl", "MIT", gigabytes=9.10,
+        ),
+        Published(
+            "blip2-opt-2.7b", class_name, {"text_config": OPT, "image_token_index": 50265}, 3_744_761_856,
+            "blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "MIT", gigabytes=7.70,
+        ),
+        # tuned by reinforcement on CLIP's and BLIP-2's own judgement of its captions (arXiv 2404.01911)
+        Published(
+            "vlrm-blip2-opt-2.7b", class_name,
+            {"text_config": {**OPT, "vocab_size": 50272}, "image_token_index": 50265}, 3_744_679_936,
+            "vlrm", "sashakunitsyn/vlrm-blip2-opt-2.7b", "MIT", gigabytes=7.70,
+        ),
         Published("blip2-flan-t5-xxl", class_name, flan_t5(4096, 10240, 64), 12_229_596_672),
-    )
-    shipped = "blip2-flan-t5-xl"
+    )  # fmt: skip
 
     def check(self, folder: Path, config: Any, processor: Any) -> None:
         check_output_scaling(folder / CONFIG, self.read_config(folder / CONFIG), config.text_config)

@@ -79,13 +79,20 @@ class Published:
     """A captioner by its architecture: a name, its class, the numbers of its config.json.
 
     What a configuration leaves out is the default of its class in transformers. `parameters` are the published number,
-    0 for a weights folder's own.
+    0 for a weights folder's own. One that `publish weights` takes has a `key`, which is its folder in `captioners/`
+    and what a recipe calls it, its `repository` on the hub, its `licence` as remembered of its page, the `languages`
+    it was trained to say, and its weights' `gigabytes` in memory as they are loaded on a GPU.
     """
 
     name: str
     class_name: str
     config: dict[str, Any]
     parameters: int = 0
+    key: str = ""
+    repository: str = ""
+    licence: str = ""
+    languages: tuple[str, ...] = ("English",)
+    gigabytes: float = 0.0
 
 
 class CaptionerKind(ABC):
@@ -94,17 +101,19 @@ class CaptionerKind(ABC):
     A manifest names `class_name`; `name` is the folder in `captioners/` that `publish weights` and the miniature world
     fill. `configuration` is the type of its config.json (see kernel/models/configurations.py). `full_precision` are
     dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what the halved file takes of its
-    download. `published` are the sizes that can be planned by name; `publish weights`
-    ships the one called `shipped`, or none.
+    download, `weights_files` the names that it may have there. `published` are the sizes that can be planned by name.
+    `prompt_kind` says what a model is asked with beside the image: "none", "task" words or a "chat".
     """
 
     class_name: str
     name: str
     configuration: Any
+    config_file = CONFIG
     full_precision: tuple[str, ...] = ()
     stored_share: float = 0.5
+    weights_files: tuple[str, ...] = ("model.safetensors",)
     published: tuple[Published, ...] = ()
-    shipped: str = ""
+    prompt_kind = "none"
 
     # loading
 
@@ -149,7 +158,7 @@ class CaptionerKind(ABC):
     @property
     def configurations(self) -> dict[str, Any]:
         """The types of its JSON files, for `check_configurations`."""
-        return {CONFIG: self.configuration}
+        return {self.config_file: self.configuration}
 
     def read_config(self, path: Path, advice: str = ADVICE) -> dict[str, Any]:
         """A config.json of this kind, all of it. Raises UserError."""
@@ -276,8 +285,8 @@ class Captioner:
 
 
 def finite(ids: Any, scores: Any) -> Any:
-    """Scores of every token, as they are, where none is NaN; words that may not follow are minus infinity."""
-    if scores.isnan().any():
+    """Scores of every token, as they are, where none is NaN or infinite but minus infinity, of what may not follow."""
+    if not scores.amax(dim=-1).isfinite().all():  # a row's largest is NaN where any of its scores is
         raise ValueError("its scores of words are no numbers: the weights are damaged, or half precision overflowed")
     return scores
 

@@ -12,7 +12,8 @@ from kernel.banks.word_banks import read_phrases
 from kernel.config import CAPTIONS, ENCODERS, Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.captioner import Published
-from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, kind_of, published_captioners
+from kernel.models.captioners.loading import BY_DEFAULT, captioners_named, kind_of, published_captioners
+from kernel.models.captioners.loading import SHIPPED as TAKEN
 from kernel.models.clip import CONFIG, Configuration
 from kernel.models.configurations import read_configuration
 from kernel.models.encoders.choice import chosen_encoders
@@ -44,11 +45,8 @@ ENCODER_TOWER = Tower(
 )
 # from the smallest to the largest: the order in which a smaller one is proposed
 CAPTIONERS = published_captioners()
-# what `publish weights` puts into captioners/blip2 and captioners/blip
-SHIPPED = {
-    "auto": next(iter(SHIPPED_KINDS.values())).shipped,
-    **{name: kind.shipped for name, kind in SHIPPED_KINDS.items()},
-}
+# what `publish weights` puts into captioners/, by their folders' names
+SHIPPED = {"auto": TAKEN[BY_DEFAULT[0]].name, **{key: own.name for key, own in TAKEN.items()}}
 
 
 @dataclass(frozen=True)
