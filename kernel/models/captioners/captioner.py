@@ -99,7 +99,8 @@ class CaptionerKind(ABC):
     """One class of checkpoints. What is not abstract is what transformers' image-to-text models have in common.
 
     A manifest names `class_name`; `name` is the folder in `captioners/` that `publish weights` and the miniature world
-    fill. `configuration` is the type of its config.json (see kernel/models/configurations.py). `full_precision` are
+    fill. `configuration` is the type of its config.json and `largest` what numbers of its files may be where others'
+    may not (see kernel/models/configurations.py). `full_precision` are
     dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what the halved file takes of its
     download, `weights_files` the names that it may have there. `published` are the sizes that can be planned by name.
     `prompt_kind` says what a model is asked with beside the image: "none", "task" words or a "chat".
@@ -109,6 +110,7 @@ class CaptionerKind(ABC):
     name: str
     configuration: Any
     config_file = CONFIG
+    largest: dict[str, int] = {}
     full_precision: tuple[str, ...] = ()
     stored_share: float = 0.5
     weights_files: tuple[str, ...] = ("model.safetensors",)
@@ -130,7 +132,9 @@ class CaptionerKind(ABC):
     def load(self, folder: Path, device: Device) -> Any:
         """The model in the host's memory, in the device's dtype, complete and checked; else UserError."""
         plain = self.of_transformers("ForConditionalGeneration")
-        kept = type(plain.__name__, (plain,), {"_keep_in_fp32_modules": list(self.full_precision) or None})
+        # by its module transformers knows a class for its own, and what its checkpoints' keys were called before
+        own = {"_keep_in_fp32_modules": list(self.full_precision) or None, "__module__": plain.__module__}
+        kept = type(plain.__name__, (plain,), own)
         return self.adapted(load_complete(kept, folder, device, self.full_precision))
 
     def adapted(self, model: Any) -> Any:
@@ -146,7 +150,7 @@ class CaptionerKind(ABC):
     def inspect(self, folder: Path, tokenizer: dict[str, Any] | None) -> Any:
         """Checks what needs no weights in memory against itself and the manifest's tokenizer record; returns the
         processor. Raises UserError."""
-        check_configurations(folder, self.configurations)
+        check_configurations(folder, self.configurations, self.largest)
         with loading(folder, "transformers"):
             config = self.of_transformers("Config").from_pretrained(folder, local_files_only=True)
             processor = self.read_processor(folder)

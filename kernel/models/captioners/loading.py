@@ -4,6 +4,11 @@ from typing import Any
 
 from kernel.config import Recipe
 from kernel.errors import UserError, did_you_mean
+from kernel.models.captioners.asked.florence2 import FLORENCE2
+from kernel.models.captioners.asked.kosmos2 import KOSMOS2
+from kernel.models.captioners.asked.paligemma import PALIGEMMA
+from kernel.models.captioners.asked.qwen import QWEN2_VL, QWEN3_VL
+from kernel.models.captioners.asked.smolvlm import SMOLVLM
 from kernel.models.captioners.blip import BLIP
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.captioner import Captioner, CaptionerKind, Published
@@ -12,7 +17,9 @@ from kernel.models.weights_folder import Weights
 from kernel.system.devices import Device
 
 # by the class that a manifest names; the better one first, as a weights folder's captioners stand in for one another
-KINDS: dict[str, CaptionerKind] = {kind.class_name: kind for kind in (BLIP2, BLIP, GIT)}
+KINDS: dict[str, CaptionerKind] = {
+    kind.class_name: kind for kind in (BLIP2, BLIP, GIT, FLORENCE2, KOSMOS2, PALIGEMMA, SMOLVLM, QWEN2_VL, QWEN3_VL)
+}
 # what `publish weights` can take, by its folder in captioners/
 SHIPPED: dict[str, Published] = {own.key: own for kind in KINDS.values() for own in kind.published if own.key}
 SHIPPED_KINDS = {key: KINDS[own.class_name] for key, own in SHIPPED.items()}

@@ -10,7 +10,7 @@ from PIL import Image
 
 from kernel.config import RECIPES
 from kernel.errors import UserError
-from kernel.models.captioners.loading import load_captioner
+from kernel.models.captioners.loading import kind_of, load_captioner
 from kernel.models.weights_folder import Weights
 from tests.models.captioners.conftest import edit_state
 from tests.models.captioners.tiny import MAKERS, tiny_captioner
@@ -77,6 +77,20 @@ def test_half_precision_is_loaded_as_half_but_for_the_parts_that_overflow(tiny, 
     loaded = load_captioner(tiny, tiny.captioners[0], half_on_cpu)
     assert torch.float16 in {parameter.dtype for parameter in loaded.model.parameters()}
     assert len(loaded.captions(noise[:1], RECIPE)[0]) == 3
+
+
+def test_a_checkpoint_that_is_loaded_in_another_dtype_is_refused(tiny, half_on_cpu, monkeypatch):
+    """What a transformers that ignores `dtype` would do."""
+    plain = kind_of(tiny.models[tiny.captioners[0]]["class"], "").of_transformers("ForConditionalGeneration")
+    original = plain.from_pretrained.__func__
+
+    def ignoring(cls, *arguments, **keywords):
+        model, info = original(cls, *arguments, **keywords)
+        return model.float(), info
+
+    monkeypatch.setattr(plain, "from_pretrained", classmethod(ignoring))
+    with pytest.raises(UserError, match="loaded as torch.float32, expected torch.float16"):
+        load_captioner(tiny, tiny.captioners[0], half_on_cpu)
 
 
 def test_half_precision_that_overflowed_is_told_in_words(tiny, half_on_cpu, noise):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ WORDS = [*KNOWN_SENTENCE.replace(",", " ,").split(), *"describe this image in on
 SIDE = 28
 
 
-def vocabulary(*special: str, size: int = 96) -> Any:
-    """A tokenizer of whole words, told apart at spaces; `special` are known too."""
+def vocabulary(*special: str, size: int = 96, **named: Any) -> Any:
+    """A tokenizer of whole words, told apart at spaces; `special` are known too, and as `named`."""
     from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -27,8 +28,8 @@ def vocabulary(*special: str, size: int = 96) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.add_special_tokens([AddedToken(own, special=True, normalized=False) for own in special])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>"
-    )
+        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>", **named
+    )  # fmt: skip
 
 
 def git() -> tuple[Any, Any]:
@@ -44,7 +45,135 @@ def git() -> tuple[Any, Any]:
     return GitForCausalLM(config), GitProcessor(pictures, vocabulary())
 
 
-MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {"git": git}
+def qwen(version: int) -> tuple[Any, Any]:
+    import transformers
+
+    names = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+    words = vocabulary(*names)
+    ids = dict(zip(names, words.convert_tokens_to_ids(list(names)), strict=True))
+    turned = {"mrope_section": [2, 1, 1]}
+    text = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 96, "max_position_embeddings": 512, "eos_token_id": 2,
+        "pad_token_id": 0, "bos_token_id": 1, "rope_theta": 10000.0,
+    }  # fmt: skip
+    vision = {"depth": 2, "num_heads": 2, "patch_size": 14}
+    if version == 2:
+        text |= {"rope_scaling": {"type": "mrope", **turned}}
+        vision |= {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
+    else:
+        text |= {"rope_scaling": {"rope_type": "default", "mrope_interleaved": True, **turned}, "head_dim": 8}
+        vision |= {"hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32, "num_position_embeddings": 64,
+                   "deepstack_visual_indexes": [0]}  # fmt: skip
+    given = {
+        "text_config": text, "vision_config": vision, "image_token_id": ids["<|image_pad|>"],
+        "video_token_id": ids["<|video_pad|>"], "vision_start_token_id": ids["<|vision_start|>"],
+        "vision_end_token_id": ids["<|vision_end|>"], "tie_word_embeddings": True,
+    }  # fmt: skip
+    family = f"Qwen{version}VL"
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(
+        getattr(transformers, f"{family}Config")(**given)
+    )
+    pictures = transformers.Qwen2VLImageProcessor(patch_size=14)
+    videos = getattr(transformers, f"{family}VideoProcessor")(patch_size=14)
+    template = (
+        "{% for message in messages %}<|im_start|> {{ message.role }} {% for part in message.content %}"
+        "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|> {% else %}{{ part.text }} {% endif %}"
+        "{% endfor %}<|im_end|> {% endfor %}{% if add_generation_prompt %}<|im_start|> assistant {% endif %}"
+    )
+    processor = getattr(transformers, f"{family}Processor")(pictures, words, videos, chat_template=template)
+    return model, processor
+
+
+def smolvlm() -> tuple[Any, Any]:
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor
+
+    words = vocabulary("<fake_token_around_image>", "<image>", "<global-img>", "<end_of_utterance>")
+    config = Idefics3Config(
+        vision_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "image_size": SIDE, "patch_size": 7},
+        text_config={"model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                     "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 96, "pad_token_id": 0,
+                     "bos_token_id": 1, "eos_token_id": 2},
+        image_token_id=words.convert_tokens_to_ids("<image>"), scale_factor=2, pad_token_id=0,
+    )  # fmt: skip
+    pictures = Idefics3ImageProcessor(size={"longest_edge": 2 * SIDE}, max_image_size={"longest_edge": SIDE})
+    template = (
+        "{% for message in messages %}{{ message.role }} : {% for part in message.content %}"
+        "{% if part.type == 'image' %}<image>{% else %}{{ part.text }} {% endif %}{% endfor %}<end_of_utterance> "
+        "{% endfor %}{% if add_generation_prompt %}assistant : {% endif %}"
+    )
+    processor = Idefics3Processor(pictures, words, image_seq_len=4, chat_template=template)
+    return Idefics3ForConditionalGeneration(config), processor
+
+
+def florence2() -> tuple[Any, Any]:
+    from transformers import CLIPImageProcessor, Florence2Config, Florence2ForConditionalGeneration, Florence2Processor
+
+    words = vocabulary("<image>", extra_special_tokens={"image_token": "<image>"})
+    config = Florence2Config(
+        vision_config={"depths": [1, 1], "embed_dim": [16, 32], "num_heads": [2, 2], "num_groups": [2, 2],
+                       "patch_size": [7, 3], "patch_stride": [4, 2], "patch_padding": [3, 1],
+                       "patch_prenorm": [False, True], "window_size": 4, "projection_dim": 32},
+        text_config={"model_type": "bart", "d_model": 32, "encoder_layers": 2, "decoder_layers": 2,
+                     "encoder_attention_heads": 2, "decoder_attention_heads": 2, "encoder_ffn_dim": 64,
+                     "decoder_ffn_dim": 64, "vocab_size": 96, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+                     "decoder_start_token_id": 2, "forced_eos_token_id": 2, "max_position_embeddings": 128},
+        image_token_id=words.image_token_id,
+    )  # fmt: skip
+    pictures = CLIPImageProcessor(size={"height": 32, "width": 32}, crop_size={"height": 32, "width": 32})
+    pictures.image_seq_length = 17
+    return Florence2ForConditionalGeneration(config), Florence2Processor(pictures, words)
+
+
+def kosmos2() -> tuple[Any, Any]:
+    from transformers import CLIPImageProcessor, Kosmos2Config, Kosmos2ForConditionalGeneration, Kosmos2Processor
+
+    pictures = CLIPImageProcessor(size={"shortest_edge": SIDE}, crop_size={"height": SIDE, "width": SIDE})
+    processor = Kosmos2Processor(pictures, vocabulary(), num_patch_index_tokens=4)
+    config = Kosmos2Config(
+        text_config={"embed_dim": 32, "layers": 2, "ffn_dim": 64, "attention_heads": 2,
+                     "vocab_size": len(processor.tokenizer), "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        vision_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "image_size": SIDE, "patch_size": 14},
+        latent_query_num=64,
+    )  # fmt: skip
+    return Kosmos2ForConditionalGeneration(config), processor
+
+
+def paligemma() -> tuple[Any, Any]:
+    from transformers import (
+        PaliGemmaConfig,
+        PaliGemmaForConditionalGeneration,
+        PaliGemmaProcessor,
+        SiglipImageProcessor,
+    )  # fmt: skip
+
+    pictures = SiglipImageProcessor(size={"height": SIDE, "width": SIDE})
+    pictures.image_seq_length = 4
+    processor = PaliGemmaProcessor(pictures, vocabulary())
+    rows = len(processor.tokenizer)
+    config = PaliGemmaConfig(
+        text_config={"model_type": "gemma", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+                     "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": rows,
+                     "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+        vision_config={"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64,
+                       "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": SIDE, "patch_size": 14,
+                       "vision_use_head": False},
+        image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"), projection_dim=32, vocab_size=rows,
+    )  # fmt: skip
+    return PaliGemmaForConditionalGeneration(config), processor
+
+
+MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
+    "git": git,
+    "florence2": florence2,
+    "kosmos2": kosmos2,
+    "paligemma": paligemma,
+    "smolvlm": smolvlm,
+    "qwen2-vl": partial(qwen, 2),
+    "qwen3-vl": partial(qwen, 3),
+}
 
 
 def tiny_captioner(folder: Path, name: str) -> Weights:
