@@ -13,7 +13,9 @@ from typing_extensions import TypedDict
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import CONFIG, CaptionerKind, Published
-from kernel.models.weights_folder import ADVICE
+from kernel.models.configurations import read_configuration
+from kernel.models.weights_folder import ADVICE, loading
+from kernel.system.files import write_json
 
 
 def flan_t5(model_width: int, feed_forward: int, heads: int) -> dict[str, Any]:
@@ -111,6 +113,20 @@ class Blip2(CaptionerKind):
         if (stated.get("text_config") or {}).get("model_type") == "t5":
             stated["text_config"] |= {"scale_decoder_outputs": False, "tie_word_embeddings": False}
         return stated
+
+    def complete(self, folder: Path) -> bool:
+        """The image's place among the words, which checkpoints before transformers 4.46 have none of."""
+        config, path = self.read_config(folder / CONFIG), folder / "processor_config.json"
+        queries = read_configuration(path).get("num_query_tokens") if path.is_file() else None
+        if queries is not None and config.get("image_token_index") is not None:
+            return False
+        with loading(folder, "transformers"):
+            processor = self.read_processor(folder)  # which gives the tokenizer the token that it lacks
+            processor.num_query_tokens = config.get("num_query_tokens", 32)
+            processor.save_pretrained(folder)
+            place = processor.tokenizer.convert_tokens_to_ids("<image>")
+        write_json(folder / CONFIG, {**config, "image_token_index": place})
+        return True
 
     def lengths(self, model: Any, recipe: Recipe) -> dict[str, int]:
         """T5 counts its start token; OPT would count its image slots too."""

@@ -178,6 +178,10 @@ class CaptionerKind(ABC):
         """A hub's config.json as it is kept: no dtype claimed, as those are the file's and the loader asks its own."""
         return without_dtype(config)
 
+    def complete(self, folder: Path) -> bool:
+        """Adds to a hub's small files what this kind needs and they lack; whether anything was."""
+        return False
+
     # captioning
 
     def prompt(self, processor: Any, images: list[Image.Image], device: Device) -> dict[str, Any]:

@@ -12,13 +12,15 @@ from kernel.models.captioners.asked.smolvlm import SMOLVLM
 from kernel.models.captioners.blip import BLIP
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.captioner import Captioner, CaptionerKind, Published
+from kernel.models.captioners.coca import COCA
 from kernel.models.captioners.git import GIT
 from kernel.models.weights_folder import Weights
 from kernel.system.devices import Device
 
 # by the class that a manifest names; the better one first, as a weights folder's captioners stand in for one another
 KINDS: dict[str, CaptionerKind] = {
-    kind.class_name: kind for kind in (BLIP2, BLIP, GIT, FLORENCE2, KOSMOS2, PALIGEMMA, SMOLVLM, QWEN2_VL, QWEN3_VL)
+    kind.class_name: kind
+    for kind in (BLIP2, BLIP, COCA, GIT, FLORENCE2, KOSMOS2, PALIGEMMA, SMOLVLM, QWEN2_VL, QWEN3_VL)
 }
 # what `publish weights` can take, by its folder in captioners/
 SHIPPED: dict[str, Published] = {own.key: own for kind in KINDS.values() for own in kind.published if own.key}

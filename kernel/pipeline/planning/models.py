@@ -45,6 +45,8 @@ ENCODER_TOWER = Tower(
 )
 # from the smallest to the largest: the order in which a smaller one is proposed
 CAPTIONERS = published_captioners()
+# where one does not fit: of the classes that 'publish weights' takes unasked
+PROPOSED = [name for name, own in CAPTIONERS.items() if own.class_name in {TAKEN[key].class_name for key in BY_DEFAULT}]
 # what `publish weights` puts into captioners/, by their folders' names
 SHIPPED = {"auto": TAKEN[BY_DEFAULT[0]].name, **{key: own.name for key, own in TAKEN.items()}}
 
@@ -91,7 +93,7 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         clip_config = read_configuration(clip_folder / CONFIG, Configuration)["model_cfg"]
         clip = clip_costs(weights.models["clip"]["source"], clip_config, half)
         kind = kind_of(weights.models[name]["class"], captioner_folder)
-        published = Published(name, kind.class_name, kind.read_config(captioner_folder / "config.json"))
+        published = Published(name, kind.class_name, kind.read_config(captioner_folder / kind.config_file))
         captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
         asked = chosen_encoders(recipe, weights)
         towers = {own: read_encoder_record(weights.encoder_folder(own)).towers for own in asked}

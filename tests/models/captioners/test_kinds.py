@@ -10,8 +10,10 @@ from PIL import Image
 
 from kernel.config import RECIPES
 from kernel.errors import UserError
+from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import kind_of, load_captioner
 from kernel.models.weights_folder import Weights
+from kernel.pipeline.planning.model_costs import captioner_costs, weigh
 from tests.models.captioners.conftest import edit_state
 from tests.models.captioners.tiny import MAKERS, tiny_captioner
 
@@ -100,6 +102,17 @@ def test_half_precision_that_overflowed_is_told_in_words(tiny, half_on_cpu, nois
         head.copy_(torch.randn(head.shape).sign() * 6e4)
     with pytest.raises(ValueError, match="no numbers: the weights are damaged, or half precision overflowed"):
         loaded.captions(noise[:1], replace(RECIPE, num_beams=1, captions_per_image=1))
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_a_loaded_one_weighs_what_is_planned_by_its_configuration(tiny, half, cpu, half_on_cpu):
+    name = tiny.captioners[0]
+    loaded = load_captioner(tiny, name, half_on_cpu if half else cpu)
+    config = loaded.kind.read_config(tiny.model_folder(name) / loaded.kind.config_file)
+    costs = captioner_costs(Published(name, loaded.kind.class_name, config), half)
+    assert weigh(loaded.model, loaded.kind) == costs.weights
+    (first, _), (second, _), (third, _) = costs.steps
+    assert first.operations > second.operations <= third.operations
 
 
 def test_a_missing_layer_is_refused(own, cpu):

@@ -4,10 +4,15 @@ The hub's own `microsoft/` repositories carry code; those of `florence-community
 class. The task's token stands for a sentence that only the processor knows.
 """
 
+from math import prod
 from typing import Any, Literal
 
-from kernel.models.captioners.asked.kind import PROMPT_TOKENS, AskedKind, Named
+from typing_extensions import TypedDict
+
+from kernel.models.captioners.asked.kind import PROMPT_TOKENS, AskedKind
 from kernel.models.captioners.captioner import Published
+
+SEEN = 24  # patches along a side, after the last stage
 
 
 def davit(wide: int) -> dict[str, Any]:
@@ -22,8 +27,8 @@ def bart(width: int, feed_forward: int, layers: int, heads: int) -> dict[str, An
     return {"model_type": "bart", "d_model": width, "vocab_size": 51290, **sides}
 
 
-class FlorenceConfiguration(Named, total=False):
-    model_type: Literal["florence2"]  # type: ignore[misc]
+class FlorenceConfiguration(TypedDict, total=False):
+    model_type: Literal["florence2"]
 
 
 class Florence2(AskedKind):
@@ -33,7 +38,7 @@ class Florence2(AskedKind):
     prompt_kind = "task"
     words = "<DETAILED_CAPTION>"
     is_decoder_only = False
-    image_tokens = 577
+    image_tokens = SEEN**2 + 1
     published = (
         Published(
             "florence-2-base", class_name,
@@ -50,7 +55,8 @@ class Florence2(AskedKind):
     def one_image(self, model: Any, half: bool) -> Any:
         import torch
 
-        return torch.empty(1, 3, 768, 768, device="meta", dtype=torch.float16 if half else torch.float32)
+        side = SEEN * prod(model.config.vision_config.patch_stride)  # 768 pixels
+        return torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
 
     def encode_image(self, model: Any, image: Any) -> Any:
         """Once an image, as every encoder and decoder does."""

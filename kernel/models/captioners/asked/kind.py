@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image
-from typing_extensions import TypedDict
 
 from kernel.config import Recipe
 from kernel.errors import UserError
@@ -23,12 +22,6 @@ from kernel.system.devices import Device
 PLAIN_DECODING = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50, "repetition_penalty": 1.0}
 # an instruction's tokens and those of a chat's roles, for the costs
 PROMPT_TOKENS = 32
-
-
-class Named(TypedDict, total=False):
-    """A config.json whose model is told apart by its `model_type`, which each kind narrows."""
-
-    model_type: str
 
 
 class AskedKind(CaptionerKind):

@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from kernel.models.captioners.asked.kind import AskedKind, Named
+from typing_extensions import TypedDict
+
+from kernel.models.captioners.asked.kind import AskedKind
 from kernel.models.captioners.captioner import Published
 
 
-class KosmosConfiguration(Named, total=False):
-    model_type: Literal["kosmos-2"]  # type: ignore[misc]
+class KosmosConfiguration(TypedDict, total=False):
+    model_type: Literal["kosmos-2"]
 
 
 class Kosmos2(AskedKind):

@@ -2,12 +2,14 @@
 
 from typing import Any, Literal
 
-from kernel.models.captioners.asked.kind import AskedKind, Named
+from typing_extensions import TypedDict
+
+from kernel.models.captioners.asked.kind import AskedKind
 from kernel.models.captioners.captioner import Published
 
 
-class PaliGemmaConfiguration(Named, total=False):
-    model_type: Literal["paligemma"]  # type: ignore[misc]
+class PaliGemmaConfiguration(TypedDict, total=False):
+    model_type: Literal["paligemma"]
 
 
 class PaliGemma(AskedKind):

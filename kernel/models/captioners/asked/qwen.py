@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from kernel.models.captioners.asked.kind import AskedKind, Named
+from typing_extensions import TypedDict
+
+from kernel.models.captioners.asked.kind import AskedKind
 from kernel.models.captioners.captioner import Published
 
 LANGUAGES = ("English", "Chinese", "Korean", "Japanese", "and others")
@@ -10,12 +12,12 @@ MOST_PIXELS = 512 * 512  # Stable Diffusion's own; twice the side is four times 
 LEAST_PIXELS = 64 * 64
 
 
-class Qwen2Configuration(Named, total=False):
-    model_type: Literal["qwen2_vl"]  # type: ignore[misc]
+class Qwen2Configuration(TypedDict, total=False):
+    model_type: Literal["qwen2_vl"]
 
 
-class Qwen3Configuration(Named, total=False):
-    model_type: Literal["qwen3_vl"]  # type: ignore[misc]
+class Qwen3Configuration(TypedDict, total=False):
+    model_type: Literal["qwen3_vl"]
 
 
 def qwen3(size: str, key: str, text: dict[str, Any], parameters: int, gigabytes: float) -> Published:
@@ -40,13 +42,13 @@ def qwen3(size: str, key: str, text: dict[str, Any], parameters: int, gigabytes:
 class Qwen2VL(AskedKind):
     class_name = "Qwen2VLForConditionalGeneration"
     name = "qwen2-vl"
-    configuration = Qwen2Configuration
+    configuration: Any = Qwen2Configuration
     largest = {"longest_edge": 2**25, "shortest_edge": 2**25}  # here they count pixels, and are set by `capped`
     prompt_kind = "chat"
     words = "Describe this image in one sentence."
     image_tokens = 324  # 18 x 18 of 28 pixels each
     # Source: config.json of Qwen2-VL-2B-Instruct
-    published = (
+    published: tuple[Published, ...] = (
         Published(
             "qwen2-vl-2b-instruct", class_name,
             {
@@ -87,7 +89,7 @@ class Qwen2VL(AskedKind):
 class Qwen3VL(Qwen2VL):
     class_name = "Qwen3VLForConditionalGeneration"
     name = "qwen3-vl"
-    configuration = Qwen3Configuration
+    configuration: Any = Qwen3Configuration
     image_tokens = 256  # 16 x 16 of 32 pixels each
     published = (
         qwen3("2b", "qwen3-vl", {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28,

@@ -2,7 +2,9 @@
 
 from typing import Any, Literal
 
-from kernel.models.captioners.asked.kind import AskedKind, Named
+from typing_extensions import TypedDict
+
+from kernel.models.captioners.asked.kind import AskedKind
 from kernel.models.captioners.captioner import Published
 
 # Source: config.json of SmolVLM-256M-, -500M- and SmolVLM-Instruct
@@ -20,8 +22,8 @@ def smol(width: int, feed_forward: int, layers: int, heads: tuple[int, int], voc
     }  # fmt: skip
 
 
-class SmolVLMConfiguration(Named, total=False):
-    model_type: Literal["idefics3"]  # type: ignore[misc]
+class SmolVLMConfiguration(TypedDict, total=False):
+    model_type: Literal["idefics3"]
 
 
 class SmolVLM(AskedKind):
