@@ -115,8 +115,10 @@ class Blip2(CaptionerKind):
         return stated
 
     def complete(self, folder: Path) -> bool:
-        """The image's place among the words, which checkpoints before transformers 4.46 have none of."""
+        """The image's place among OPT's words, which checkpoints from before transformers 4.46 have none of."""
         config, path = self.read_config(folder / CONFIG), folder / "processor_config.json"
+        if (config.get("text_config") or {}).get("model_type") != "opt":
+            return False
         queries = read_configuration(path).get("num_query_tokens") if path.is_file() else None
         if queries is not None and config.get("image_token_index") is not None:
             return False

@@ -48,7 +48,7 @@ class Coca(CaptionerKind):
     weights_files = (WEIGHTS, "open_clip_pytorch_model.bin")
     published = (
         Published(
-            "coca-vit-l-14", class_name, {"model_cfg": LARGE}, 638_449_153,
+            "coca-vit-l-14", class_name, {"model_cfg": LARGE}, 638_450_177,
             "coca", "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k", "MIT", gigabytes=1.28,
         ),
     )  # fmt: skip

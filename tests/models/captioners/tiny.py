@@ -45,6 +45,24 @@ def git() -> tuple[Any, Any]:
     return GitForCausalLM(config), GitProcessor(pictures, vocabulary())
 
 
+def vlrm() -> tuple[Any, Any]:
+    """BLIP-2 with OPT."""
+    from transformers import Blip2Config, Blip2ForConditionalGeneration, Blip2Processor, BlipImageProcessor
+
+    processor = Blip2Processor(BlipImageProcessor(size={"height": SIDE, "width": SIDE}), vocabulary(), 4)
+    config = Blip2Config(
+        vision_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                       "image_size": SIDE, "patch_size": 14},
+        qformer_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+                        "vocab_size": 8, "encoder_hidden_size": 32},
+        text_config={"model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2,
+                     "num_attention_heads": 2, "word_embed_proj_dim": 32, "vocab_size": 100, "bos_token_id": 1,
+                     "eos_token_id": 2, "pad_token_id": 0, "max_position_embeddings": 64},
+        num_query_tokens=4, image_token_index=processor.tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    return Blip2ForConditionalGeneration(config), processor
+
+
 def qwen(version: int) -> tuple[Any, Any]:
     import transformers
 
@@ -167,6 +185,7 @@ def paligemma() -> tuple[Any, Any]:
 
 MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "git": git,
+    "vlrm": vlrm,
     "florence2": florence2,
     "kosmos2": kosmos2,
     "paligemma": paligemma,

@@ -14,6 +14,7 @@ from kernel.models.weights_folder import open_weights
 from kernel.publish.hub.pins import CHOICES, MODELS, PINS, pinned_repositories, read_pins
 from kernel.publish.hub.weights import captioners_asked
 from tests.models.captioners.conftest import edit_json
+from tests.models.captioners.tiny import tiny_captioner
 from tests.publish.hub.hub_server import NEWEST, miniature_hub, run_client
 
 COMMAND = "from kernel.__main__ import main; sys.exit(main(sys.argv[1:]))"
@@ -64,16 +65,15 @@ def test_an_unknown_name_is_told_with_the_nearest():
         captioners_asked(["gti"])
 
 
-def test_a_blip2_without_a_place_for_its_image_gets_one(own_copy, cpu, drawn):
-    """As VLRM's repository has it, and all from before transformers 4.46."""
-    weights = own_copy("blip2")
-    folder = weights.model_folder("blip2")
-    pictures = [picture for picture, _ in drawn[:3]]
-    expected = load_captioner(weights, "blip2", cpu).captions(pictures, Recipe())
+def test_a_blip2_with_opt_without_a_place_for_its_image_gets_one(tmp_path, cpu, drawn):
+    """As VLRM's repository has it, from before transformers 4.46."""
+    weights, pictures = tiny_captioner(tmp_path, "vlrm"), [picture for picture, _ in drawn[:3]]
+    folder = weights.model_folder("vlrm")
+    expected = load_captioner(weights, "vlrm", cpu).captions(pictures, Recipe())
     edit_json(folder / "config.json", lambda config: config.pop("image_token_index"))
     edit_json(folder / "processor_config.json", lambda config: config.pop("num_query_tokens"))
     with pytest.raises(UserError, match="would not reach the language model"):
-        load_captioner(weights, "blip2", cpu)
+        load_captioner(weights, "vlrm", cpu)
     assert BLIP2.complete(folder)
-    assert load_captioner(weights, "blip2", cpu).captions(pictures, Recipe()) == expected
+    assert load_captioner(weights, "vlrm", cpu).captions(pictures, Recipe()) == expected
     assert not BLIP2.complete(folder)

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 from kernel.models.captioners.asked.kind import AskedKind
 from kernel.models.captioners.captioner import Published
 
-LANGUAGES = ("English", "Chinese", "Korean", "Japanese", "and others")
+LANGUAGES = ("English", "Chinese", "Korean", "Japanese")  # among others
 MOST_PIXELS = 512 * 512  # Stable Diffusion's own; twice the side is four times the work
 LEAST_PIXELS = 64 * 64
 
