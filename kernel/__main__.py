@@ -9,6 +9,7 @@ import argparse
 import sys
 
 from kernel.commands.banks import add_bank
+from kernel.commands.captioners import add_captioners
 from kernel.commands.describe import add_describe
 from kernel.commands.doctor import add_doctor
 from kernel.commands.evaluation import add_check, add_evaluate, add_explain, add_report, add_verify
@@ -75,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     # in the order of the help
     for add in (add_run, add_evaluate, add_check, add_report, add_plan, add_bank, add_train, add_fit,
 
-add_explain, add_describe, add_constant, add_verify, add_doctor, add_publish, add_demo):  # fmt: skip
+add_explain, add_describe, add_captioners, add_constant, add_verify, add_doctor, add_publish, add_demo):  # fmt: skip
         add(commands)
     return top
 

@@ -41,6 +41,8 @@ def add_steps(publish: Parser) -> None:
     says = "gets a recipe's models, converts them to fp16, writes a weights folder"
     weights = add_command(steps, weights_command, says)
     weights.add_argument("--recipe", default=DEFAULT_RECIPE, choices=list(RECIPES))
+    weights.add_argument("--captioners", nargs="+", default=[], metavar="NAME",
+                         help="these, the best first, in place of the recipe's; 'captioners' lists all")  # fmt: skip
     weights.add_argument("--out", type=Path, default=KAGGLE_WEIGHTS, metavar="DIR", help="default %(default)s")
     download_options(weights, "; may lie on another disk", "each file")
     weights.add_argument("--encode", action="store_true",
@@ -159,14 +161,15 @@ def wheels_command(options: argparse.Namespace) -> None:
 
 def weights_command(options: argparse.Namespace) -> None:
     from kernel.publish.hub.download import pin_repositories
-    from kernel.publish.hub.weights import encode_word_banks, publish_weights
+    from kernel.publish.hub.weights import captioners_asked, encode_word_banks, publish_weights
 
+    asked = captioners_asked(options.captioners)
     if options.pin:
-        for repository in pin_repositories(options.pins):
+        for repository in pin_repositories(options.pins, keys=["clip", *asked, "sentences"] if asked else None):
             print(f"{repository}: {len(repository.files)} files")
         print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
         return
-    folder = publish_weights(recipe_named(options.recipe), options.out, options.scratch, options.pins)
+    folder = publish_weights(recipe_named(options.recipe), options.out, options.scratch, options.pins, asked)
     if options.encode:
         encode_word_banks(folder)
     if options.bank:

@@ -62,24 +62,25 @@ SHARED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def check_configurations(folder: Path, known: Mapping[str, Any]) -> None:
-    """Every JSON file of a model's folder; `known` are the types of those whose values are its kind's own, by path.
+def check_configurations(folder: Path, known: Mapping[str, Any], largest: Mapping[str, float] = MOST) -> None:
+    """Every JSON file of a model's folder; `known` are the types of those whose values are its kind's own, by path,
+    and `largest` what its numbers may be where that is not what any kind's may.
 
     Raises UserError, in one line, for the first file that is not as it may be.
     """
     types = {**SHARED, **known}
     for path in sorted(folder.rglob("*.json")):
-        read_configuration(path, types.get(path.relative_to(folder).as_posix()))
+        read_configuration(path, types.get(path.relative_to(folder).as_posix()), largest=largest)
 
 
-def read_configuration(path: Path, kind: Any = None, advice: str = ADVICE) -> Any:
+def read_configuration(path: Path, kind: Any = None, advice: str = ADVICE, largest: Mapping[str, float] = MOST) -> Any:
     """All that a JSON file says, once that is as `kind` tells, and nothing in it loads code or reaches a hub.
 
     Raises UserError.
     """
     expected = "a model's configuration"
     content = read_record(path, object, expected, advice)
-    wrong = None if path.name in VOCABULARIES else next(problems(content), None)
+    wrong = None if path.name in VOCABULARIES else next(problems(content, {**MOST, **largest}), None)
     if wrong is not None:
         raise UserError(f"{path}: not {expected} ({wrong}). {advice}")
     if kind is not None:
@@ -87,7 +88,7 @@ def read_configuration(path: Path, kind: Any = None, advice: str = ADVICE) -> An
     return content
 
 
-def problems(content: Any) -> Iterator[str]:
+def problems(content: Any, most: Mapping[str, float] = MOST) -> Iterator[str]:
     """What no key of a configuration may say, at any depth."""
     for key, value in entries(content):
         found = f"{key} is {reprlib.repr(value)}"
@@ -95,8 +96,8 @@ def problems(content: Any) -> Iterator[str]:
             yield f"{found}: it loads what is none of the folder's own weights, expected plain settings alone"
         elif key in PLAIN and value and not (isinstance(value, str) and re.fullmatch(r"[\w-]+", value)):
             yield f"{found}: expected a plain name, as others are imported"
-        elif key in MOST and not all(0 <= own <= MOST[key] for own in numbers(value)):
-            yield f"{found}: expected up to {MOST[key]}"
+        elif key in most and not all(0 <= own <= most[key] for own in numbers(value)):
+            yield f"{found}: expected up to {most[key]}"
         elif key == "weight_map" and not all(map(is_beside, value.values() if isinstance(value, dict) else [value])):
             yield f"{found}: expected files beside it"
 

@@ -25,8 +25,8 @@ MANIFEST = "manifest.json"
 # what a finished folder can be added to
 FEATURES_FOLDER, BANK_FOLDER = "word_banks/features", "prompt_bank"
 ENCODERS_FOLDER, ENCODER = "encoders", "encoder.json"
-# Pickles run code when they are read, so only these are ever opened.
-SAFE_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".parquet"}
+# Pickles run code when they are read, so only these are ever opened; a chat's .jinja is rendered in jinja2's sandbox.
+SAFE_SUFFIXES = {".safetensors", ".json", ".txt", ".model", ".parquet", ".jinja"}
 ADVICE = "Make it again: 'make miniature' (build/weights) or 'make weights' (the real ones)"
 
 

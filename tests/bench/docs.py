@@ -131,12 +131,40 @@ def printed(*command: str) -> str:
     return f"```text\n{said.getvalue()}```\n"
 
 
+def captioners() -> str:
+    """What each captioner is and, estimated, takes of a T4."""
+    from kernel.models.captioners.loading import SHIPPED, listing
+
+    rows = [
+        [f"`{own['kind']}`", own["prompt"], ", ".join(own["languages"]), own["licence"],
+         f"{SHIPPED[own['kind']].parameters / 1e6:,.0f} M", f"{own['gigabytes']:.2f}",
+         caption_minutes(own["kind"]), caption_minutes(own["kind"], "num_beams=1", "captions_per_image=1"),
+         own["source"]]
+        for own in listing()
+    ]  # fmt: skip
+    return markdown(
+        ["captioner", "prompt", "languages", "licence", "parameters", "GB", "min, 5 beams", "min, 1 beam", "source"],
+        rows,
+    )
+
+
+def caption_minutes(name: str, *settings: str) -> str:
+    from kernel.config import recipe_named
+    from kernel.pipeline.planning.gpus import gpu_named
+    from kernel.pipeline.planning.plan import plan
+
+    recipe = recipe_named("baseline", [f"captioner={name}", *settings])
+    stages = {own.name: own for own in plan(recipe, gpu_named("T4"), 16_000, with_cures=False).stages}
+    return f"{stages['captions'].seconds / 60:.0f}"
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, ["---"] * len(header), *rows))
 
 
 # by page, the tables between its marks
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "captioners.md": {"captioners": captioners},
     "planning.md": {
         "plan": plan,
         "training plan": training_plan,

@@ -33,6 +33,7 @@ def slow(more: str, leaves: str = "") -> Way:
 
 
 PUSH = "publish push --wait"
+CAPTIONERS = "publish weights --captioners git blip"
 PAIRS = "publish dataset --pairs build/pairs"
 TRAIN = "train PAIRS --weights build/weights --out ENCODER --tier blocks"
 TORCHRUN = ".venv/bin/python -m torch.distributed.run "
@@ -49,6 +50,8 @@ WAYS = {
     KERNEL + "report RUN --prompts prompts.csv": reader("RUN/report.html"),
     KERNEL + "report RUN --pictures-beside": reader("RUN/report_pictures/000000.jpg"),
     KERNEL + "report RUN --images IMAGES --weights build/weights": reader("RUN/report.html"),
+    KERNEL + "captioners": reader(),
+    KERNEL + "run IMAGES --out RUN --set captioner=blip": reader("RUN-own/submission.csv"),
     KERNEL + "doctor": reader(),
     KERNEL + "doctor --deep --json": reader(),
     KERNEL + "explain IMAGE --weights build/weights": reader(),
@@ -101,6 +104,11 @@ WAYS = {
     KERNEL + "publish weights --pin": Way("hub", PINNED.format("weights"), leaves="OUT/pins.json"),
     "make weights": Way(
         "hub", PINNED.format("weights"), after=("publish weights --pin",), leaves="OUT/weights/manifest.json"
+    ),
+    KERNEL + CAPTIONERS + " --pin": Way("hub", PINNED.format("weights"), leaves="OUT/pins.json"),
+    KERNEL + CAPTIONERS: Way(
+        "hub", PINNED.format("weights"), after=(CAPTIONERS + " --pin",),
+        leaves="OUT/weights/captioners/git/model.safetensors",
     ),
     KERNEL + "publish weights --bank build/prompt_bank": Way(
         "hub", PINNED.format("weights"),

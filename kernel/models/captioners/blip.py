@@ -38,9 +38,12 @@ class Blip(CaptionerKind):
             class_name,
             {"text_config": {**BLIP_TEXT, "encoder_hidden_size": 1024}, "vision_config": LARGE_VISION},
             parameters=446_290_492,
+            key="blip",
+            repository="Salesforce/blip-image-captioning-large",
+            licence="BSD-3-Clause",
+            gigabytes=0.89,
         ),
     )
-    shipped = "blip-image-captioning-large"
 
     def adapted(self, model: Any) -> Any:
         from kernel.models.captioners.blip_attention import look_once

@@ -13,7 +13,9 @@ from typing_extensions import TypedDict
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import CONFIG, CaptionerKind, Published
-from kernel.models.weights_folder import ADVICE
+from kernel.models.configurations import read_configuration
+from kernel.models.weights_folder import ADVICE, loading
+from kernel.system.files import write_json
 
 
 def flan_t5(model_width: int, feed_forward: int, heads: int) -> dict[str, Any]:
@@ -80,11 +82,22 @@ class Blip2(CaptionerKind):
     stored_share = 0.6
     # by the class itself: EVA ViT-g with 39 layers of 1,408, Q-Former with 12 layers of 768, 32 queries
     published = (
-        Published("blip2-opt-2.7b", class_name, {"text_config": OPT, "image_token_index": 50265}, 3_744_761_856),
-        Published("blip2-flan-t5-xl", class_name, flan_t5(2048, 5120, 32), 3_942_446_592),
+        Published(
+            "blip2-flan-t5-xl", class_name, flan_t5(2048, 5120, 32), 3_942_446_592,
+            "blip2", "Salesforce/blip2-flan-t5-xl", "MIT", gigabytes=9.10,
+        ),
+        Published(
+            "blip2-opt-2.7b", class_name, {"text_config": OPT, "image_token_index": 50265}, 3_744_761_856,
+            "blip2-opt-2.7b", "Salesforce/blip2-opt-2.7b", "MIT", gigabytes=7.70,
+        ),
+        # tuned by reinforcement on CLIP's and BLIP-2's own judgement of its captions (arXiv 2404.01911)
+        Published(
+            "vlrm-blip2-opt-2.7b", class_name,
+            {"text_config": {**OPT, "vocab_size": 50272}, "image_token_index": 50265}, 3_744_679_936,
+            "vlrm", "sashakunitsyn/vlrm-blip2-opt-2.7b", "MIT", gigabytes=7.70,
+        ),
         Published("blip2-flan-t5-xxl", class_name, flan_t5(4096, 10240, 64), 12_229_596_672),
-    )
-    shipped = "blip2-flan-t5-xl"
+    )  # fmt: skip
 
     def check(self, folder: Path, config: Any, processor: Any) -> None:
         check_output_scaling(folder / CONFIG, self.read_config(folder / CONFIG), config.text_config)
@@ -100,6 +113,22 @@ class Blip2(CaptionerKind):
         if (stated.get("text_config") or {}).get("model_type") == "t5":
             stated["text_config"] |= {"scale_decoder_outputs": False, "tie_word_embeddings": False}
         return stated
+
+    def complete(self, folder: Path) -> bool:
+        """The image's place among OPT's words, which checkpoints from before transformers 4.46 have none of."""
+        config, path = self.read_config(folder / CONFIG), folder / "processor_config.json"
+        if (config.get("text_config") or {}).get("model_type") != "opt":
+            return False
+        queries = read_configuration(path).get("num_query_tokens") if path.is_file() else None
+        if queries is not None and config.get("image_token_index") is not None:
+            return False
+        with loading(folder, "transformers"):
+            processor = self.read_processor(folder)  # which gives the tokenizer the token that it lacks
+            processor.num_query_tokens = config.get("num_query_tokens", 32)
+            processor.save_pretrained(folder)
+            place = processor.tokenizer.convert_tokens_to_ids("<image>")
+        write_json(folder / CONFIG, {**config, "image_token_index": place})
+        return True
 
     def lengths(self, model: Any, recipe: Recipe) -> dict[str, int]:
         """T5 counts its start token; OPT would count its image slots too."""

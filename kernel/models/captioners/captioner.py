@@ -79,32 +79,43 @@ class Published:
     """A captioner by its architecture: a name, its class, the numbers of its config.json.
 
     What a configuration leaves out is the default of its class in transformers. `parameters` are the published number,
-    0 for a weights folder's own.
+    0 for a weights folder's own. One that `publish weights` takes has a `key`, which is its folder in `captioners/`
+    and what a recipe calls it, its `repository` on the hub, its `licence` as remembered of its page, the `languages`
+    it was trained to say, and its weights' `gigabytes` in memory as they are loaded on a GPU.
     """
 
     name: str
     class_name: str
     config: dict[str, Any]
     parameters: int = 0
+    key: str = ""
+    repository: str = ""
+    licence: str = ""
+    languages: tuple[str, ...] = ("English",)
+    gigabytes: float = 0.0
 
 
 class CaptionerKind(ABC):
     """One class of checkpoints. What is not abstract is what transformers' image-to-text models have in common.
 
     A manifest names `class_name`; `name` is the folder in `captioners/` that `publish weights` and the miniature world
-    fill. `configuration` is the type of its config.json (see kernel/models/configurations.py). `full_precision` are
+    fill. `configuration` is the type of its config.json and `largest` what numbers of its files may be where others'
+    may not (see kernel/models/configurations.py). `full_precision` are
     dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what the halved file takes of its
-    download. `published` are the sizes that can be planned by name; `publish weights`
-    ships the one called `shipped`, or none.
+    download, `weights_files` the names that it may have there. `published` are the sizes that can be planned by name.
+    `prompt_kind` says what a model is asked with beside the image: "none", "task" words or a "chat".
     """
 
     class_name: str
     name: str
     configuration: Any
+    config_file = CONFIG
+    largest: dict[str, int] = {}
     full_precision: tuple[str, ...] = ()
     stored_share: float = 0.5
+    weights_files: tuple[str, ...] = ("model.safetensors",)
     published: tuple[Published, ...] = ()
-    shipped: str = ""
+    prompt_kind = "none"
 
     # loading
 
@@ -121,7 +132,9 @@ class CaptionerKind(ABC):
     def load(self, folder: Path, device: Device) -> Any:
         """The model in the host's memory, in the device's dtype, complete and checked; else UserError."""
         plain = self.of_transformers("ForConditionalGeneration")
-        kept = type(plain.__name__, (plain,), {"_keep_in_fp32_modules": list(self.full_precision) or None})
+        # by its module transformers knows a class for its own, and what its checkpoints' keys were called before
+        own = {"_keep_in_fp32_modules": list(self.full_precision) or None, "__module__": plain.__module__}
+        kept = type(plain.__name__, (plain,), own)
         return self.adapted(load_complete(kept, folder, device, self.full_precision))
 
     def adapted(self, model: Any) -> Any:
@@ -137,7 +150,7 @@ class CaptionerKind(ABC):
     def inspect(self, folder: Path, tokenizer: dict[str, Any] | None) -> Any:
         """Checks what needs no weights in memory against itself and the manifest's tokenizer record; returns the
         processor. Raises UserError."""
-        check_configurations(folder, self.configurations)
+        check_configurations(folder, self.configurations, self.largest)
         with loading(folder, "transformers"):
             config = self.of_transformers("Config").from_pretrained(folder, local_files_only=True)
             processor = self.read_processor(folder)
@@ -149,7 +162,7 @@ class CaptionerKind(ABC):
     @property
     def configurations(self) -> dict[str, Any]:
         """The types of its JSON files, for `check_configurations`."""
-        return {CONFIG: self.configuration}
+        return {self.config_file: self.configuration}
 
     def read_config(self, path: Path, advice: str = ADVICE) -> dict[str, Any]:
         """A config.json of this kind, all of it. Raises UserError."""
@@ -164,6 +177,10 @@ class CaptionerKind(ABC):
     def stated(self, config: dict[str, Any]) -> dict[str, Any]:
         """A hub's config.json as it is kept: no dtype claimed, as those are the file's and the loader asks its own."""
         return without_dtype(config)
+
+    def complete(self, folder: Path) -> bool:
+        """Adds to a hub's small files what this kind needs and they lack; whether anything was."""
+        return False
 
     # captioning
 
@@ -276,8 +293,8 @@ class Captioner:
 
 
 def finite(ids: Any, scores: Any) -> Any:
-    """Scores of every token, as they are, where none is NaN; words that may not follow are minus infinity."""
-    if scores.isnan().any():
+    """Scores of every token, as they are, where none is NaN or infinite but minus infinity, of what may not follow."""
+    if not scores.amax(dim=-1).isfinite().all():  # a row's largest is NaN where any of its scores is
         raise ValueError("its scores of words are no numbers: the weights are damaged, or half precision overflowed")
     return scores
 

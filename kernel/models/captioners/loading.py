@@ -4,16 +4,29 @@ from typing import Any
 
 from kernel.config import Recipe
 from kernel.errors import UserError, did_you_mean
+from kernel.models.captioners.asked.florence2 import FLORENCE2
+from kernel.models.captioners.asked.kosmos2 import KOSMOS2
+from kernel.models.captioners.asked.paligemma import PALIGEMMA
+from kernel.models.captioners.asked.qwen import QWEN2_VL, QWEN3_VL
+from kernel.models.captioners.asked.smolvlm import SMOLVLM
 from kernel.models.captioners.blip import BLIP
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.captioner import Captioner, CaptionerKind, Published
+from kernel.models.captioners.coca import COCA
+from kernel.models.captioners.git import GIT
 from kernel.models.weights_folder import Weights
 from kernel.system.devices import Device
 
 # by the class that a manifest names; the better one first, as a weights folder's captioners stand in for one another
-KINDS: dict[str, CaptionerKind] = {kind.class_name: kind for kind in (BLIP2, BLIP)}
-# what `publish weights` ships, by its folder in captioners/
-SHIPPED_KINDS = {kind.name: kind for kind in KINDS.values() if kind.shipped}
+KINDS: dict[str, CaptionerKind] = {
+    kind.class_name: kind
+    for kind in (BLIP2, BLIP, COCA, GIT, FLORENCE2, KOSMOS2, PALIGEMMA, SMOLVLM, QWEN2_VL, QWEN3_VL)
+}
+# what `publish weights` can take, by its folder in captioners/
+SHIPPED: dict[str, Published] = {own.key: own for kind in KINDS.values() for own in kind.published if own.key}
+SHIPPED_KINDS = {key: KINDS[own.class_name] for key, own in SHIPPED.items()}
+# what it takes unasked, in the order in which they stand in for one another
+BY_DEFAULT = ("blip2", "blip")
 
 
 def kind_of(class_name: str, where: object) -> CaptionerKind:
@@ -57,3 +70,19 @@ def published_captioners() -> dict[str, Published]:
     """By name, from the smallest to the largest: the order in which a smaller one is proposed."""
     known = [published for kind in KINDS.values() for published in kind.published]
     return {published.name: published for published in sorted(known, key=lambda own: own.parameters)}
+
+
+def listing() -> list[dict[str, Any]]:
+    """A line for each captioner that `publish weights` can take, as `python -m kernel captioners --json` prints it."""
+    return [
+        {
+            "kind": key,
+            "class": own.class_name,
+            "licence": own.licence,
+            "gigabytes": own.gigabytes,
+            "languages": list(own.languages),
+            "prompt": SHIPPED_KINDS[key].prompt_kind,
+            "source": own.repository,
+        }
+        for key, own in SHIPPED.items()
+    ]

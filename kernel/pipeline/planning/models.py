@@ -12,7 +12,8 @@ from kernel.banks.word_banks import read_phrases
 from kernel.config import CAPTIONS, ENCODERS, Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.captioner import Published
-from kernel.models.captioners.loading import SHIPPED_KINDS, captioners_named, kind_of, published_captioners
+from kernel.models.captioners.loading import BY_DEFAULT, captioners_named, kind_of, published_captioners
+from kernel.models.captioners.loading import SHIPPED as TAKEN
 from kernel.models.clip import CONFIG, Configuration
 from kernel.models.configurations import read_configuration
 from kernel.models.encoders.choice import chosen_encoders
@@ -45,11 +46,10 @@ ENCODER_TOWER = Tower(
 )
 # from the smallest to the largest: the order in which a smaller one is proposed
 CAPTIONERS = published_captioners()
-# what `publish weights` puts into captioners/blip2 and captioners/blip
-SHIPPED = {
-    "auto": next(iter(SHIPPED_KINDS.values())).shipped,
-    **{name: kind.shipped for name, kind in SHIPPED_KINDS.items()},
-}
+# where one does not fit: of the classes that 'publish weights' takes unasked
+PROPOSED = [name for name, own in CAPTIONERS.items() if own.class_name in {TAKEN[key].class_name for key in BY_DEFAULT}]
+# what `publish weights` puts into captioners/, by their folders' names
+SHIPPED = {"auto": TAKEN[BY_DEFAULT[0]].name, **{key: own.name for key, own in TAKEN.items()}}
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         clip_config = read_configuration(clip_folder / CONFIG, Configuration)["model_cfg"]
         clip = clip_costs(weights.models["clip"]["source"], clip_config, half)
         kind = kind_of(weights.models[name]["class"], captioner_folder)
-        published = Published(name, kind.class_name, kind.read_config(captioner_folder / "config.json"))
+        published = Published(name, kind.class_name, kind.read_config(captioner_folder / kind.config_file))
         captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
         asked = chosen_encoders(recipe, weights)
         towers = {own: read_encoder_record(weights.encoder_folder(own)).towers for own in asked}

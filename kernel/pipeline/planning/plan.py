@@ -15,7 +15,7 @@ from kernel.errors import UserError
 from kernel.pipeline.planning import stage_costs as costs
 from kernel.pipeline.planning.bank_costs import bank_cost, neighbours_stage, room_note
 from kernel.pipeline.planning.gpus import GB, Gpu
-from kernel.pipeline.planning.models import CAPTIONERS, SHIPPED, Models, published_models
+from kernel.pipeline.planning.models import CAPTIONERS, PROPOSED, SHIPPED, Models, published_models
 from kernel.pipeline.planning.stage_costs import ASSUMED, Stage
 
 DEADLINE_SECONDS = 9 * 3600
@@ -140,9 +140,9 @@ def cures(failed: Plan, again: Callable[..., Plan]) -> Iterator[str]:
     elif failed.captioner:
         yield "dtype: weights are in half precision already, but for the parts that overflow in it"
     if failed.captioner:
-        sizes = list(CAPTIONERS)
         # of a weights folder's own captioner no smaller one is known
-        smaller = reversed(sizes[: sizes.index(failed.captioner)] if failed.captioner in sizes else [])
+        own = CAPTIONERS.get(failed.captioner)
+        smaller = [name for name in reversed(PROPOSED) if own and CAPTIONERS[name].parameters < own.parameters]
         name = next((name for name in smaller if fits(recipe=replace(recipe, captioner=name))), None)
         if name:
             alias = next((alias for alias, model in SHIPPED.items() if model == name and alias != "auto"), name)

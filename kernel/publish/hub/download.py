@@ -46,14 +46,14 @@ class Listing(TypedDict):
 
 
 def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[str] | None = None) -> list[Repository]:
-    """Asks the hub for the needed files of the repositories (all, or those of `keys`) and writes sizes and hashes
-    into `pins`, and the newest revision where none is named there.
+    """Asks the hub for the needed files of the repositories (those that every pins file names, or of `keys`) and writes
+    sizes and hashes into `pins`, and the newest revision where none is named there.
 
     Raises UserError, writing nothing, when a repository is not there or a pinned file has changed.
     """
     found = []
-    asked = catalogue.choices if keys is None else keys
-    listed_there = read_pins(pins, catalogue)
+    asked = catalogue.named if keys is None else list(keys)
+    listed_there = read_pins(pins, catalogue, asked)
     for repository in [listed_there[key] for key in asked]:
         with asking(repository, f"{pins} stays as it was: run again"):
             pinned_there = pinned_by_hub(repository)
@@ -71,7 +71,7 @@ def pin_repositories(pins: Path, catalogue: Catalogue = MODELS, keys: Iterable[s
         found.append(pinned_there)
     content = json.loads(pins.read_text(encoding="utf-8"))  # all else in the file stays
     for repository in found:
-        content[catalogue.section][repository.key] |= repository.record()
+        content[catalogue.section].setdefault(repository.key, {}).update(repository.record())
     write_json(pins, content)
     return found
 

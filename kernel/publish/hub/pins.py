@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
-from kernel.models.captioners.loading import SHIPPED_KINDS
+from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS
 from kernel.system.files import file_sha256
 from kernel.system.records import read_record
 
@@ -23,8 +23,9 @@ MOST_BYTES = 2**40  # a hundred times the largest file that is taken
 SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 
 OF_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-                 "spiece.model", "vocab.txt")  # fmt: skip
-OF_CAPTIONERS = ("generation_config.json", "processor_config.json", "preprocessor_config.json", *OF_TOKENIZERS)
+                 "spiece.model", "vocab.txt", "vocab.json", "merges.txt")  # fmt: skip
+OF_CAPTIONERS = ("generation_config.json", "processor_config.json", "preprocessor_config.json", "chat_template.json",
+                 "chat_template.jinja", "video_preprocessor_config.json", *OF_TOKENIZERS)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class FileChoice:
 CHOICES = {
     # the only pickle that is ever taken, for a repository that has nothing else
     "clip": FileChoice(("open_clip_config.json",), (), ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")),
-    **{name: FileChoice(("config.json",), OF_CAPTIONERS) for name in SHIPPED_KINDS},
+    **{key: FileChoice((kind.config_file,), OF_CAPTIONERS, kind.weights_files) for key, kind in SHIPPED_KINDS.items()},
     "sentences": FileChoice(
         ("config.json", "modules.json", "1_Pooling/config.json"),
         ("config_sentence_transformers.json", "sentence_bert_config.json", *OF_TOKENIZERS),
@@ -54,16 +55,25 @@ CHOICES = {
 class Catalogue:
     """One section of the pins file: which repositories it names, of the hub's type `kind`, and what is taken of each.
 
-    `command` is what pins them.
+    `command` is what pins them. Those of `unasked`, repositories by key, it names only once somebody asked for them.
     """
 
     section: str
     kind: str
     command: str
     choices: dict[str, FileChoice]
+    unasked: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def named(self) -> list[str]:
+        """The keys that every pins file has."""
+        return [key for key in self.choices if key not in self.unasked]
 
 
-MODELS = Catalogue("repositories", "model", "python -m kernel publish weights --pin", CHOICES)
+MODELS = Catalogue(
+    "repositories", "model", "python -m kernel publish weights --pin", CHOICES,
+    {key: own.repository for key, own in SHIPPED.items() if key not in BY_DEFAULT},
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -177,30 +187,36 @@ def needed_files(key: str, names: Iterable[str], catalogue: Catalogue = MODELS) 
     return [*small, *shards]
 
 
-def read_pins(path: Path, catalogue: Catalogue = MODELS) -> dict[str, Repository]:
-    """The catalogue's repositories by key, as far as they are pinned. Raises UserError where the file says else."""
+def read_pins(path: Path, catalogue: Catalogue = MODELS, asked: Iterable[str] = ()) -> dict[str, Repository]:
+    """The catalogue's repositories by key, as far as they are pinned: those that the file names, and those `asked` for.
+
+    Raises UserError where the file says else.
+    """
     put_back = "Nothing says what to download. Put the committed file back"
-    pins = getattr(read_record(path, Pins, "the pins of the repositories", put_back), catalogue.section)
-    lacking = [key for key in catalogue.choices if key not in pins]
+    named = getattr(read_record(path, Pins, "the pins of the repositories", put_back), catalogue.section)
+    lacking = [key for key in catalogue.choices if key not in {**catalogue.unasked, **named}]
     if lacking:
         raise UserError(f"{path}: {catalogue.section} lacks {', '.join(lacking)}. {put_back}")
+    pins = {**{key: Pin(catalogue.unasked[key], None, {}) for key in asked if key not in named}, **named}
     return {
         key: Repository(key, pins[key].repository, pins[key].revision or "", pins[key].files, catalogue, path)
         for key in catalogue.choices
+        if key in pins
     }
 
 
 def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = MODELS) -> dict[str, Repository]:
     """The repositories named by `keys`, every file pinned. Raises UserError where the hub was not asked yet."""
-    repositories = read_pins(path, catalogue)
     keys = list(keys)
+    repositories = read_pins(path, catalogue, keys)
     for key in keys:
         repository = repositories[key]
         try:
             needed = needed_files(key, repository.files, catalogue)
         except ValueError as error:
+            command = catalogue.command + (f" --captioners {key}" if key in catalogue.unasked else "")
             raise UserError(
-                f"{path}: the files of {repository.name} are not pinned ({error}). Run '{catalogue.command}' first: it "
+                f"{path}: the files of {repository.name} are not pinned ({error}). Run '{command}' first: it "
                 "writes their sizes and hashes there; look at the change, commit it"
             ) from error
         if set(needed) != set(repository.files):

@@ -7,6 +7,7 @@ with what each file was made of, so that a killed run goes on. Downloads lie in 
 import os
 import shutil
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from typing_extensions import TypedDict
 
 from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES, Recipe
-from kernel.errors import UserError
+from kernel.errors import UserError, did_you_mean
 from kernel.estimates.constant import keep_constant_row
 from kernel.models.additions import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
-from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
+from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import CONFIGURATIONS as OF_CLIP
 from kernel.models.clip import ClipEncoder, clip_tokenizer, clip_tokenizer_record
 from kernel.models.configurations import check_configurations
@@ -36,7 +37,7 @@ from kernel.models.weights_folder import (
 )
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch
-from kernel.publish.hub.pins import SHARD, Repository, pinned_repositories
+from kernel.publish.hub.pins import CHOICES, SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device, find_device
 from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json, writing
@@ -69,12 +70,14 @@ class Item:
         return [self.repository.name, self.repository.revision, self.name, self.repository.files[self.name].hash]
 
 
-def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path) -> Path:
+def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path, asked: Sequence[str] = ()) -> Path:
     """Makes `out` the weights folder of a recipe's models, or finds that it is; returns it.
+
+    Of captioners it holds those `asked` for, else the recipe's, in the order in which they stand in for one another.
 
     A killed or failed run goes on where it was. Raises UserError for anything about pins, hub, disk or models.
     """
-    captioners = captioners_of(recipe)
+    captioners = captioners_asked(asked) if asked else captioners_of(recipe)
     repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
     finish_additions(out)
     if is_current(out, repositories, captioners):
@@ -105,6 +108,9 @@ def make_folder(out: Path, repositories: dict[str, Repository], captioners: list
     for item in todo:
         if not item.is_weights:
             make(item, folder, scratch, record)
+    for name in captioners:
+        if SHIPPED_KINDS[name].complete(folder / "captioners" / name):
+            note_changed(items, folder, record)
     models = manifest_models(repositories, folder, captioners)
     for item in todo:
         if item.is_weights:
@@ -132,7 +138,18 @@ def captioners_of(recipe: Recipe) -> list[str]:
             f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
             f"{', '.join(SHIPPED_KINDS)}"
         )
-    return list(SHIPPED_KINDS) if recipe.captioner == "auto" else [recipe.captioner]
+    return list(BY_DEFAULT) if recipe.captioner == "auto" else [recipe.captioner]
+
+
+def captioners_asked(names: Sequence[str]) -> list[str]:
+    """The names, each once. Raises UserError for one that is no captioner's."""
+    for name in names:
+        if name not in SHIPPED_KINDS:
+            raise UserError(
+                f"--captioners {name}: unknown{did_you_mean(name, SHIPPED_KINDS)}; 'python -m kernel captioners' lists "
+                f"all: {', '.join(SHIPPED_KINDS)}"
+            )
+    return list(dict.fromkeys(names))
 
 
 def is_current(out: Path, repositories: dict[str, Repository], captioners: list[str]) -> bool:
@@ -160,8 +177,8 @@ def items_of(repositories: dict[str, Repository], captioners: list[str]) -> list
     for model, repository in repositories.items():
         parent = f"captioners/{model}" if model in captioners else model
         for name in repository.files:
-            clip = model == "clip" and name.endswith(WEIGHTS_SUFFIXES)
-            items.append(Item(repository, name, f"{parent}/{'open_clip_model.safetensors' if clip else name}"))
+            whole = name.endswith(WEIGHTS_SUFFIXES) and not SHARD.fullmatch(name)
+            items.append(Item(repository, name, f"{parent}/{CHOICES[model].weights[0] if whole else name}"))
     return items
 
 
@@ -223,6 +240,15 @@ def make(item: Item, folder: Path, scratch: Path, record: dict[str, Made]) -> No
     source.unlink()
 
 
+def note_changed(items: list[Item], folder: Path, record: dict[str, Made]) -> None:
+    """Takes down what the small files are now, after a kind has added what the hub's lack."""
+    for item in items:
+        if not item.is_weights:
+            target = folder / item.target
+            record[item.target] |= {"sha256": file_sha256(target), "bytes": target.stat().st_size}
+    write_json(folder.parent / "record.json", record)
+
+
 def put(item: Item, source: Path, target: Path) -> str:
     """Writes `target`, halved where it holds weights that are run in half precision; returns its sha256."""
     model = item.repository.key
@@ -231,7 +257,7 @@ def put(item: Item, source: Path, target: Path) -> str:
         return convert_pickle(source, target)
     if item.is_weights and model != "sentences":
         return convert_safetensors(source, target, kind.full_precision if kind else ())
-    if item.name == "config.json" and kind:
+    if kind and item.name == kind.config_file:
         write_json(target, kind.stated(kind.read_config(source, item.repository.other_revision)))
         return file_sha256(target)
     with whole_file(target) as unfinished:
@@ -248,7 +274,8 @@ def manifest_models(repositories: dict[str, Repository], folder: Path, captioner
     for model, repository in repositories.items():
         try:
             folder_of_model = weights.model_folder(model)
-            check_configurations(folder_of_model, CONFIGURATIONS[model])
+            largest = SHIPPED_KINDS[model].largest if model in SHIPPED_KINDS else {}
+            check_configurations(folder_of_model, CONFIGURATIONS[model], largest)
             with loading(folder_of_model, "open_clip" if model == "clip" else "transformers"):
                 tokenizer = tokenizer_record_of(weights, model)
             models[model] = {"class": classes[model], "source": repository.name, "revision": repository.revision}

@@ -7,13 +7,17 @@ import pytest
 from kernel.config import Recipe
 from kernel.errors import UserError
 from kernel.models.captioners.loading import (
+    BY_DEFAULT,
     KINDS,
+    SHIPPED,
     SHIPPED_KINDS,
     captioners_named,
     kind_of,
+    listing,
     load_captioner,
     published_captioners,
 )
+from kernel.pipeline.planning.model_costs import captioner_costs
 from tests.models.captioners.conftest import edit_json
 
 
@@ -36,9 +40,25 @@ def test_every_kind_is_found_by_its_class_and_has_a_name_of_its_own():
 
 
 def test_what_is_shipped_is_one_of_the_kinds_own_published_sizes():
-    assert list(SHIPPED_KINDS)[:2] == ["blip2", "blip"]
-    for kind in SHIPPED_KINDS.values():
-        assert kind.shipped in [published.name for published in kind.published]
+    assert BY_DEFAULT == ("blip2", "blip") and set(BY_DEFAULT) < set(SHIPPED)
+    for key, own in SHIPPED.items():
+        assert own in SHIPPED_KINDS[key].published
+        assert own.repository.count("/") == 1 and own.licence and own.languages
+
+
+@pytest.mark.parametrize("published", published_captioners().values(), ids=lambda own: own.name)
+def test_a_published_captioner_has_the_parameters_and_the_size_that_it_is_listed_with(published):
+    weights = captioner_costs(published, half=True).weights
+    assert weights.parameters == published.parameters
+    if published.key:
+        assert round(weights.bytes / 1e9, 2) == published.gigabytes
+
+
+def test_the_listing_has_every_captioner_once_with_all_that_is_asked_before_a_download():
+    rows = listing()
+    assert [row["kind"] for row in rows] == list(SHIPPED)
+    for row in rows:
+        assert row["class"] in KINDS and row["prompt"] in ("none", "task", "chat") and row["gigabytes"] > 0.3
 
 
 def test_published_captioners_are_of_their_own_kind_and_stand_from_small_to_large():
@@ -71,6 +91,6 @@ def test_the_tokenizer_of_the_other_captioner_is_refused(own_copy, cpu, weights)
 
 
 def test_an_unknown_class_lists_the_known_ones(weights, cpu):
-    models = {**weights.models, "blip": {**weights.models["blip"], "class": "GitForCausalLM"}}
+    models = {**weights.models, "blip": {**weights.models["blip"], "class": "ViTForImageClassification"}}
     with pytest.raises(UserError, match="Blip2ForConditionalGeneration, BlipForConditionalGeneration"):
         load_captioner(replace(weights, models=models), "blip", cpu)

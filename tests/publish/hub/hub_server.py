@@ -10,6 +10,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -24,8 +25,10 @@ from safetensors.torch import load_file, save
 from kernel.publish.hub.pins import PINS, Repository, read_pins
 from tests import warm
 from tests.conftest import ROOT
+from tests.models.captioners.tiny import tiny_captioner
 
 TOKEN = "hf_loopback"
+NEWEST = "ab" * 20  # of a repository whose revision no pins file names
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy")
 LARGE = (".safetensors", ".bin", ".onnx", ".msgpack", ".parquet", ".tar", ".zip")
 # what the real repositories also hold, and nobody needs
@@ -201,9 +204,13 @@ def listing(repository: str, revision: str, files: Files) -> dict:
 
 
 def miniature_hub(weights_folder: Path, minilm: Path, clip_as_pickle: bool = False) -> Hub:
-    """The four repositories of pins.json at its revisions: float32 copies of the miniature checkpoints, and MiniLM."""
-    pins = read_pins(PINS)
+    """The four repositories of pins.json at its revisions: float32 copies of the miniature checkpoints, and MiniLM; of
+    those that it need not name a tiny GIT, at a newest revision."""
+    pins = read_pins(PINS, asked=["git"])
+    with tempfile.TemporaryDirectory() as folder:
+        git = published(tiny_captioner(Path(folder), "git").model_folder("git"))
     files = {
+        pins["git"].name: git,
         pins["clip"].name: clip_files(weights_folder / "clip", clip_as_pickle),
         pins["blip2"].name: blip2_files(weights_folder / "captioners" / "blip2"),
         pins["blip"].name: published(weights_folder / "captioners" / "blip"),
@@ -212,7 +219,7 @@ def miniature_hub(weights_folder: Path, minilm: Path, clip_as_pickle: bool = Fal
     for repository in files.values():
         for decoy in DECOYS:
             repository.setdefault(decoy, b"nobody needs this")
-    return Hub(files, {repository.name: repository.revision for repository in pins.values()})
+    return Hub(files, {repository.name: repository.revision or NEWEST for repository in pins.values()})
 
 
 def files_of(folder: Path) -> list[Path]:
