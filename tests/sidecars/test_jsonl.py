@@ -35,7 +35,7 @@ def test_hugging_face_s_imagefolder_reads_pictures_with_their_captions(tmp_path,
 def test_other_keys_and_rows_stay_as_they_are(tmp_path):
     images = pictures(tmp_path, "ab")
     kept = ['{"file_name": "z.png",  "text": "elsewhere"}', "not json", '{"license":   1.50}', "[1]"]
-    own = '{"id": 7, "file_name": "./a.png", "text": "old", "boxes": [[1, 2]]}'
+    own = '{"id": 7, "file_name": "x/../a.png", "text": "old", "boxes": [[1, 2]]}'
     (tmp_path / "metadata.jsonl").write_text("\n".join([kept[0], own, *kept[1:]]))
     writer = writer_on(tmp_path, images, "jsonl", existing="append")
     for image in images:
@@ -43,7 +43,12 @@ def test_other_keys_and_rows_stay_as_they_are(tmp_path):
     writer.finish()
     lines = (tmp_path / "metadata.jsonl").read_text().splitlines()
     assert [lines[0], *lines[2:5]] == kept
-    assert json.loads(lines[1]) == {"id": 7, "file_name": "./a.png", "text": "old, a fox, fog, ink", "boxes": [[1, 2]]}
+    assert json.loads(lines[1]) == {
+        "id": 7,
+        "file_name": "x/../a.png",
+        "text": "old, a fox, fog, ink",
+        "boxes": [[1, 2]],
+    }
     assert json.loads(lines[5]) == {"file_name": "b.png", "text": "a fox, fog, ink"} and len(lines) == 6
 
 

@@ -131,8 +131,28 @@ def test_a_caption_that_was_corrected_after_the_kill_stays(tmp_path, existing):
     assert writer.changed == ([images[1]] if existing == "overwrite" else [])
 
 
+def test_a_caption_that_was_set_back_after_the_kill_stays(tmp_path):
+    (image,) = pictures(tmp_path, "a")
+    txt_path(image).write_text("old\n")
+    writer = writer_on(tmp_path, [image], existing="append")
+    writer.tell(record_of(image))
+    killed(writer)
+    txt_path(image).write_text("old\n")
+    write_all(writer_on(tmp_path, [image], existing="append"))
+    assert read_txt(txt_path(image)) == ["old"]
+
+
 @pytest.mark.parametrize("existing", ["skip", "overwrite", "append"])
-def test_a_caption_that_somebody_writes_meanwhile_stays(tmp_path, existing):
+def test_a_txt_that_somebody_writes_meanwhile_stays(tmp_path, existing):
+    images = pictures(tmp_path, "ab")
+    writer = writer_on(tmp_path, images, existing=existing)
+    txt_path(images[0]).write_text("by hand\n")
+    assert write_all(writer) == "1 captions written, 0 kept as they were"
+    assert [read_txt(txt_path(image)) for image in images] == [["by hand"], [NEW]] and writer.changed == [images[0]]
+
+
+@pytest.mark.parametrize("existing", ["skip", "overwrite", "append"])
+def test_a_row_that_somebody_writes_meanwhile_stays(tmp_path, existing):
     images = pictures(tmp_path, "ab")
     writer = writer_on(tmp_path, images, "jsonl", existing=existing)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "by hand"}\n{"file_name": "z.png"}\n')
@@ -153,7 +173,9 @@ def test_a_line_of_the_journal_that_the_kill_cut_off_is_no_line(tmp_path):
         file.write(b'{"image": "b.png", "before": [], "aft')
     writer = writer_on(tmp_path, images)
     assert writer.left == [images[1]]
-    write_all(writer)
+    writer.tell(record_of(images[1]))
+    killed(writer)
+    assert write_all(writer_on(tmp_path, images)) == "2 captions written, 0 kept as they were"
     assert [read_txt(txt_path(image)) for image in images] == [[NEW], [NEW]]
 
 
@@ -213,11 +235,12 @@ def test_a_line_that_the_disk_refuses_halfway_is_none(tmp_path):
     writer.journal.file = file
     with pytest.raises(UserError, match="cannot be written .No space left on device.; free space"):
         writer.tell(record_of(images[1]))
-    writer.stop()
-    whole.close()
+    whole.seek(0, 2)
+    writer.journal.file = whole  # there is room again
+    writer.tell(record_of(images[1]))
     killed(writer)
     writer = writer_on(tmp_path, images)
-    assert writer.left == images[1:]
+    assert writer.left == images[2:]
     killed(writer)
 
 
@@ -232,6 +255,7 @@ def test_a_command_that_is_stopped_at_a_picture_writes_it_once(tmp_path, noted, 
         writer.tell(record_of(images[1]))
     writer.journal.unwritten = writer.journal.unwritten or []
     writer.stop()
+    assert noted or len((tmp_path / "metadata.jsonl").read_text().splitlines()) == 2
     killed(writer)
     writer = writer_on(tmp_path, images, "jsonl", existing="append")
     assert writer.left == []
@@ -240,11 +264,12 @@ def test_a_command_that_is_stopped_at_a_picture_writes_it_once(tmp_path, noted, 
     assert rows == [NEW, NEW]
 
 
-def test_a_spoilt_line_of_a_journal_is_told(tmp_path):
+@pytest.mark.parametrize("line", [b'{"picture": "a.png"}', b'{"image": "a.png", "before": [], "after": [1]}', b"3"])
+def test_a_spoilt_line_of_a_journal_is_told(tmp_path, line):
     images = pictures(tmp_path)
     killed(writer_on(tmp_path, images))
     with (tmp_path / NAME).open("ab") as file:
-        file.write(b'{"picture": "a.png"}\n')
+        file.write(line + b"\n")
     with pytest.raises(UserError, match="expected what an interrupted describe --write left"):
         writer_on(tmp_path, images)
 
