@@ -92,6 +92,7 @@ def test_every_thing_that_decides_a_prompt_makes_another_folder(images, monkeypa
         return json.dumps(found, sort_keys=True)
 
     others = [
+        named(),
         named(files[:-1]),
         named(request=Request("best")),
         named(request=Request(top=5)),
@@ -105,7 +106,7 @@ def test_every_thing_that_decides_a_prompt_makes_another_folder(images, monkeypa
     others.append(named())
     monkeypatch.setattr(module, "deciding_versions", lambda: {"torch": "1.0"})
     others.append(named())
-    assert len(set(others)) == 9
+    assert len(set(others)) == 10
 
 
 def test_the_same_command_twice_at_once_is_refused(tmp_path):
