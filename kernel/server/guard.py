@@ -22,14 +22,14 @@ CONTENT_SECURITY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-HEADERS = {
-    "content-security-policy": CONTENT_SECURITY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-resource-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    "cache-control": "no-store",
-}
+HEADERS = [
+    (b"content-security-policy", CONTENT_SECURITY.encode()),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+]
 CHANGING = {"POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -65,11 +65,7 @@ class Guard:
             nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                known = {name for name, _ in message["headers"]}
-                more = [
-                    (name.encode(), value.encode()) for name, value in HEADERS.items() if name.encode() not in known
-                ]
-                message = {**message, "headers": [*message["headers"], *more]}
+                message = {**message, "headers": [*message["headers"], *HEADERS]}
             await send(message)
 
         taken = 0
@@ -112,8 +108,8 @@ class Guard:
         if scope["method"] == "POST" and self.inside > self.rules.most_waiting:
             raise Refused(
                 503,
-                f"{self.inside - 1} requests are not answered yet; expected at most {self.rules.most_waiting}: this one "
-                "was not read. Send it again when some of them are",
+                f"{self.inside - 1} requests are not answered yet; expected at most {self.rules.most_waiting}: this "
+                "one was not read. Send it again when some of them are",
             )
 
     def is_own(self, host: str) -> bool:

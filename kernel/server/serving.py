@@ -45,8 +45,9 @@ class Address:
             )
         if not is_loopback(self.host or LOOPBACK) and self.password is None:
             raise UserError(
-                f"--host {self.host} lets other machines in, and no password was given: nothing was started. Write one "
-                f"into a file and give --password-file FILE, or set {PASSWORD}; without --host only this machine can ask"
+                f"--host {self.host} lets other machines in, and no password was given: nothing was started. Write "
+                f"one into a file and give --password-file FILE, or set {PASSWORD}; without --host only this machine "
+                "can ask"
             )
 
     def listening(self) -> socket.socket:
@@ -137,7 +138,7 @@ class Serving:
 def require_extra() -> None:
     try:
         import fastapi  # noqa: F401
-        import multipart  # noqa: F401
+        import python_multipart  # noqa: F401
         import swagger_ui_bundle  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
