@@ -30,7 +30,7 @@ MOST_PICTURES = 64  # of one request: a shard of `describe`
 MOST_PICTURE_BYTES = 2**26
 MOST_TOP, MOST_NEAREST = 1000, 100
 MOST_NAME = 255
-BODY_TOO_LARGE = 413
+BODY_TOO_LARGE, GONE = 413, 499
 
 
 class Refusal(BaseModel):
@@ -186,10 +186,11 @@ async def unless_gone(request: Request, answer: Any) -> Any:
         await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
             answering.cancel()
+            await asyncio.gather(answering, return_exceptions=True)
+            raise HTTPException(GONE, "who asked has left")  # which nobody reads
         return await answering
     finally:
         left.cancel()
-        answering.cancel()
 
 
 def saved(folder: Path, pictures: dict[int, UploadFile]) -> dict[int, str]:

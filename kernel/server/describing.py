@@ -85,11 +85,18 @@ class Describing:
                         request.answer.set_exception(error)
                 self.current, self.at = None, At()
         finally:
+            left = [self.current] if self.current else []
+            while not self.waiting.empty():
+                left.append(self.waiting.get_nowait())
+            self.current = None
+            for request in left:
+                request.answer.set_exception(Unavailable("the server is ending: nothing was described. Start it again"))
             await self.end()
 
     async def made(self, request: Request) -> list[dict[str, Any]]:
         died = ""
         for _ in range(TRIES):
+            self.at = At()
             self.asked += 1
             await self.started()
             order = {"number": self.asked, "images": request.images, "asked": request.asked}
