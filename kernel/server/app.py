@@ -185,12 +185,12 @@ async def unless_gone(request: Request, answer: Any) -> Any:
     try:
         await asyncio.wait({answering, left}, return_when=asyncio.FIRST_COMPLETED)
         if not answering.done():
-            answering.cancel()
-            await asyncio.gather(answering, return_exceptions=True)
             raise HTTPException(GONE, "who asked has left")  # which nobody reads
-        return await answering
+        return answering.result()
     finally:
+        answering.cancel()
         left.cancel()
+        await asyncio.gather(answering, left, return_exceptions=True)
 
 
 def saved(folder: Path, pictures: dict[int, UploadFile]) -> dict[int, str]:

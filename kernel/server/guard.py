@@ -5,6 +5,7 @@ here (DNS rebinding) even read the answers. So a request must come under a name 
 another.
 """
 
+import asyncio
 import base64
 import binascii
 import hmac
@@ -86,6 +87,9 @@ class Guard:
             if begun:
                 raise
             await refuse(error, sent)
+        except asyncio.CancelledError:  # of what was still at work when the server was ended
+            if not begun:
+                await refuse(Refused(503, "the server was ended: nothing was done. Start it again"), sent)
         finally:
             self.inside -= 1
 

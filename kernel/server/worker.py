@@ -10,6 +10,7 @@ import shutil
 import signal
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -80,7 +81,8 @@ def records_of(models: Resident, order: dict[str, Any], orders: Orders, answers:
 
 
 def answer(answers: TextIO, **content: Any) -> None:
-    print(json.dumps(content), file=answers, flush=True)
+    with suppress(BrokenPipeError):  # the parent is gone: who reads its orders ends this process
+        print(json.dumps(content), file=answers, flush=True)
 
 
 if __name__ == "__main__":
