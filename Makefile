@@ -90,14 +90,14 @@ parity: $(MINIATURE)  ## describe beside clip-interrogator on 200 pictures: iden
 curves: $(MINIATURE)  ## time and memory over images and over a bank's prompts: build/bench/curves.json, .svg; takes half an hour
 	$(BIN)/python -m tests.bench.curves
 
-browser:  ## Debian's Chromium, which drives the tests of report and notebook, where it is missing and can be installed
+browser:  ## Debian's Chromium, which drives the tests of report, notebook and server, where it is missing and can be installed
 	@if command -v chromium >/dev/null; then chromium --version; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 		{ apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium fonts-dejavu-core; } \
 		|| echo "Chromium could not be installed: its tests will be skipped"; \
 	else echo "no Chromium and no right to install it: its tests will be skipped. As root: apt install chromium"; fi
 
-screenshots: demo  ## README's pictures of the demo's report
+screenshots: demo  ## README's pictures of the demo's report and of the server's page
 	$(BIN)/python -m tests.browser.screenshots
 
 plan: $(VENV)/.stamp  ## memory and time of a run on Kaggle's GPUs, estimated

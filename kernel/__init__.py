@@ -9,6 +9,7 @@ From a notebook or a script:
     kernel.evaluate("RUN/submission.csv", "prompts.csv").mean
     kernel.describe("images", mode="fast")[0]["prompt"]
     print(kernel.plan("T4x2", images=16000))
+    kernel.serve().address
 
 Nothing heavy is imported before it is used.
 """
@@ -17,16 +18,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kernel.commands.api import describe, evaluate, plan, run, show
+    from kernel.commands.api import describe, evaluate, plan, run, serve, show
     from kernel.config import Recipe
     from kernel.sidecars.asked import Sidecars
 
 __version__ = "0.2.0"
-__all__ = ["Recipe", "Sidecars", "describe", "evaluate", "plan", "run", "show"]
+__all__ = ["Recipe", "Sidecars", "describe", "evaluate", "plan", "run", "serve", "show"]
 HOMES = {
     "Recipe": "kernel.config",
     "Sidecars": "kernel.sidecars.asked",
-    **dict.fromkeys(("describe", "evaluate", "plan", "run", "show"), "kernel.commands.api"),
+    **dict.fromkeys(("describe", "evaluate", "plan", "run", "serve", "show"), "kernel.commands.api"),
 }
 
 

@@ -15,6 +15,7 @@ from kernel.commands.doctor import add_doctor
 from kernel.commands.evaluation import add_check, add_evaluate, add_explain, add_report, add_verify
 from kernel.commands.options import Parser
 from kernel.commands.run import add_constant, add_demo, add_plan, add_run
+from kernel.commands.serve import add_serve
 from kernel.commands.training import add_fit, add_train
 from kernel.config import LOCAL
 from kernel.errors import UserError, of_this_machine
@@ -76,7 +77,7 @@ def parser() -> argparse.ArgumentParser:
     # in the order of the help
     for add in (add_run, add_evaluate, add_check, add_report, add_plan, add_bank, add_train, add_fit,
 
-add_explain, add_describe, add_captioners, add_constant, add_verify, add_doctor, add_publish, add_demo):  # fmt: skip
+add_explain, add_describe, add_serve, add_captioners, add_constant, add_verify, add_doctor, add_publish, add_demo):  # fmt: skip
         add(commands)
     return top
 

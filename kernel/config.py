@@ -15,6 +15,7 @@ DEFAULT_DEMO = Path("build/demo")
 NEAR_PROMPTS = 0.7  # the cosine from which prompts of pairs are held out of training together
 DEFAULT_MIRROR = Path("build/stores")  # of what URLs name
 DEFAULT_FEATURES = Path("build/features")  # of phrases that `describe` encoded, for the next time
+DEFAULT_PORT = 8765  # of `serve`
 
 
 # what a run must have for an estimate

@@ -74,6 +74,29 @@ def describe(
     return describe_into(sidecars, given, request, Path(weights), means, recursive=recursive)[0]
 
 
+def serve(
+    weights: str | Path = DEFAULT_WEIGHTS,
+    port: int = 0,
+    host: str | None = None,
+    password: str | None = None,
+    names: Iterable[str] = (),
+    device: str = "auto",
+    features: str | Path = DEFAULT_FEATURES,
+) -> Any:
+    """Starts the page and the API of `python -m kernel serve` beside what follows, and prints their address.
+
+    What comes back has the `address`, and `close()`; in a `with` block it is closed at the end. `port` 0 is any free
+    one. `host`, `password`, `names`: as the command's, for others than this machine, and behind a notebook's proxy.
+    Example: kernel.serve(names=["my-proxy.example"]).address
+    Raises UserError when the weights are incomplete or the address cannot be had.
+    """
+    from kernel.server.serving import Address, Serving
+
+    serving = Serving(Address(port, host, password, tuple(names)), Path(weights), device, Path(features)).begin()
+    print(serving.address, flush=True)
+    return serving
+
+
 def show(
     run: str | Path,
     n: int = 12,

@@ -1,15 +1,26 @@
-"""README's pictures of the demo's report: `python -m tests.browser.screenshots` after `make demo`."""
+"""README's pictures of the demo's report and of the server's page, after `make demo`."""
 
 import argparse
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
+from kernel.config import DEFAULT_DEMO, DEFAULT_WEIGHTS
 from tests.browser.conftest import CHROMIUM, opened_browser
+from tests.server.started import started
 
-REPORT = Path("build/demo/report.html")
+REPORT = DEFAULT_DEMO / "report.html"
+IMAGES = DEFAULT_DEMO / "competition" / "images"
 PICTURES = Path(__file__).parent / "pictures"
 VIEW = {"width": 1280, "height": 1180}
+SHORT = {"width": 1100, "height": 900}
+# drops a file, by its name and bytes, as a hand does
+DROP = """([name, bytes]) => {
+    const data = new DataTransfer();
+    data.items.add(new File([new Uint8Array(bytes)], name, { type: "image/png" }));
+    document.querySelector("#drop").dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true }));
+}"""
 
 
 def pictures_of(browser: Any, report: Path, folder: Path) -> list[Path]:
@@ -27,9 +38,27 @@ def pictures_of(browser: Any, report: Path, folder: Path) -> list[Path]:
     return made
 
 
+def picture_of_page(browser: Any, weights: Path, images: list[Path], folder: Path) -> Path:
+    """The server's page after it has described two pictures in mode best, as a PNG file in `folder`."""
+    with tempfile.TemporaryDirectory() as scratch, started(weights.resolve(), Path(scratch)) as server:
+        page = browser.new_page(viewport=SHORT)
+        page.goto(server.address)
+        page.locator("#banks label").first.wait_for()
+        page.get_by_label("choose pictures").set_input_files(images)
+        page.get_by_label("mode").select_option("best")
+        page.get_by_label("terms at most").fill("4")
+        page.get_by_role("button", name="Describe").click()
+        page.locator("#status", has_text="described").wait_for(timeout=120_000)
+        page.screenshot(path=folder / "serve.png")
+        page.close()
+    return folder / "serve.png"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--report", type=Path, default=REPORT, help="default %(default)s")
+    parser.add_argument("--images", type=Path, default=IMAGES, help="default %(default)s")
+    parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS, help="default %(default)s")
     parser.add_argument("--out", type=Path, default=PICTURES, metavar="DIR", help="default %(default)s")
     options = parser.parse_args()
     if CHROMIUM is None:
@@ -38,6 +67,8 @@ def main() -> None:
     with opened_browser() as browser:
         for path in pictures_of(browser, options.report, options.out):
             print(path)
+        images = sorted(options.images.iterdir())[:2]
+        print(picture_of_page(browser, options.weights, images, options.out))
 
 
 if __name__ == "__main__":

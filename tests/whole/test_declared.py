@@ -13,7 +13,12 @@ from packaging.utils import canonicalize_name
 from tests.conftest import ROOT
 
 # what a run, training, and the way to Kaggle may need; `dev` has no say in these
-EXTRAS = {"run": ["cluster", "stores"], "training": ["train", "lora", "cluster"], "publish": ["train", "publish"]}
+EXTRAS = {
+    "run": ["cluster", "stores"],
+    "training": ["train", "lora", "cluster"],
+    "publish": ["train", "publish"],
+    "server": ["serve"],
+}
 NOT_SHIPPED = "miniature"
 WHERE_THE_USER_HAS_IT = {"pillow-heif"}  # HEIC pictures are left out without it
 FROM_KAGGLES_IMAGE = {"ipython"}  # imported in the notebook alone
@@ -40,7 +45,7 @@ def imported(paths: list[Path]) -> set[str]:
 
 
 def part_of(path: Path) -> str:
-    return "publish" if "publish" in path.parts else "training" if "training" in path.parts else "run"
+    return next((part for part in ("publish", "training", "server") if part in path.parts), "run")
 
 
 def files_of(part: str) -> list[Path]:

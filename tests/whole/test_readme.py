@@ -259,7 +259,8 @@ def test_a_command_that_drives_a_browser(own_folder, command, tmp_path):
     assert main(["report", str(own_folder / "RUN")]) == 0
     shutil.copy(own_folder / "RUN" / "report.html", report)
     words = as_module(command, **{"build/endurance/run-16000/report.html": report})
-    subprocess.run([sys.executable, *words, *way.more.replace("OUT", str(tmp_path)).split()], cwd=ROOT, check=True)
+    more = way.more.replace("OUT", str(tmp_path)).replace("IMAGES", str(own_folder / "images"))
+    subprocess.run([sys.executable, *words, *more.split()], cwd=ROOT, check=True)
     assert not way.leaves or Path(way.leaves.replace("OUT", str(tmp_path))).is_file()
 
 

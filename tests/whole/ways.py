@@ -161,7 +161,9 @@ WAYS = {
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip --steps 1800": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"
     ),
-    "make screenshots": Way("browser", " --report OUT/report.html --out OUT", leaves="OUT/report_dark.png"),
+    "make screenshots": Way(
+        "browser", " --report OUT/report.html --images IMAGES --out OUT", leaves="OUT/serve.png"
+    ),
     ".venv/bin/python -m tests.browser.opening build/endurance/run-16000/report.html": Way("browser"),
 }  # fmt: skip
 NOT_HERE = {
@@ -197,6 +199,10 @@ NOT_HERE = {
     ),
     KERNEL + "train s3://BUCKET/PAIRS --weights build/weights --out s3://BUCKET/ENCODER": (
         "it needs a store; tests/whole/test_stores.py runs it with one"
+    ),
+    KERNEL + "serve": "it answers until it is ended; tests/server/test_serving.py runs it",
+    KERNEL + "serve --host 0.0.0.0 --password-file FILE": (
+        "it answers until it is ended; tests/server/test_serving.py runs it"
     ),
     "make real": "its pictures do not come with the project; tests/bench/test_real.py runs it on some, where they are",
     "make format": "it changes the project's files; the lines of make lint check what it would do",

@@ -9,6 +9,7 @@ captions. So everything is checked here that can be silently wrong.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -211,7 +212,7 @@ class CaptionerKind(ABC):
     def new_model(self, config: dict[str, Any]) -> Any:
         """The model as `load` leaves it but for its dtypes, by the numbers of a config.json, on torch's own device."""
         model_class, config_class = (self.of_transformers(part) for part in ("ForConditionalGeneration", "Config"))
-        return self.adapted(model_class(config_class(**config)))
+        return self.adapted(model_class(config_class(**deepcopy(config))))  # some classes fill in what they are given
 
     def meta_model(self, config: dict[str, Any], half: bool) -> Any:
         """The model without memory for its weights, its dtypes those that `load` leaves on a GPU, or on a CPU."""

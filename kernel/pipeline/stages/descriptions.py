@@ -19,10 +19,14 @@ from kernel.system.work import Share
 
 
 class DescriptionsStage:
-    def __init__(self, job: Job, device: Device) -> None:
+    """`clip`: one that is loaded already, else it is loaded; `rows` are its features (d,) of the last shard's images,
+    by their ids."""
+
+    def __init__(self, job: Job, device: Device, clip: ClipEncoder | None = None) -> None:
         self.job = job
         self.request = Request.read(job.folder.folder)
-        self.clip = ClipEncoder.load(job.weights, device)
+        self.clip = clip or ClipEncoder.load(job.weights, device)
+        self.rows: dict[str, np.ndarray] = {}
         self.banks = chosen_banks(self.request, job.weights)
         self.size = BatchSize(job.recipe.clip_batch)
         self.features = job.weights.sha256("clip"), job.features_folders
@@ -38,7 +42,7 @@ class DescriptionsStage:
         captions, failed = self.captions(item)
         wanted = [file for file in files if file.id not in failed]
         made = in_one(encode_files(wanted, self.size, self.clip.encode_images))
-        rows = {file.id: row for file, row in zip(wanted, made.results, strict=True) if row is not None}
+        rows = self.rows = {file.id: row for file, row in zip(wanted, made.results, strict=True) if row is not None}
         content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
         if rows:
             texts = [captions.get(image, "") for image in rows]

@@ -14,10 +14,10 @@ from kernel.system.work import Share
 
 
 class WordsStage:
-    def __init__(self, job: Job, device: Device) -> None:
+    def __init__(self, job: Job, device: Device, clip: ClipEncoder | None = None) -> None:
         self.batch = job.recipe.text_batch
         self.parts = job.word_parts()
-        self.clip = ClipEncoder.load(job.weights, device)
+        self.clip = clip or ClipEncoder.load(job.weights, device)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
         part = self.parts[item]
