@@ -75,9 +75,9 @@ def parser() -> argparse.ArgumentParser:
     top.set_defaults(offline=True)
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     # in the order of the help
-    for add in (add_run, add_evaluate, add_check, add_report, add_plan, add_bank, add_train, add_fit,
-
-add_explain, add_describe, add_serve, add_captioners, add_constant, add_verify, add_doctor, add_publish, add_demo):  # fmt: skip
+    for add in (add_run, add_evaluate, add_check, add_report, add_plan, add_bank, add_train, add_fit, add_explain,
+                add_describe, add_serve, add_captioners, add_constant, add_verify, add_doctor, add_publish,
+                add_demo):  # fmt: skip
         add(commands)
     return top
 

@@ -152,7 +152,7 @@ class ResidentLine(Line):
     def __init__(
         self, models: Resident, job: Job, request: Request, neighbours: int, say: Told, cancelled: Callable[[], bool]
     ) -> None:
-        super().__init__(job, request, [models.device], lambda record: None)
+        super().__init__(job, request, Here(models.device), lambda record: None)
         self.models, self.neighbours, self.say, self.cancelled = models, neighbours, say, cancelled
         self.nearest: dict[str, list[dict[str, Any]]] = models.nearest({}, neighbours) if neighbours else {}
 
@@ -160,7 +160,7 @@ class ResidentLine(Line):
         made, total = 0, sum(items.values())
         outcome, loaded = Outcome(), partial(self.maker, stage, job or self.job)
         self.say(title, made, total)
-        for number in Here(self.models.device).work(StageWork(job or self.job, stage, loaded), items, Ends(), outcome):
+        for number in self.engine.work(StageWork(job or self.job, stage, loaded), items, Ends(), outcome):
             made += number
             self.say(title, made, total)
             if self.cancelled():
