@@ -212,7 +212,9 @@ class CaptionerKind(ABC):
     def new_model(self, config: dict[str, Any]) -> Any:
         """The model as `load` leaves it but for its dtypes, by the numbers of a config.json, on torch's own device."""
         model_class, config_class = (self.of_transformers(part) for part in ("ForConditionalGeneration", "Config"))
-        return self.adapted(model_class(config_class(**deepcopy(config))))  # some classes fill in what they are given
+        model = model_class(config_class(**deepcopy(config)))  # some classes fill in what they are given
+        model.tie_weights()  # which transformers 5.0 leaves undone on the meta device
+        return self.adapted(model)
 
     def meta_model(self, config: dict[str, Any], half: bool) -> Any:
         """The model without memory for its weights, its dtypes those that `load` leaves on a GPU, or on a CPU."""

@@ -54,8 +54,11 @@ class Git(CaptionerKind):
         import torch
 
         token = torch.zeros(1, 1, device="meta", dtype=torch.long)
-        pixels = {"pixel_values": seen} if cache is None else {}
-        return model(input_ids=token, past_key_values=cache, use_cache=True, **pixels).past_key_values
+        new: dict[str, Any] = {"pixel_values": seen}
+        if cache is not None:
+            words = cache.get_seq_length() - model.git.encoder.layer[0].attention.self.image_patch_tokens + 1
+            new = {"attention_mask": torch.ones(1, words, device="meta", dtype=torch.long)}
+        return model(input_ids=token, past_key_values=cache, use_cache=True, **new).past_key_values
 
     def decoder_layers(self, model: Any) -> Any:
         return model.git.encoder.layer

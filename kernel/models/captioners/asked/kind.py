@@ -7,6 +7,7 @@ and what a decoder returns begins with its prompt, which is cut off.
 """
 
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,23 @@ class AskedKind(CaptionerKind):
         return [" ".join(text.split()) for text in processor.batch_decode(own, skip_special_tokens=True)]
 
     # costs: transformers repeats pixels and prompt for every beam, so all of it is the first step of each
+
+    def meta_model(self, config: dict[str, Any], half: bool) -> Any:
+        """With positions that are turned on the CPU: transformers 5.0 asks torch whether it casts on the meta device,
+        of which torch knows nothing."""
+        import torch
+
+        def turned(plain: Any, hidden: Any, position_ids: Any) -> Any:
+            given = torch.empty(1, dtype=hidden.dtype), torch.zeros(position_ids.shape, dtype=torch.long)
+            return tuple(own.to("meta") for own in plain(*given))
+
+        model = super().meta_model(config, half)
+        for part in model.modules():
+            if hasattr(part, "rotary_emb"):
+                plain = part.rotary_emb.to_empty(device="cpu")
+                del part.rotary_emb
+                part.rotary_emb = partial(turned, plain)
+        return model
 
     def encode_image(self, model: Any, image: Any) -> Any:
         return image
