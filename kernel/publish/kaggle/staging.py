@@ -20,8 +20,8 @@ from kernel.system.files import file_sha256, write_json
 DATASET_METADATA = "dataset-metadata.json"
 CODE_SLUG, PAIRS_SLUG = "image-to-prompts-code", "image-to-prompts-pairs"
 TOP_LEVEL_LIMIT = 50  # Kaggle's, for the top-level files of one dataset
-# Not needed there: the miniature world, what only measures, what Python leaves beside its sources.
-LEFT_OUT = {"miniature", "__pycache__"}
+# Not needed there: the miniature world, the page that no browser reaches, what Python leaves beside its sources.
+LEFT_OUT = {"miniature", "server", "__pycache__"}
 # What Kaggle changes on upload, as people report it: these characters are stripped, archives are unpacked.
 STRIPPED = re.compile(r"[+~]|[^\x20-\x7e]")
 UNPACKED = (".gz", ".zip", ".tar", ".tgz", ".7z", ".rar", ".bz2", ".xz")

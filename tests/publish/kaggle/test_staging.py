@@ -19,7 +19,7 @@ SECRETS = {
 }
 
 
-def test_the_code_is_the_package_without_the_miniature_world(project, tmp_path):
+def test_the_code_is_the_package_without_the_miniature_world_and_the_server(project, tmp_path):
     (project / "kernel" / "miniature").mkdir()
     (project / "kernel" / "miniature" / "world.py").write_text("")
     (project / "kernel" / "__pycache__").mkdir()
@@ -27,7 +27,7 @@ def test_the_code_is_the_package_without_the_miniature_world(project, tmp_path):
     folder = stage_code(project, tmp_path / "code", "someone").folder
     assert (folder / "kernel" / "pipeline" / "run.py").is_file()
     assert (folder / "kernel" / "evaluation" / "templates" / "report.html").is_file()
-    assert not (folder / "kernel" / "miniature").exists()
+    assert not (folder / "kernel" / "miniature").exists() and not (folder / "kernel" / "server").exists()
     assert not list(folder.rglob("*.pyc"))
 
 
