@@ -9,8 +9,6 @@ from pathlib import Path
 
 from kernel.system.processes import child_environment
 
-SECONDS = 60
-
 
 @dataclass(frozen=True)
 class Started:

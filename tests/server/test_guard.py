@@ -125,9 +125,12 @@ def test_bytes_are_counted_whatever_a_request_says_of_itself(said):
 
 def test_more_requests_than_may_wait_are_not_read():
     async def several() -> list[int]:
-        release = asyncio.Event()
+        release, inside = asyncio.Event(), []
 
         async def slow(scope: Any, receive: Any, send: Any) -> None:
+            inside.append(scope)
+            if len(inside) > 2:  # a third one came in
+                release.set()
             await release.wait()
             await reading(scope, receive, send)
 
