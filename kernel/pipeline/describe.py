@@ -5,7 +5,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack, closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from glob import glob, has_magic
 from pathlib import Path
@@ -27,8 +27,9 @@ from kernel.pipeline.images import ImageFile, image_paths, images_below, images_
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages.load import StageWork
 from kernel.pipeline.workers.engines import engine_named
+from kernel.pipeline.workers.ray import NO_MACHINE
 from kernel.system.devices import Device
-from kernel.system.files import writing
+from kernel.system.files import write_whole, writing
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions, code_sha256, deciding_versions
@@ -105,7 +106,7 @@ def describe_files(
         identity = partial(identity_of, files, request, recipe, models, banks, workers.devices)
         place = kept.enter_context(scratch_folder(means.scratch, identity))
         job = job_in(place, files, request, recipe, weights)
-        results.drop_captions_of_others(job.folder, {name: models[name] for name in captioners[:1]})
+        results.drop_described_of_others(job.folder, {name: models[name] for name in captioners[:1]})
         line = Line(job, request, workers, tell)
         if line.job.of_unknown(banks).words:  # told now, not after hours of captions
             require_writable(Path(request.features))
@@ -140,8 +141,12 @@ def recipe_of(mode: str, captioner: str) -> Recipe:
 
 
 def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Recipe, weights: Weights) -> Job:
-    """What workers are given: a run folder of these two stages alone, with the request in it."""
-    request.write(scratch)
+    """What workers are given: a run folder of these two stages alone, with the request and the user's words in it."""
+    own = {}
+    for number, (name, path) in enumerate(request.own.items()):
+        own[name] = str(scratch.absolute() / f"words-{number}.txt")
+        write_whole(Path(own[name]), Path(path).read_bytes())
+    replace(request, own=own).write(scratch)
     folder, features = RunFolder(scratch, files, recipe.shard_images), Path(request.features)
     for shards in (results.CAPTIONS, results.DESCRIPTIONS):
         (scratch / shards.stage).mkdir(exist_ok=True)
@@ -186,6 +191,11 @@ class Line:
             outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left))
             if not outcome.left:
                 return
+            if NO_MACHINE in outcome.reasons:  # no fault of the captioner
+                raise UserError(
+                    f"{self.engine.title}: {outcome.why}. What is made is kept in {self.job.folder.folder}: start Ray "
+                    "on a machine, then run again"
+                )
             left, reasons = outcome.left, [*reasons, f"{name}: {outcome.why}"]
             print(f"captioner {name} was given up ({outcome.why})", file=STDERR)
         for shard in left:

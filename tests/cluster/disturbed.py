@@ -49,6 +49,12 @@ class Told:
         return [int(path.name.rsplit("-", 1)[1]) for path in self.folder.glob(f"{kind}-{item}-*")]
 
 
+def gone(processes: list[int]) -> None:
+    """Waits until Ray has ended workers whose command or machine is no more."""
+    while any(Path(f"/proc/{process}").exists() for process in processes):
+        time.sleep(0.01)
+
+
 def awaited(condition: Callable[[], object], command: Popen) -> None:
     while not condition():
         assert command.poll() is None, command.communicate()

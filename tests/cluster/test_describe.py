@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
-from tests.cluster.disturbed import Told, awaited, environment
+from tests.cluster.disturbed import Told, awaited, environment, gone
 from tests.cluster.nodes import ROOT, Nodes
 from tests.processes import parent
 
@@ -104,8 +104,10 @@ def test_a_killed_command_goes_on_and_says_all_of_it(begun, told, expected, tmp_
     told.wait_at("DescriptionsStage", 3)
     command = begun()
     awaited(lambda: told.began("DescriptionsStage", 3) and told.began("DescriptionsStage", 5), command)
+    at_work = told.began("DescriptionsStage", 3)
     os.kill(command.pid, signal.SIGKILL)
     command.communicate()
+    gone(at_work)
     told.go()
     said, _ = ended(begun())
     assert said == expected

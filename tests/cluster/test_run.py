@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
-from tests.cluster.disturbed import Told, awaited, environment
+from tests.cluster.disturbed import Told, awaited, environment, gone
 from tests.cluster.nodes import ROOT, Nodes
 from tests.processes import parent
 
@@ -93,8 +93,10 @@ def test_a_killed_command_goes_on_to_the_same_submission(begun, told, expected, 
     told.wait_at("CaptionsStage", 3)
     command = begun()
     awaited(lambda: told.began("CaptionsStage", 3) and told.began("CaptionsStage", 5), command)
+    at_work = told.began("CaptionsStage", 3)
     os.kill(command.pid, signal.SIGKILL)
     command.communicate()
+    gone(at_work)
     told.go()
     assert "going on with the last run" in ended(begun())
     assert [len(told.began("CaptionsStage", shard)) for shard in (0, 3)] == [1, 2]

@@ -147,6 +147,15 @@ def drop_captions_of_others(folder: RunFolder, known: dict[str, str]) -> None:
             folder.shard_path(CAPTIONS, shard).unlink()
 
 
+def drop_described_of_others(folder: RunFolder, known: dict[str, str]) -> None:
+    """Removes captions of captioners other than these, and of shards where one failed, with what was described by
+    them: they may be made better now."""
+    for shard, content in caption_shards(folder).items():
+        if content.failed or not content.sha256.items() <= known.items():
+            for shards in (DESCRIPTIONS, CAPTIONS):
+                folder.shard_path(shards, shard).unlink(missing_ok=True)
+
+
 def read_cosines(folder: RunFolder) -> list[list[float] | None]:
     """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
     cosines: list[list[float] | None] = [None for _ in folder.images]

@@ -56,9 +56,13 @@ class RayCluster:
     def devices(self) -> list[Device]:
         ends = Deadline(time.monotonic() + WAIT_SECONDS)
         while not self.found:
-            self.found = devices_of(self.slots().values())
+            whys: list[str] = []
+            self.found = devices_of(self.slots().values(), ends, whys)
             if not self.found and ends.left() <= 0:
-                raise UserError(f"{self.title}: {NO_MACHINE}. Start Ray on one ('ray start', docs/cluster.md)")
+                why = "; ".join(dict.fromkeys(whys)) or NO_MACHINE
+                raise UserError(
+                    f"{self.title}: {why}. Mend that, or start Ray on a machine ('ray start', docs/cluster.md)"
+                )
             if not self.found:
                 time.sleep(LOOK_SECONDS)
         return self.found
@@ -224,8 +228,8 @@ def slots_of(device: str) -> Iterator[tuple[str, Slot]]:
             yield node, Slot(node, address, {"num_cpus": cpus})
 
 
-def devices_of(slots: Iterable[Slot]) -> list[Device]:
-    """Their titles and memory, as each of them says; of a machine that was lost meanwhile none."""
+def devices_of(slots: Iterable[Slot], ends: Deadline, whys: list[str]) -> list[Device]:
+    """Their titles and memory, as each of them says until the deadline; of those that do not, `whys` get the reason."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -237,9 +241,14 @@ def devices_of(slots: Iterable[Slot]) -> list[Device]:
         asked.append((slot, ask.remote(slot.device.name)))
     found = []
     for slot, reference in asked:
-        with suppress(ray.exceptions.RayError):
-            title, memory = ray.get(reference, timeout=WAIT_SECONDS)
+        try:
+            title, memory = ray.get(reference, timeout=max(ends.left(), LOOK_SECONDS))
             found.append(Device(slot.device.name, title, memory, slot.address))
+        except ray.exceptions.GetTimeoutError:
+            ray.cancel(reference)
+            whys.append(f"{slot.address} gave no answer: others may work on its {slot.device.name}")
+        except ray.exceptions.RayError as error:
+            whys.append(f"{slot.address}: {ending_of(error)}")
     return found
 
 

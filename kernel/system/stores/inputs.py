@@ -1,6 +1,7 @@
 """What a command reads from a store, fetched once: again only what was written there again since."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 ORIGIN = "origin.json"  # what the store said of each object when it was fetched
 AT_ONCE = 8  # objects
+TELL_SECONDS = 10.0  # between notes of what has come: of what is not noted at a kill, no more is fetched again
 CURE = "free space there or give --mirror another folder, then run again: what was fetched is kept"
 
 
@@ -52,8 +54,19 @@ def fetched(url: Url, home: Path) -> Path:
         if missing:
             needed = sum(found.bytes for found in missing.values())
             require_space(home, needed, f"{url} takes {needed:,} bytes more", "give --mirror a folder on another disk")
-            fetch(store, missing, place, home, read_seals(store, objects))
-        write_json(home / ORIGIN, {name: asdict(found) for name, found in wanted.items()})
+            there = {name: found for name, found in wanted.items() if name not in missing}
+            tell_origin(home, there)  # before any is replaced
+            told = time.monotonic()
+            try:
+                for name in fetch(store, missing, place, home, read_seals(store, objects)):
+                    there[name] = missing[name]
+                    if time.monotonic() - told > TELL_SECONDS:
+                        tell_origin(home, there)
+                        told = time.monotonic()
+            finally:
+                tell_origin(home, there)
+        else:
+            tell_origin(home, wanted)
     return place
 
 
@@ -72,6 +85,10 @@ def alone(home: Path) -> Iterator[None]:
             yield
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def tell_origin(home: Path, objects: Mapping[str, Listed]) -> None:
+    write_json(home / ORIGIN, {name: asdict(found) for name, found in objects.items()})
 
 
 def file_of(place: Path, name: str) -> Path:
@@ -96,7 +113,11 @@ def has_bytes(file: Path, count: int) -> bool:
     return file.is_file() and file.stat().st_size == count
 
 
-def fetch(store: Store, missing: Mapping[str, Listed], place: Path, home: Path, seals: Mapping[str, Seal]) -> None:
+def fetch(
+    store: Store, missing: Mapping[str, Listed], place: Path, home: Path, seals: Mapping[str, Seal]
+) -> Iterator[str]:
+    """Yields the name of each object that is there, in their order."""
+
     def one(numbered: tuple[int, str]) -> int:
         number, name = numbered
         unfinished, file, found = home / "fetching" / str(number), file_of(place, name), missing[name]
@@ -117,8 +138,9 @@ def fetch(store: Store, missing: Mapping[str, Listed], place: Path, home: Path, 
 
     total = sum(found.bytes for found in missing.values())
     with progress_bar(total=total, desc=f"from {store.url.scheme}", unit="B", unit_scale=True) as bar:
-        for size in at_once(one, enumerate(missing)):
+        for name, size in zip(missing, at_once(one, enumerate(missing)), strict=True):
             bar.update(size)
+            yield name
 
 
 def at_once(does: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
 from kernel.errors import UserError
-from kernel.system.files import writing
+from kernel.system.files import write_json, writing
+from kernel.system.records import read_record
 from kernel.system.stores.inputs import CURE, at_once
 from kernel.system.stores.seals import SEALS, Content, Seal, is_as_listed, read_seals
 from kernel.system.stores.store import Listed, Store
@@ -23,6 +24,7 @@ from kernel.system.stores.urls import Url
 
 PUT_SECONDS = 2.0  # between looks for files that are new
 PROBE = f"{SEALS}.can-be-written"
+KNOWN = "known.json"  # beside the folder
 LOOKS = 100  # for a moment in which no file comes or goes
 Signs = dict[str, tuple[int, int, int]]
 
@@ -134,16 +136,30 @@ class Mirror:
         shutil.rmtree(aside, ignore_errors=True)
         sealed = {name: seal for name, seal in seals.items() if self.order.holds(name)}
         self.stored = dict.fromkeys(sealed)
-        further = False
+        further, known = False, self.known()
+        whole = self.order.record not in objects and (self.folder / self.order.record).is_file()
         names = [name for name in sealed if name in objects]
         for name, content, here in at_once(lambda name: self.compared(name, sealed[name], objects[name], aside), names):
             self.stored[name] = content
-            further |= content is not None and not here
+            # what this machine itself put there last, and has made anew or is through with since
+            ours = known.get(name) == content and (whole or (self.folder / name).is_file())
+            further |= content is not None and not here and not ours
             if content is None:
                 print(f"{self.store.url}: {name} does not fit its seal; it is made again", file=sys.stderr)
         if further:
             self.take_over(aside)
         shutil.rmtree(aside, ignore_errors=True)
+        self.remember()
+
+    def known(self) -> dict[str, Content]:
+        """What this machine knew the store to hold when it last looked or put."""
+        if not (self.home / KNOWN).is_file():
+            return {}
+        cure = "Remove it and run again: the folder becomes what the store has"
+        return read_record(self.home / KNOWN, dict[str, Content], "what a store held", cure)
+
+    def remember(self) -> None:
+        write_json(self.home / KNOWN, {name: asdict(own) for name, own in self.stored.items() if own is not None})
 
     def compared(self, name: str, seal: Seal, found: Listed, aside: Path) -> tuple[str, Content | None, bool]:
         """What an object holds, None where that does not fit its seal, and whether the folder has the same. Where it
@@ -192,6 +208,12 @@ class Mirror:
     def put(self) -> None:
         """Makes the store what the folder is. Raises UserError where the store refuses, or holds somebody else's
         object under a name of ours."""
+        try:
+            self.put_all()
+        finally:
+            self.remember()
+
+    def put_all(self) -> None:
         found = self.settled()
         new = {name: sign for name, sign in found.items() if self.put_as.get(name) != sign}
         contents = {name: self.content_of(name) for name in new}
@@ -206,7 +228,8 @@ class Mirror:
         for name in sorted(changed, key=lambda name: (self.order.place(name), found[name][0], name)):
             content = changed[name]
             assert content is not None
-            self.put_one(name, content)
+            if not self.put_one(name, content, found[name]):
+                return  # what comes behind it may hang on it: all that at the next look
         self.put_as |= {name: sign for name, sign in new.items() if contents[name]}
         if finished:
             self.remove(gone)
@@ -227,8 +250,7 @@ class Mirror:
                 name = path.relative_to(self.folder).as_posix()
                 if self.order.holds(name):
                     with suppress(FileNotFoundError):
-                        told = path.stat()
-                        found[name] = (told.st_mtime_ns, told.st_size, told.st_ino)
+                        found[name] = sign_of(path)
         return found
 
     def content_of(self, name: str) -> Content | None:
@@ -238,7 +260,16 @@ class Mirror:
         except FileNotFoundError:
             return None
 
-    def put_one(self, name: str, content: Content) -> None:
+    def put_one(self, name: str, content: Content, sign: tuple[int, int, int]) -> bool:
+        """False where the file is gone by now, or another one has come under its name."""
+        pinned = self.home / "putting"  # the very file that was read, whatever comes under its name meanwhile
+        pinned.unlink(missing_ok=True)
+        try:
+            os.link(self.folder / name, pinned)
+        except FileNotFoundError:
+            return False
+        if sign_of(pinned) != sign:
+            return False
         if name not in self.stored and self.store.has(name):
             raise UserError(
                 f"{self.store.url}: {name} there is somebody else's, as it has no seal in {SEALS}, and this command "
@@ -247,11 +278,10 @@ class Mirror:
             )
         self.store.write(f"{SEALS}{name}", Seal(content, self.stored.get(name)).as_bytes())
         self.stored.setdefault(name, None)
-        try:
-            self.store.put(name, self.folder / name)
-        except FileNotFoundError:  # it is gone by now, as is told at the next look
-            return
+        self.store.put(name, pinned)
+        pinned.unlink()
         self.stored[name] = content
+        return True
 
     def remove(self, names: list[str]) -> None:
         """The object first: a seal alone is still ours."""
@@ -260,3 +290,8 @@ class Mirror:
             self.store.remove(f"{SEALS}{name}")
             del self.stored[name]
             self.put_as.pop(name, None)
+
+
+def sign_of(path: Path) -> tuple[int, int, int]:
+    told = path.stat()
+    return told.st_mtime_ns, told.st_size, told.st_ino

@@ -226,6 +226,8 @@ class Loop:
         what another machine wrote."""
         for _ in range(LOOKS):
             found = load_checkpoint(self.folder / CHECKPOINT, self.identity)
+            if found and found[1].validations and load_checkpoint(self.folder / BEST, self.identity) is None:
+                found = None  # what was best so far is lost: from the beginning
             if self.own.alike(found[1].step if found else -1):
                 return found
             time.sleep(LOOK_SECONDS)

@@ -12,11 +12,15 @@ from kernel.interrogator.request import Request
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
 from kernel.pipeline import describe as module
 from kernel.pipeline.describe import Means, describe, identity_of
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.results import CaptionShard
+from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.folder.scratch import scratch_folder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.stages.captions import CaptionsStage
 from kernel.pipeline.stages.descriptions import DescriptionsStage
 from kernel.system.devices import Device
+from kernel.system.work import CannotBeUsed
 
 
 @pytest.fixture
@@ -80,6 +84,49 @@ def test_a_shard_that_was_cut_is_made_again(images, made, weights_folder, tmp_pa
     made.clear()
     assert main(["describe", str(images), *map(str, words)]) == 0
     assert [item for kind, item in made if kind == "CaptionsStage"] == [0]
+
+
+def test_captions_that_failed_are_made_again_when_the_command_is(images, weights_folder, tmp_path, monkeypatch):
+    words = ["--weights", weights_folder, "--scratch", tmp_path / "scratch", "--features", tmp_path / "features"]
+
+    def unusable(self, item, share):
+        raise CannotBeUsed("somebody else has the device")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for kind in (CaptionsStage, DescriptionsStage):
+            patch.setattr(kind, "make", unusable)
+        assert main(["describe", str(images), *map(str, words)]) == 1
+    assert len(list((tmp_path / "scratch").glob("*/captions/*.json"))) == 3
+    assert main(["describe", str(images), *map(str, words)]) == 0
+
+
+def test_what_was_described_by_a_captioner_that_stood_in_goes_with_its_captions(images, tmp_path):
+    folder = RunFolder(tmp_path, list_images(images), 2)
+    for shards in (results.CAPTIONS, results.DESCRIPTIONS):
+        (tmp_path / shards.stage).mkdir()
+    for shard, sha256 in enumerate(({"blip": "b"}, {"blip2": "a"}, {"blip2": "a"})):
+        content = CaptionShard([["a fox"], ["a hill"]], [None, None], sha256=sha256)
+        results.write_captions(folder, shard, content)
+        folder.write_json(results.DESCRIPTIONS, shard, {})
+    results.drop_described_of_others(folder, {"blip2": "a"})
+    assert folder.made(results.CAPTIONS) == folder.made(results.DESCRIPTIONS) == [1, 2]
+
+
+def test_words_are_those_that_the_command_began_with(images, weights_folder, tmp_path, monkeypatch):
+    words = tmp_path / "pets.txt"
+    words.write_text("a cat\na dog\n")
+    make = CaptionsStage.make
+
+    def changed_meanwhile(self, item, share):
+        words.write_text("a horse\n")
+        yield from make(self, item, share)
+
+    monkeypatch.setattr(CaptionsStage, "make", changed_meanwhile)
+    request = Request(top=9, own={"pets": str(words)}, features=str(tmp_path / "features"))
+    records = describe([images], request, weights_folder, Means(device="cpu"))
+    terms = {part["term"] for record in records for part in record["parts"]}
+    assert words.read_text() == "a horse\n" and "a horse" not in terms
+    assert len(records) == 6 and not any("error" in record for record in records)
 
 
 def test_every_thing_that_decides_a_prompt_makes_another_folder(images, monkeypatch):

@@ -1,6 +1,7 @@
 import json
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -48,8 +49,11 @@ def test_a_changed_line_changes_the_codes_sha256(project, tmp_path):
     assert stage_code(project, tmp_path / "code", "someone").sha256 != before
 
 
-def test_the_code_is_under_a_megabyte(project, tmp_path):
-    assert sum(size for _, size in stage_code(project, tmp_path / "code", "someone").entries) < 2**20
+def test_what_is_sent_of_the_code_is_under_a_megabyte(project, tmp_path):
+    """The client sends each folder as a zip."""
+    folder = stage_code(project, tmp_path / "code", "someone").folder
+    sent = shutil.make_archive(str(tmp_path / "kernel"), "zip", folder / "kernel")
+    assert 2**16 < Path(sent).stat().st_size < 2**20
 
 
 def test_a_pair_set_travels_as_links_under_a_suffix_that_kaggle_leaves_alone(tmp_path):

@@ -149,6 +149,24 @@ def test_a_disk_that_fills_up_meanwhile_is_one_line_and_goes_on_afterwards(put, 
     assert contents(fetched(url, disk)) == {"a": bytes(2**10), "b": b"2"}
 
 
+def test_what_came_before_a_fetch_broke_off_is_not_fetched_again(put, url, tmp_path, asked, monkeypatch):
+    put(**{name: name.encode() for name in "abcd"})
+    monkeypatch.setattr(inputs, "AT_ONCE", 1)
+    told = Store.fetch
+
+    def broken_at_c(store, name, file):
+        if name == "c":
+            raise UserError("the store gives no answer")
+        told(store, name, file)
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="gives no answer"):
+        patch.setattr(Store, "fetch", broken_at_c)
+        fetched(url, tmp_path)
+    asked.clear()
+    assert contents(fetched(url, tmp_path)) == {name: name.encode() for name in "abcd"}
+    assert asked == ["c", "d"]
+
+
 def test_no_more_is_begun_after_an_error():
     begun = []
 

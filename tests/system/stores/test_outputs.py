@@ -119,6 +119,45 @@ def test_the_same_machine_puts_what_it_could_not(url, tmp_path, said):
     assert said == [f"write {SEALS}rows", "put rows"]
 
 
+def test_what_is_finished_while_the_store_is_away_is_not_given_up_for_what_the_store_has(
+    url, tmp_path, said, s3, monkeypatch
+):
+    with mirrored(url, tmp_path, ORDER) as folder:
+        write(folder, **BEFORE)
+
+    def away(*_):
+        raise UserError("the store gives no answer")
+
+    with monkeypatch.context() as patch, pytest.raises(UserError, match="gives no answer"):
+        for name in ("write", "put"):
+            patch.setattr(Store, name, lambda store, of, *more: None if of == outputs.PROBE else away())
+        with mirrored(url, tmp_path, ORDER) as folder:
+            (folder / "gone").unlink()
+            write(folder, **AFTER)
+    with mirrored(url, tmp_path, ORDER) as folder:
+        assert contents(folder) == AFTER
+    assert objects(s3, url) == {name: content.encode() for name, content in AFTER.items()}
+
+
+def test_the_object_is_the_very_file_that_its_seal_is_of(url, tmp_path, s3, monkeypatch):
+    """Another file comes under its name between the two."""
+    mirror, written = Mirror(Store(url), tmp_path / "a", ORDER), Store.write
+    write(mirror.folder, first="f", rows="old")
+
+    def replaced_meanwhile(store, of, content):
+        written(store, of, content)
+        if of == f"{SEALS}rows":
+            (mirror.folder / ".next").write_text("newer")
+            (mirror.folder / ".next").replace(mirror.folder / "rows")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "write", replaced_meanwhile)
+        mirror.put()
+    assert on_a_new_machine(url, tmp_path / "b") == {"first": "f", "rows": "old"}
+    mirror.put()
+    assert objects(s3, url) == {"first": b"f", "rows": b"newer"}
+
+
 def test_what_was_being_put_when_this_machine_ended_is_put_again(url, tmp_path, said, s3, monkeypatch):
     with mirrored(url, tmp_path, ORDER) as folder:
         write(folder, first="f", rows="old")

@@ -244,6 +244,20 @@ def test_time_that_runs_out_in_the_middle_leaves_the_steps_that_were_made(seen, 
     assert kept is not None and kept[1].best == again.progress.best == 5
 
 
+def test_without_the_weights_that_were_best_so_far_it_begins_anew_and_ends_alike(
+    undisturbed, seen, tmp_path, monkeypatch
+):
+    expected, own = undisturbed
+    first = begun(seen, tmp_path)
+    left = iter([True] * 9 + [False] * 9)
+    monkeypatch.setattr(first, "has_time", lambda: next(left))
+    first.run()
+    (tmp_path / "best.safetensors").unlink()  # as a store hands out a folder whose object was damaged
+    again = begun(seen, tmp_path)
+    assert again.run().validations == expected.validations
+    assert last_weights(again.folder) == last_weights(own.folder)
+
+
 def test_a_loss_that_is_no_number_stops_it_in_one_line_and_the_best_stands(seen, tmp_path, monkeypatch):
     own = begun(seen, tmp_path)
     monkeypatch.setattr(
