@@ -43,11 +43,13 @@ def describe(
     words: Mapping[str, str | Path] | None = None,
     captioner: str = "auto",
     device: str = "auto",
+    language: str = "en",
     features: str | Path = DEFAULT_FEATURES,
 ) -> list[dict[str, Any]]:
     """Prompts for people, one record an image, as `python -m kernel describe --json` prints them.
 
     `images`: a file, a folder or a pattern, or several. `words`: files of phrases by the bank they replace or add.
+    `language`: "en" or "ko".
     Example: kernel.describe("images", "best", without=["artists"])[0]["prompt"]
     """
     from kernel.interrogator.request import Request
@@ -55,7 +57,7 @@ def describe(
 
     given = [images] if isinstance(images, str | Path) else images
     own = {name: str(path) for name, path in (words or {}).items()}
-    request = Request(mode, top, tuple(without), own, str(features))
+    request = Request(mode, top, tuple(without), own, str(features), language=language)
     return describe_images(given, request, Path(weights), captioner, device)
 
 

@@ -16,6 +16,7 @@ def add_describe(commands: argparse._SubParsersAction) -> None:
     describe.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, or patterns such as 'a/*.png'")
     weights_option(describe)
     describe.add_argument("--mode", default="fast", help="classic, fast, best or negative (default %(default)s)")
+    describe.add_argument("--language", default="en", help="of the prompts: en, or ko (default %(default)s)")
     describe.add_argument("--top", type=positive, metavar="N",
                           help="terms at most (default 32; in mode classic flavors, default 3)")  # fmt: skip
     describe.add_argument("--without", action="append", default=[], metavar="BANK",
@@ -34,7 +35,8 @@ def describe_command(options: argparse.Namespace) -> int:
     from kernel.pipeline.describe import describe
 
     words = own_words(options.words)
-    request = Request(options.mode, options.top, tuple(options.without), words, str(options.features))
+    request = Request(options.mode, options.top, tuple(options.without), words, str(options.features),
+                      language=options.language)  # fmt: skip
     printer = Printer(options.images, options.json)
     records = describe(options.images, request, options.weights, options.captioner, options.device, printer.tell)
     return 1 if any("error" in record for record in records) else 0

@@ -8,6 +8,7 @@ import numpy as np
 
 from kernel.banks.word_banks import Phrases, features_file, rank, read_features, read_phrases
 from kernel.errors import UserError, did_you_mean
+from kernel.interrogator.korean import korean_banks
 from kernel.interrogator.request import Request
 from kernel.models.weights_folder import Weights
 
@@ -26,6 +27,8 @@ def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
     Mode negative takes the flavors, the user's added banks and, last, the negative one; the others all but that. Raises
     UserError when a file is no list, a name is none, or nothing is left.
     """
+    if request.language == "ko":
+        return korean_banks(request, weights)
     folder = weights.folder / "word_banks"
     shipped = [name for name in (*MERGED, NEGATIVE) if (folder / f"{name}.txt").is_file()]
     for name in request.without:

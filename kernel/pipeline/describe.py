@@ -12,9 +12,10 @@ from typing import Any
 from kernel.banks.word_banks import Phrases
 from kernel.config import Recipe
 from kernel.errors import UserError
+from kernel.interrogator.korean import captioners_for, clip_name, notes
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
-from kernel.models.captioners.loading import captioners_named, inspect_captioner
+from kernel.models.captioners.loading import inspect_captioner
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
@@ -59,7 +60,9 @@ def describe(
     files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
     weights = open_weights(weights_folder)
     recipe = recipe_of(request.mode, captioner)
-    captioners = captioners_named(recipe, weights) if request.needs_captions else []
+    captioners = captioners_for(request, recipe, weights)
+    for note in notes(request, weights, captioners):
+        print(note, file=STDERR)
     banks = chosen_banks(request, weights)
     devices = find_devices(device)
     if captioners:
@@ -104,7 +107,7 @@ def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Reci
     for shards in (results.CAPTIONS, results.DESCRIPTIONS):
         (scratch / shards.stage).mkdir()
     folder, features = RunFolder(scratch, files, recipe.shard_images), Path(request.features)
-    return Job(recipe, weights, folder, None, [], features=features)
+    return Job(recipe, weights, folder, None, [], features=features, clip=clip_name(request, weights))
 
 
 class Line:
