@@ -13,14 +13,18 @@ from kernel.config import Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.interrogator.request import Request
 from kernel.models.captioners.loading import captioners_named, captioners_speaking
+from kernel.models.multilingual.loading import kind_of_clip
 from kernel.models.weights_folder import Weights
 
 KOREAN_CLIP = "clip_ko"
 
 
 def clip_name(request: Request, weights: Weights) -> str:
-    """The model of the weights folder that ranks terms."""
-    return KOREAN_CLIP if request.language == "ko" and KOREAN_CLIP in weights.models else "clip"
+    """The model of the weights folder that ranks terms. Raises UserError for a Korean one of an unknown class."""
+    if request.language != "ko" or KOREAN_CLIP not in weights.models:
+        return "clip"
+    kind_of_clip(weights, KOREAN_CLIP)
+    return KOREAN_CLIP
 
 
 def by_partners(request: Request, weights: Weights) -> bool:

@@ -6,10 +6,12 @@ import pytest
 
 import kernel
 from kernel.__main__ import main
-from kernel.banks.korean.partners import read_partners
+from kernel.banks.korean.partners import BANKS, read_partners
 from kernel.models.captioners.captioner import Captioner
 from kernel.models.clip import ClipEncoder
-from kernel.models.weights_folder import MANIFEST
+from kernel.models.multilingual.loading import KINDS, load_clip
+from kernel.models.weights_folder import MANIFEST, open_weights, write_manifest
+from tests.models.multilingual.tiny import put
 from tests.pipeline.test_describe import here  # noqa: F401
 
 
@@ -49,6 +51,24 @@ def test_a_korean_caption_stands_before_the_terms_and_is_not_read_by_the_english
     for one, other in zip(alone, behind, strict=True):
         assert other["caption"] == "붉은 성" and other["prompt"] == f"붉은 성, {one['prompt']}"
         assert other["similarity"] == one["similarity"]
+
+
+@pytest.mark.parametrize("class_name", list(KINDS))
+def test_a_korean_clip_reads_the_korean_phrases_itself(here, image_folder, own_copy, cpu, drawn, class_name):  # noqa: F811
+    own = own_copy("clip")
+    models = {**own.models, "clip_ko": put(class_name, own.folder / "clip_ko")}
+    (own.folder / MANIFEST).unlink()
+    write_manifest(own.folder, models, own.captioners)
+    (record, *_) = kernel.describe(image_folder, "best", top=2, language="ko", weights=own.folder)
+    clip = load_clip(open_weights(own.folder), cpu, "clip_ko")
+    (row,) = clip.encode_images([drawn[0][0]])
+    assert record["ranked_by"] == "clip_ko" and all("english" not in part for part in record["parts"])
+    assert record["similarity"] == pytest.approx(float(clip.encode_texts([record["prompt"]], 1)[0] @ row), abs=1e-5)
+    banks = [phrase for name in BANKS for phrase in read_partners(name).english]
+    assert record["similarity"] >= (clip.encode_texts(banks, 64) @ row).max() - 1e-5
+    # the folder's English CLIP still answers in English
+    (english, *_) = kernel.describe(image_folder / "a.png", weights=own.folder)
+    assert "language" not in english and english["caption"]
 
 
 def test_the_command_prints_korean_and_says_what_is_lacking(here, image_folder, capsys):  # noqa: F811

@@ -58,6 +58,8 @@ WAYS = {
     KERNEL + "describe IMAGE --mode best --without artists": reader(),
     KERNEL + "describe 'IMAGES/*.png' --mode classic --words /home/me/words.txt --json": reader(),
     KERNEL + "describe IMAGES --mode negative --top 8": reader(),
+    KERNEL + "describe IMAGES --language ko": reader(),
+    KERNEL + "describe IMAGE --language ko --mode best --json": reader(),
     KERNEL + BANK: reader("build/prompt_bank/bank.json"),
     KERNEL + "train PAIRS --weights build/weights --out ENCODER": reader("ENCODER/encoder.json", more=" --near 0.99"),
     KERNEL + "fit PAIRS --bank BANK --out FIT": reader(

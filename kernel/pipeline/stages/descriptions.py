@@ -9,7 +9,7 @@ from kernel.interrogator.korean import by_partners, captioners_for, in_korean, k
 from kernel.interrogator.modes import Describer
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import TermTable, chosen_banks
-from kernel.models.clip import ClipEncoder
+from kernel.models.multilingual.loading import load_clip
 from kernel.models.text_tower import TextTower
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
@@ -23,7 +23,7 @@ class DescriptionsStage:
     def __init__(self, job: Job, device: Device) -> None:
         self.job = job
         self.request = Request.read(job.folder.folder)
-        self.clip = ClipEncoder.load(job.weights, device)
+        self.clip = load_clip(job.weights, device, job.clip)
         self.banks = chosen_banks(self.request, job.weights)
         self.captioned = bool(captioners_for(self.request, job.recipe, job.weights))
         self.korean = korean_of(self.request) if by_partners(self.request, job.weights) else None
