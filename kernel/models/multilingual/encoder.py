@@ -113,9 +113,11 @@ class MultilingualClip(ABC):
 
 
 def local_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+    """As its tokenizer.json says. transformers' choice of a class by config.json needs, of SigLIP, sentencepiece: 5.0.0
+    fails without it."""
+    from transformers import PreTrainedTokenizerFast
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
 
 
 def multilingual_tokenizer_record(tokenizer: Any) -> dict[str, Any]:
