@@ -18,6 +18,7 @@ def add_describe(commands: argparse._SubParsersAction) -> None:
     describe.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, or patterns such as 'a/*.png'")
     weights_option(describe)
     describe.add_argument("--mode", default="fast", help="classic, fast, best or negative (default %(default)s)")
+    describe.add_argument("--language", default="en", help="of the prompts: en, or ko (default %(default)s)")
     describe.add_argument("--top", type=positive, metavar="N",
                           help="terms at most (default 32; in mode classic flavors, default 3)")  # fmt: skip
     describe.add_argument("--without", action="append", default=[], metavar="BANK",
@@ -73,7 +74,8 @@ def describe_command(options: argparse.Namespace) -> int:
 
     words = own_words(options.words)
     banned = tuple(read_phrases(options.ban).phrases) if options.ban else ()
-    request = Request(options.mode, options.top, tuple(options.without), words, str(options.features), banned)
+    request = Request(options.mode, options.top, tuple(options.without), words, str(options.features), banned,
+                      language=options.language)  # fmt: skip
     printer = Printer(options.images, options.json)
     means = Means(options.captioner, options.device, options.engine, options.address, options.scratch)
     sidecars = sidecars_asked(options)

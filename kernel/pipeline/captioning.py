@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from kernel.errors import UserError
+from kernel.interrogator.korean import captioners_for
 from kernel.interrogator.request import Request
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline.describe import DEFAULT_MEANS, Means, describe_files, meant
+from kernel.pipeline.describe import DEFAULT_MEANS, Means, describe_files, meant, recipe_of
 from kernel.pipeline.images import is_image
 from kernel.sidecars import csv
 from kernel.sidecars.asked import Sidecars
@@ -36,10 +37,13 @@ def describe_into(
         sidecars = replace(sidecars, out=str(default_csv(given)))
     if sidecars.kind == "txt":
         refuse_shared(pictures)
-    if sidecars.form == "sentence" and not request.needs_captions:
-        raise UserError(f"--form sentence is the captioner's, and mode {request.mode} asks none. Give another of both")
+    if sidecars.form == "sentence":
+        require_captions(request, means, weights_folder)
+    if sidecars.max_tokens is not None and request.language != "en":
+        raise UserError("--max-tokens are those of the English CLIP, which read no Korean well. Leave it out")
     command = {
-        "mode": request.mode, "top": request.most, "without": request.without, "banned": request.banned,
+        "mode": request.mode, "language": request.language, "top": request.most,
+        "without": request.without, "banned": request.banned,
         "words": {name: str(Path(path).absolute()) for name, path in request.own.items()},
         "captioner": means.captioner, "weights": str(weights_folder.absolute()), "recursive": recursive,
     }  # fmt: skip
@@ -64,6 +68,17 @@ def describe_into(
     return records, said
 
 
+def require_captions(request: Request, means: Means, weights_folder: Path) -> None:
+    """Raises UserError where no captioner says anything of the pictures."""
+    if not request.needs_captions:
+        raise UserError(f"--form sentence is the captioner's, and mode {request.mode} asks none. Give another of both")
+    recipe, weights = recipe_of(request.mode, means.captioner), open_weights(weights_folder, hashes=False)
+    if not captioners_for(request, recipe, weights):
+        raise UserError(
+            f"--form sentence is the captioner's, and {weights_folder} holds none that speaks Korean. Give --form tags"
+        )
+
+
 def told(images: list[Path], what: str) -> None:
     if images:
         more = f" and {len(images) - 3:,} more" if len(images) > 3 else ""
@@ -81,7 +96,7 @@ def token_counter(sidecars: Sidecars, weights_folder: Path) -> Callable[[str], i
         return None
     from kernel.models.clip import clip_tokenizer, token_count
 
-    return partial(token_count, clip_tokenizer(open_weights(weights_folder).model_folder("clip")))
+    return partial(token_count, clip_tokenizer(open_weights(weights_folder, hashes=False).model_folder("clip")))
 
 
 def refuse_shared(pictures: list[Path]) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 from kernel.banks.word_banks import Phrases
 from kernel.config import LOCAL, Recipe
 from kernel.errors import UserError
+from kernel.interrogator.korean import captioners_for, clip_name, notes
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
-from kernel.models.captioners.loading import captioners_named, inspect_captioner
+from kernel.models.captioners.loading import inspect_captioner
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
@@ -95,14 +96,16 @@ def describe_files(
     files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
     weights = open_weights(weights_folder)
     recipe = recipe_of(request.mode, means.captioner)
-    captioners = captioners_named(recipe, weights) if request.needs_captions else []
+    captioners = captioners_for(request, recipe, weights)
+    for note in notes(request, weights, captioners):
+        print(note, file=STDERR)
     banks = chosen_banks(request, weights)
     require_scratch(means.engine, means.scratch)
     if captioners:
         inspect_captioner(weights, captioners[0])
     workers_of = engine_named(means.engine, means.device, means.address)
     with workers_of as workers, counted_warnings() as counted, ExitStack() as kept:
-        models = {name: weights.sha256(name) for name in ("clip", *captioners)}
+        models = {name: weights.sha256(name) for name in (clip_name(request, weights), *captioners)}
         identity = partial(identity_of, files, request, recipe, models, banks, workers.devices)
         place = kept.enter_context(scratch_folder(means.scratch, identity))
         job = job_in(place, files, request, recipe, weights)
@@ -151,7 +154,7 @@ def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Reci
     for shards in (results.CAPTIONS, results.DESCRIPTIONS):
         (scratch / shards.stage).mkdir(exist_ok=True)
         folder.drop_unsound_shards(shards)
-    return Job(recipe, weights, folder, None, [], features=features)
+    return Job(recipe, weights, folder, None, [], features=features, clip=clip_name(request, weights))
 
 
 def identity_of(

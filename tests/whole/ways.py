@@ -68,6 +68,8 @@ WAYS = {
     ),
     KERNEL + "describe IMAGES --write jsonl --recursive --ban /home/me/words.txt": reader("IMAGES/metadata.jsonl"),
     KERNEL + "describe IMAGES --write csv --out captions.csv": reader("captions.csv"),
+    KERNEL + "describe IMAGES --language ko": reader(),
+    KERNEL + "describe IMAGE --language ko --mode best --json": reader(),
     KERNEL + BANK: reader("build/prompt_bank/bank.json"),
     KERNEL + "train PAIRS --weights build/weights --out ENCODER": reader("ENCODER/encoder.json", more=" --near 0.99"),
     KERNEL + "fit PAIRS --bank BANK --out FIT": reader(

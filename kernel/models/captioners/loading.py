@@ -36,17 +36,29 @@ def kind_of(class_name: str, where: object) -> CaptionerKind:
     return KINDS[class_name]
 
 
-def captioners_named(recipe: Recipe, weights: Weights) -> list[str]:
-    """The recipe's captioner, or the first of the weights folder, and those that stand in for it when it fails."""
-    name = recipe.captioner
-    if name == "auto" and weights.captioners:
-        name = weights.captioners[0]
+def captioners_speaking(language: str, weights: Weights) -> list[str]:
+    """By the `languages` of the manifest's records, English where one has none."""
+    return [name for name in weights.captioners if language in weights.models[name].get("languages", ["English"])]
+
+
+def captioners_named(recipe: Recipe, weights: Weights, language: str = "English") -> list[str]:
+    """The recipe's captioner, or the first of the weights folder, and those that stand in for it when it fails; each
+    speaks the language, which in a run is English, as the competition's prompts are."""
+    name, speaking = recipe.captioner, captioners_speaking(language, weights)
+    if name == "auto" and speaking:
+        name = speaking[0]
+    if name in weights.captioners and name not in speaking:
+        why = "the competition scores captions against English prompts" if language == "English" else "--language ko"
+        raise UserError(
+            f"{weights.folder}: captioner {name!r} speaks no {language} ({why}); those that do: "
+            f"{', '.join(speaking) or 'none'}. Choose one of these, or none by name"
+        )
     if name not in weights.captioners:
         raise UserError(
             f"{weights.folder}: holds no captioner {name!r}{did_you_mean(name, weights.captioners)}; it has "
             f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
         )
-    return weights.captioners[weights.captioners.index(name) :]
+    return speaking[speaking.index(name) :]
 
 
 def inspect_captioner(weights: Weights, name: str) -> Any:

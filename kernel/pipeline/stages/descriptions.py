@@ -5,10 +5,11 @@ from functools import cached_property
 
 import numpy as np
 
+from kernel.interrogator.korean import by_partners, captioners_for, in_korean, korean_of
 from kernel.interrogator.modes import Describer
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import TermTable, chosen_banks
-from kernel.models.clip import ClipEncoder
+from kernel.models.multilingual.loading import AnyClip, load_clip
 from kernel.models.text_tower import TextTower
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
@@ -22,14 +23,16 @@ class DescriptionsStage:
     """`clip`: one that is loaded already, else it is loaded; `rows` are its features (d,) of the last shard's images,
     by their ids."""
 
-    def __init__(self, job: Job, device: Device, clip: ClipEncoder | None = None) -> None:
+    def __init__(self, job: Job, device: Device, clip: AnyClip | None = None) -> None:
         self.job = job
         self.request = Request.read(job.folder.folder)
-        self.clip = clip or ClipEncoder.load(job.weights, device)
+        self.clip = clip or load_clip(job.weights, device, job.clip)
         self.rows: dict[str, np.ndarray] = {}
         self.banks = chosen_banks(self.request, job.weights)
+        self.captioned = bool(captioners_for(self.request, job.recipe, job.weights))
+        self.korean = korean_of(self.request) if by_partners(self.request, job.weights) else None
         self.size = BatchSize(job.recipe.clip_batch)
-        self.features = job.weights.sha256("clip"), job.features_folders
+        self.features = job.weights.sha256(job.clip), job.features_folders
 
     @cached_property
     def describer(self) -> Describer:
@@ -46,16 +49,25 @@ class DescriptionsStage:
         content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
         if rows:
             texts = [captions.get(image, "") for image in rows]
-            found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
+            # a CLIP that reads English alone is given no Korean caption
+            read = texts if self.korean is None else [""] * len(texts)
+            found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), read, self.request.most)
             for image, text, own in zip(rows, texts, found, strict=True):
-                caption = {"caption": text} if self.request.needs_captions else {}
-                content[image] = {**caption, **own}
+                caption = {"caption": text} if self.captioned else {}
+                content[image] = {**caption, **self.in_language(own, text)}
         self.job.folder.write_json(results.DESCRIPTIONS, item, content)
         yield len(files)
 
+    def in_language(self, description: dict, caption: str) -> dict:
+        if self.request.language == "en":
+            return description
+        if self.korean is None:
+            return {"language": "ko", "ranked_by": self.job.clip, **description}
+        return {"language": "ko", "ranked_by": "English partners", **in_korean(description, self.korean, caption)}
+
     def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
-        """By image the caption, and why there is none; nothing of either where the mode needs none."""
-        if not self.request.needs_captions:
+        """By image the caption, and why there is none; nothing of either where none are made."""
+        if not self.captioned:
             return {}, {}
         said = results.read_caption_shard(self.job.folder, shard)
         by_image = zip(self.job.folder.shard_ids(shard), said.captions, strict=True)

@@ -94,3 +94,14 @@ def test_an_unknown_class_lists_the_known_ones(weights, cpu):
     models = {**weights.models, "blip": {**weights.models["blip"], "class": "ViTForImageClassification"}}
     with pytest.raises(UserError, match="Blip2ForConditionalGeneration, BlipForConditionalGeneration"):
         load_captioner(replace(weights, models=models), "blip", cpu)
+
+
+def test_a_run_s_captions_are_english(weights):
+    models = {**weights.models, "blip2": {**weights.models["blip2"], "languages": ["Korean"]}}
+    own = replace(weights, models=models)
+    assert captioners_named(Recipe(captioner="auto"), own) == ["blip"]
+    with pytest.raises(UserError, match="captioner 'blip2' speaks no English .the competition scores captions against"):
+        captioners_named(Recipe(captioner="blip2"), own)
+    assert captioners_named(Recipe(captioner="blip2"), own, "Korean") == ["blip2"]
+    both = {**models, "blip2": {**models["blip2"], "languages": ["English", "Korean"]}}
+    assert captioners_named(Recipe(captioner="blip2"), replace(weights, models=both)) == ["blip2", "blip"]
