@@ -14,6 +14,7 @@ from kernel.pipeline.stages import (
     descriptions,
     encoders,
     estimates,
+    matching,
     words,
 )
 from kernel.system.devices import Device
@@ -28,6 +29,7 @@ STAGES = {
         encoders.STAGE,
         captions.STAGE,
         cosines.STAGE,
+        matching.STAGE,
         estimates.STAGE,
         descriptions.STAGE,
     )
