@@ -42,6 +42,8 @@ def add_steps(publish: Parser) -> None:
     weights.add_argument("--recipe", default=DEFAULT_RECIPE, choices=list(RECIPES))
     weights.add_argument("--out", type=Path, default=KAGGLE_WEIGHTS, metavar="DIR", help="default %(default)s")
     download_options(weights, "; may lie on another disk", "each file")
+    weights.add_argument("--matching", action="store_true",
+                         help="with the model that caption_weighting=itm and itc ask")  # fmt: skip
     weights.add_argument("--encode", action="store_true",
                          help="then encodes the word banks; minutes on a GPU, hours without")  # fmt: skip
     bank_option(weights, "then puts this prompt bank into the folder")
@@ -157,14 +159,16 @@ def wheels_command(options: argparse.Namespace) -> None:
 
 def weights_command(options: argparse.Namespace) -> None:
     from kernel.publish.hub.download import pin_repositories
+    from kernel.publish.hub.pins import MATCHING_MODELS, MODELS
     from kernel.publish.hub.weights import encode_word_banks, publish_weights
 
     if options.pin:
-        for repository in pin_repositories(options.pins):
-            print(f"{repository}: {len(repository.files)} files")
+        for catalogue in [MODELS, MATCHING_MODELS] if options.matching else [MODELS]:
+            for repository in pin_repositories(options.pins, catalogue):
+                print(f"{repository}: {len(repository.files)} files")
         print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
         return
-    folder = publish_weights(recipe_named(options.recipe), options.out, options.scratch, options.pins)
+    folder = publish_weights(recipe_named(options.recipe), options.out, options.scratch, options.pins, options.matching)
     if options.encode:
         encode_word_banks(folder)
     if options.bank:

@@ -170,13 +170,14 @@ class Matcher:
 def itm_logits(model: Any, patches: Any, ids: Any, mask: Any) -> Any:
     """(n, 2), no match and match, of n images' patches (n, patches, width) and a text each, (n, tokens).
 
-    Queries and text see each other, and the head's answers are averaged over the queries.
+    Queries and text see each other, and the head's answers are averaged over the queries. Without a `mask` every token
+    is a word.
     """
     import torch
 
     queries = model.query_tokens.expand(len(ids), -1, -1)
     embedded = model.embeddings(input_ids=ids, query_embeds=queries)
-    whole = torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1)
+    whole = None if mask is None else torch.cat([mask.new_ones(queries.shape[:2]), mask], dim=1)
     seen = model.qformer(
         query_embeds=embedded,
         query_length=queries.shape[1],

@@ -11,7 +11,6 @@ import json
 import math
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ from kernel.miniature.training.captioner_parts import (
     vision_weights,
 )
 from kernel.miniature.training.train_captioner import CHECKPOINTS, vision_outputs
-from kernel.miniature.world import grammar
 from kernel.miniature.world.folders import CAPTIONER_SEED, HELD_OUT_SEED, draw_all, scenes
-from kernel.miniature.world.grammar import Scene
+from kernel.miniature.world.grammar import Scene, other
 from kernel.models.image_text_matching import MATCHING, itc_features, itc_texts, itm_logits, itm_scores
 
+PARTS = ("color", "subject", "setting")  # of a caption, one of which is changed
 TEMPERATURE = 0.07  # CLIP's at its start (arXiv 2103.00020)
 
 
@@ -84,14 +83,6 @@ def new_matching(processor: Blip2Processor, clip: Path, blip2: Path) -> Blip2For
     return model
 
 
-def changed(scene: Scene, rng: np.random.Generator, parts: tuple[str, ...] = ("color", "subject", "setting")) -> Scene:
-    """The scene with another color, subject or setting."""
-    part = parts[rng.integers(len(parts))]
-    phrases = {"color": grammar.COLORS, "subject": grammar.SUBJECTS, "setting": grammar.SETTINGS}[part]
-    others = [own for own in phrases if own != getattr(scene, part)]
-    return replace(scene, **{part: others[rng.integers(len(others))]})
-
-
 def tokens_of(processor: Blip2Processor, texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
     return tokens["input_ids"], tokens["attention_mask"]
@@ -102,7 +93,7 @@ def matching_loss(model: Any, processor: Any, patches: torch.Tensor, batch: list
     """ITM and ITC of a batch's pictures, (n, patches, width), each with its scene."""
     n = len(batch)
     own = [scene.caption for scene in batch]
-    near = [changed(scene, rng).caption for scene in batch]
+    near = [other(scene, PARTS[rng.integers(len(PARTS))], rng).caption for scene in batch]
     far = [own[index] for index in (np.arange(n) + rng.integers(1, n)) % n]
     ids, mask = tokens_of(processor, own + near + far)
     matches = torch.tensor([True] * 2 * n + [own[i] == far[i] for i in range(n)])
@@ -129,7 +120,7 @@ def evaluate(model: Any, processor: Any, vision: torch.Tensor, held: list[Scene]
 
     true = said([scene.caption for scene in held])
     return {
-        part: round(float((true > said([changed(scene, rng, (part,)).caption for scene in held])).float().mean()), 3)
+        part: round(float((true > said([other(scene, part, rng).caption for scene in held])).float().mean()), 3)
         for part in ("color", "subject")
     }
 
@@ -140,7 +131,7 @@ def main() -> None:
     parser.add_argument("--blip2", type=Path, default=CHECKPOINTS / "blip2")
     parser.add_argument("--out", type=Path, default=CHECKPOINTS / MATCHING)
     parser.add_argument("--pictures", type=int, default=6_000)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch", type=int, default=64)
     options = parser.parse_args()
     torch.manual_seed(0)
