@@ -64,7 +64,7 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
 RESULT_SHARE = {
     "clip": 0.5,
     "sentences": 1.0,
-    MATCHING: 0.55,
+    MATCHING: 0.57,
     **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()},
 }
 
