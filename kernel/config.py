@@ -48,7 +48,7 @@ def declared(name: str) -> Estimate:
     return ESTIMATES[name]
 
 
-MATCHING_HEADS = ("itc", "itm")  # of the model for image-text matching; each weighs captions
+ITC, ITM = MATCHING_HEADS = ("itc", "itm")  # of the model for image-text matching; each weighs captions
 CHOICES = {
     "caption_decoding": ("beams", "sampling"),
     "caption_weighting": ("mean", "consensus", "clip", *MATCHING_HEADS),

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from kernel.config import EMBEDDING_DIMENSIONS, Recipe
+from kernel.config import EMBEDDING_DIMENSIONS, ITM, Recipe
 from kernel.estimates.fusion import group_means
 from kernel.estimates.known import Known, Making, Said
 from kernel.models.sentences import SentenceEncoder
 
-ITM = "itm"
 IMAGES = 256  # whose texts are in memory as vectors at a time
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from PIL.Image import Image
 from typing_extensions import TypedDict
 
-from kernel.config import MATCHING_HEADS
+from kernel.config import ITM
 from kernel.errors import UserError
 from kernel.models.captioners.blip2 import Blip2Vision, QFormer
 from kernel.models.captioners.captioner import CONFIG, in_full_precision, load_complete
@@ -25,7 +25,6 @@ from kernel.system.devices import Device
 MATCHING = "matching"  # its name in a manifest, and its folder
 CLASS_NAME = "Blip2ForImageTextRetrieval"
 PUBLISHED = "blip2-itm-vit-g"
-ITC, ITM = MATCHING_HEADS
 # trained in float32; transformers keeps them so by itself, and says nothing where a release does not
 FULL_PRECISION = ("query_tokens", "qformer")
 SPECIAL = ("pad", "cls", "sep", "bos")

@@ -144,7 +144,7 @@ WAYS = {
         " --steps 1 --pictures 64 --batch 8 --out OUT"
     ),
     ".venv/bin/python -m kernel.miniature.training.train_matching": slow(
-        " --pictures 64 --steps 2 --out OUT/matching", "matching/model.safetensors"
+        " --steps 1 --pictures 64 --batch 8 --out OUT", "OUT/model.safetensors"
     ),
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip --steps 1800": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"

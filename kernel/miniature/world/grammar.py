@@ -5,6 +5,7 @@ changes the picture so that a person sees it (`drawing.py`).
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,8 @@ def other(scene: Scene, part: str, rng: np.random.Generator) -> Scene:
     """The scene with another "color", "subject" or "setting"."""
     phrases = {"color": COLORS, "subject": SUBJECTS, "setting": SETTINGS}[part]
     others = [own for own in phrases if own != getattr(scene, part)]
-    return replace(scene, **{part: others[rng.integers(len(others))]})
+    changed: dict[str, Any] = {part: others[rng.integers(len(others))]}
+    return replace(scene, **changed)
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
