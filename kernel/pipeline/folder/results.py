@@ -154,8 +154,8 @@ def drop_captions_of_others(folder: RunFolder, known: dict[str, str]) -> None:
 
 @dataclass(frozen=True)
 class MatchingShard:
-    """Of a shard's images in their order a score of each caption, None of an image without captions and where there is
-    none; by id: `failed` holds the reasons of images that the model failed on, `unmade` those not come to."""
+    """Of a shard's images in their order a score of each caption, None where there is none though there are captions;
+    by id: `failed` holds the reasons of images that the model failed on, `unmade` those not come to."""
 
     scores: list[list[float] | None]
     failed: dict[str, str] = field(default_factory=dict)

@@ -39,7 +39,7 @@ class MatchingStage:
         found = dict(zip((file.id for file in files), made.results, strict=True))
         if not made.unmade or len(made.unmade) < len(files):
             content = MatchingShard(
-                [found.get(image) for image in folder.shard_ids(item)], made.bad | made.failed, made.unmade
+                [found.get(image, []) for image in folder.shard_ids(item)], made.bad | made.failed, made.unmade
             )
             results.write_matching(folder, item, content)
         if made.unmade:
