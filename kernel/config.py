@@ -50,9 +50,10 @@ def declared(name: str) -> Estimate:
     return ESTIMATES[name]
 
 
+ITC, ITM = MATCHING_HEADS = ("itc", "itm")  # of the model for image-text matching; each weighs captions
 CHOICES = {
     "caption_decoding": ("beams", "sampling"),
-    "caption_weighting": ("mean", "clip"),
+    "caption_weighting": ("mean", "consensus", "clip", *MATCHING_HEADS),
     "neighbour_weighting": ("published", "softmax"),
 }
 
@@ -66,6 +67,7 @@ LARGEST = {
     "clip_batch": 65_536,  # what does not fit in memory is halved on the way
     "encoder_batch": 65_536,
     "caption_batch": 65_536,
+    "matching_batch": 65_536,
     "text_batch": 65_536,
     "shard_images": 1_000_000,  # of one shard everything is held in memory, and a kill loses all of it
 }
@@ -105,7 +107,9 @@ class Recipe:
     seed: int = 0
     # of equal captions of an image only one counts
     distinct_captions: bool = False
-    # "mean": each caption of an image counts alike; "clip": by exp(cosine to the image / temperature)
+    # "mean": each caption of an image counts alike; by exp(cosine / temperature): "consensus", the mean cosine to the
+    # image's other captions in MiniLM's space, "clip" and "itc", that to the image by CLIP and by the Q-Former; "itm":
+    # by the probability that caption and image match
     caption_weighting: str = "mean"
     caption_temperature: float = 0.02
     # what the answer is made of, and each part's share: one alone is taken as it is, several as unit rows
@@ -121,6 +125,7 @@ class Recipe:
     clip_batch: int = 64
     encoder_batch: int = 64
     caption_batch: int = 16
+    matching_batch: int = 16
     text_batch: int = 256
     shard_images: int = 256
 
@@ -173,6 +178,11 @@ class Recipe:
     def needs(self, what: str) -> bool:
         """Whether any estimate with a share needs this."""
         return any(what in ESTIMATES[name].needs for name in self.shared)
+
+    @property
+    def matching_head(self) -> str | None:
+        """The head of image-text matching that weighs captions; None where another way does, or there are none."""
+        return self.caption_weighting if self.caption_weighting in MATCHING_HEADS and self.needs(CAPTIONS) else None
 
 
 RECIPES = {

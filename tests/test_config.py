@@ -207,7 +207,7 @@ def test_sampling_needs_no_beams():
     ("setting", "words"),
     [
         ("caption_decoding=beam", "caption_decoding is 'beam'; expected one of beams, sampling"),
-        ("caption_weighting=median", "caption_weighting is 'median'; expected one of mean, clip"),
+        ("caption_weighting=median", "caption_weighting is 'median'; expected one of mean, consensus, clip, itc, itm"),
         ("neighbour_weighting=none", "neighbour_weighting is 'none'; expected one of published, softmax"),
         ("caption_temperature=0", "caption_temperature is 0.0; expected more than 0"),
         ("neighbour_temperature=-1", "neighbour_temperature is -1.0; expected more than 0"),

@@ -17,6 +17,7 @@ from kernel.errors import UserError
 from kernel.estimates.constant import constant_row
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.encoders.choice import chosen_encoders
+from kernel.models.image_text_matching import MATCHING, inspect_matching
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.folder.run_folder import FORMAT, RunFolder, Shards, read_run
@@ -65,6 +66,9 @@ class Prepared:
             "words": {own.name: features_key(models["clip"], own.phrases) for own in self.words},
             "bank": file_sha256(bank.folder / RECORD) if bank else None,
             "encoders": self.encoders,
+            "matching": {"head": recipe.matching_head, "model": self.weights.sha256(MATCHING)}
+            if recipe.matching_head
+            else None,
         }
         found: dict[str, dict[str, Any]] = {}
         for stage in kept():
@@ -85,6 +89,8 @@ def prepare(recipe: Recipe, paths: Paths, engine: Engine, limit: int | None) -> 
     recipe, shares_from = with_fitted_shares(recipe, bank, encoders)
     devices = engine.devices
     inspect_captioner(weights, captioners[0])
+    if recipe.matching_head:
+        inspect_matching(weights)
     # small, so it stays, and on the CPU, as this process never touches a GPU
     encoder = SentenceEncoder.load(weights, Device("cpu"))
     fallback = constant_row(weights.folder, lambda: encoder)

@@ -13,6 +13,7 @@ from typing import Any
 
 from kernel import __version__
 from kernel.config import CAPTIONS, Paths, Recipe
+from kernel.models.image_text_matching import MATCHING
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import left_out
@@ -103,7 +104,9 @@ class Record:
     def write(self, problems: list[str]) -> dict[str, Any]:
         """Writes run.json as things stand, and returns its content; `problems` tell why, the shards what."""
         short = shortfall(self.folder, self.recipe, self.asked, self.encoders)
-        models, images = ("clip", *sorted(short["captioners"]), "sentences"), len(self.folder.images)
+        matching = [MATCHING] if self.recipe.matching_head else []
+        models = ("clip", *sorted(short["captioners"]), *matching, "sentences")
+        images = len(self.folder.images)
         content = {
             **self.static,
             "models": {name: self.weights.models[name]["source"] for name in models},
@@ -165,7 +168,7 @@ def shortfall(folder: RunFolder, recipe: Recipe, asked: str, encoders: Mapping[s
     failed: dict[str, str] = {}
     lesser, reduced, unweighed = set[str](), set[str](), set[str]()
     captioners: Counter[str] = Counter()
-    weighed = set(folder.made(results.COSINES))
+    scores = results.read_caption_scores(folder, recipe.caption_weighting)
     for shard, content in (results.caption_shards(folder) if recipe.needs(CAPTIONS) else {}).items():
         named = zip(folder.shard_ids(shard), content.captioners, strict=True)
         by = {image: name for image, name in named if name is not None}
@@ -174,7 +177,9 @@ def shortfall(folder: RunFolder, recipe: Recipe, asked: str, encoders: Mapping[s
         bad |= content.bad
         failed |= {image: reason for image, reason in content.failed.items() if image not in by}
         reduced |= set(content.reduced)
-        unweighed |= set(by) if recipe.caption_weighting == "clip" and shard not in weighed else set()
+        own_scores = scores[slice(*folder.borders[shard])] if scores else content.captions
+        unweighed |= {image for image, own in zip(folder.shard_ids(shard), own_scores, strict=True)
+                      if own is None and image in by}  # fmt: skip
     others = ", ".join(f"{count} by {name}" for name, count in captioners.items() if name != asked)
     kinds: list[tuple[str, str, Collection[str]]] = [
         (f"no_{own.lack}", f"have no {own.lack}", folder.unmade_images(own.writes) if own.wanted(recipe) else ())
@@ -190,11 +195,11 @@ def shortfall(folder: RunFolder, recipe: Recipe, asked: str, encoders: Mapping[s
         ("caption_failures", "have none because the captioner failed on them", failed),
         ("fallback_captions", f"were captioned by a stand-in for {asked} ({others})", lesser),
         ("fewer_captions", "were captioned with less effort than asked", reduced),
+        ("unweighed_captions", "have captions that were not weighed, so they count alike", unweighed),
     )
     counts = {"images": total, "bad_images": len(bad), **{name: len(ids) for name, _, ids in kinds}}
     counts["degraded_rows"] = len(set(bad).union(*(ids for _, _, ids in kinds)))
-    said = [*((words, ids) for _, words, ids in kinds), ("have captions that CLIP did not weigh", unweighed)]
-    problems = [f"{len(ids)} of {total} images {words}" for words, ids in said if ids]
+    problems = [f"{len(ids)} of {total} images {words}" for _, words, ids in kinds if ids]
     return {"captioners": dict(captioners), "counts": counts, "bad_images": bad, "caption_failures": failed,
             "problems": problems}  # fmt: skip
 

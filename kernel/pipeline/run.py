@@ -103,8 +103,10 @@ class Line:
         if self.recipe.needs(CAPTIONS) and missing:
             start = time.perf_counter()
             self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
-            # the last answer does this again, with `captions_per_image` texts an image instead of one
-            reserve = (self.recipe.captions_per_image + 1) * (time.perf_counter() - start)
+            # the last answer does this again, with `captions_per_image` texts an image instead of one, and those
+            # twice where they are compared with one another first
+            again = 2 if self.recipe.caption_weighting == "consensus" else 1
+            reserve = (again * self.recipe.captions_per_image + 1) * (time.perf_counter() - start)
             self.captions(self.ends(reserve))
             self.better_captions(reserve)
         return self.answer(of_texts, self.problems)

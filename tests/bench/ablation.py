@@ -17,7 +17,17 @@ import numpy as np
 
 from kernel.banks.build import build_bank
 from kernel.banks.prompt_bank import PromptBank
-from kernel.config import CAPTIONS, DEFAULT_WEIGHTS, ENCODERS, ESTIMATES, RECIPES, BankSettings, Paths
+from kernel.config import (
+    CAPTIONS,
+    CHOICES,
+    DEFAULT_WEIGHTS,
+    ENCODERS,
+    ESTIMATES,
+    RECIPES,
+    BankSettings,
+    Paths,
+    Recipe,
+)
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
 from kernel.estimates.texts import weighed_captions
@@ -40,6 +50,8 @@ SPLITS = 3
 SCORED, FITTED, BANK_PROMPTS, BANK_LEAST = 500, 200, 30_000, 20_000
 FOLDS = 5
 BASELINE = "baseline"
+# the other ways to weigh captions, each by the name of its row
+WEIGHTINGS = {f"captions by {way}": way for way in CHOICES["caption_weighting"] if way != "mean"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +126,8 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     text = RECIPES["text"]
     content = run(replace(text, estimates={"captions": 1.0}), Paths(pairs / "images", weights_folder, pairs / "run"))
     images = list_images(pairs / "images")
+    weighted = {name: weighed(replace(text, caption_weighting=way), pairs, weights_folder, len(images))
+                for name, way in WEIGHTINGS.items()}  # fmt: skip
     folder = RunFolder(pairs / "run", images, text.shard_images)
     features, captions = results.read_clip(folder)[0], results.read_captions(folder)[0]
     modifiers = results.read_modifiers(folder)
@@ -130,7 +144,22 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
         rows, _ = estimate("prompts" if name == BASELINE else name, known)
         seconds[f"estimate {name}"] = (time.perf_counter() - start) / len(images)
         estimates[name] = unit_rows(rows)
+    for name, (rows, spent) in weighted.items():
+        estimates[name], seconds[f"estimate {name}"] = unit_rows(rows), spent
     return Draw(features, estimates, encoder.encode(prompts, text.text_batch), seconds)
+
+
+def weighed(recipe: Recipe, pairs: Path, weights_folder: Path, images: int) -> tuple[np.ndarray, float]:
+    """The estimate of captions that are weighed as the recipe says, and the seconds an image of that alone.
+
+    In the run folder of this draw, where CLIP's features and the captions are already there.
+    """
+    where = Paths(pairs / "images", weights_folder, pairs / "run")
+    content = run(replace(recipe, estimates={"captions": 1.0}), where)
+    own = ("caption cosines", "image-text matching", "estimates")
+    spent = sum(seconds for stage, seconds in content["seconds"].items() if stage in own)
+    folder = RunFolder(pairs / "run", list_images(pairs / "images"), recipe.shard_images)
+    return results.read_estimate(folder, "captions")[0], spent / images
 
 
 def cross_fitted(features: np.ndarray, embeddings: np.ndarray) -> tuple[Head, np.ndarray]:
@@ -161,6 +190,7 @@ def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
     """Means, intervals and seconds of every way to answer on the scored draw; what is fitted is fitted on the other."""
     ways: dict[str, tuple[list[str], np.ndarray]] = {name: ([name], np.ones(1)) for name in ESTIMATES}
     ways["prior"] = ways.pop("constant")
+    ways |= {name: ([name], np.ones(1)) for name in WEIGHTINGS}
     for name in ESTIMATES:
         rest = [other for other in ESTIMATES if other != name]
         ways[f"text without {name}"] = (rest, best_shares(products(fit_on.rows(*rest), fit_on.truth)))
@@ -180,6 +210,7 @@ def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
         "estimates": estimates,
         "text_minus_baseline": summary(cosines["text"] - cosines[BASELINE]),
         "text_minus_shrunk_baseline": summary(cosines["text"] - cosines["baseline, shrunk"]),
+        "weighted_minus_captions": {name: summary(cosines[name] - cosines["captions"]) for name in WEIGHTINGS},
     }
 
 
@@ -191,7 +222,7 @@ def seconds_of(names: list[str], shares: np.ndarray, on: Draw) -> float:
     """Own work of the estimates with a share, and once each stage that any of them needs."""
     used = {name for name, share in zip(names, shares, strict=True) if share > 0}
     stages = {"clip"} if used != {"constant"} else set()
-    captioned = {BASELINE, *(name for name in ESTIMATES if CAPTIONS in ESTIMATES[name].needs)}
+    captioned = {BASELINE, *WEIGHTINGS, *(name for name in ESTIMATES if CAPTIONS in ESTIMATES[name].needs)}
     stages |= {"captions"} if used & captioned else set()
     return sum(on.seconds[stage] for stage in stages) + sum(on.seconds[f"estimate {name}"] for name in used)
 
@@ -249,6 +280,9 @@ def main() -> None:
             difference = split[f"text_minus_{other}"]
             low, high = difference["ci95"]
             print(f"text minus {other}: {difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
+        for name, difference in split["weighted_minus_captions"].items():
+            low, high = difference["ci95"]
+            print(f"{name} minus captions: {difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
     low, high = content["second_draw"]["text_minus_baseline"]["ci95"]
     mean = content["second_draw"]["text_minus_baseline"]["mean"]
     print(f"\nsecond draw, shares of split 0: text minus baseline {mean:+.4f} ({low:+.4f} to {high:+.4f})")

@@ -25,7 +25,9 @@ def test_every_split_has_every_way_to_answer_with_its_interval_and_seconds(made)
     assert [split["seed"] for split in content["splits"]] == [0, 1, 2]
     for split in content["splits"]:
         ways = {"prior", "baseline", "baseline, shrunk", "text", "text, published shares"}
+        ways |= {f"captions by {way}" for way in ("consensus", "clip", "itc", "itm")}
         assert ways | {f"text without {name}" for name in ESTIMATES} <= set(split["estimates"])
+        assert set(split["weighted_minus_captions"]) == {way for way in ways if way.startswith("captions by")}
         for own in split["estimates"].values():
             assert own["ci95"][0] <= own["mean"] <= own["ci95"][1]
             assert own["seconds_per_image"] >= 0

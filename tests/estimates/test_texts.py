@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kernel.config import Recipe
 from kernel.estimates import estimate, estimating
 from kernel.estimates.known import Known, Said
-from kernel.estimates.texts import compose, modifier_line, weighed_captions
+from kernel.estimates.texts import compose, consensus, modifier_line, weighed_captions
 from kernel.models.sentences import SentenceEncoder
 
 DECK = Recipe()
@@ -108,6 +108,28 @@ def test_captions_count_by_their_cosine_with_the_image():
     recipe = replace(RECIPE, caption_weighting="clip", caption_temperature=0.1)
     (said,) = weighed_captions([["a", "b"]], [[0.3, 0.4]], recipe)
     assert said.weights == pytest.approx([np.exp(-1), 1])
+
+
+def test_captions_count_by_the_probability_that_they_match():
+    (said,) = weighed_captions([["a", "b"]], [[0.0, 800.0]], replace(RECIPE, caption_weighting="itm"))
+    assert said.weights == pytest.approx([0.5, 1])
+    (said,) = weighed_captions([["a", "b"]], [[-800.0, -801.0]], replace(RECIPE, caption_weighting="itm"))
+    assert said.weights == pytest.approx([1, np.exp(-1)])
+
+
+def test_captions_are_compared_with_the_image_s_others(known_of):
+    encoder = known_of([], []).encoder
+    fish, cat = encoder.encode(["a fish", "a cat"], 8)
+    near = float(fish @ cat)
+    found = consensus([["a fish", "a fish", "a cat"], [], ["a hill"]], encoder, 8)
+    assert found == [pytest.approx([(1 + near) / 2, (1 + near) / 2, near], abs=1e-6), [], pytest.approx([0], abs=1e-6)]
+
+
+def test_many_images_are_compared_part_by_part(known_of, monkeypatch):
+    encoder, said = known_of([], []).encoder, [["a fish", "a cat"], ["a hill", "a fish", "a cat"]]
+    whole = consensus(said, encoder, 8)
+    monkeypatch.setattr("kernel.estimates.texts.IMAGES", 1)
+    assert [pytest.approx(own, abs=1e-6) for own in whole] == consensus(said, encoder, 8)
 
 
 @pytest.mark.parametrize("cosines", [None, [[0.3, 0.4, 0.3]]])

@@ -160,6 +160,9 @@ WAYS = {
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip2": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"
     ),
+    ".venv/bin/python -m kernel.miniature.training.train_matching": slow(
+        " --steps 1 --pictures 64 --batch 8 --out OUT", "OUT/model.safetensors"
+    ),
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip --steps 1800": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"
     ),

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from kernel.config import MATCHING_HEADS
 from kernel.pipeline.folder.run_folder import MOST_BYTES, RunFolder, Shards
 from kernel.system.files import write_json, write_whole
 from kernel.system.opening import read_whole
@@ -18,6 +19,9 @@ from kernel.system.opening import read_whole
 CLIP: Shards = Shards("clip", ".safetensors", lambda folder, shard: read_rows(folder, CLIP, shard)[2])
 CAPTIONS = Shards("captions", ".json", lambda folder, shard: read_caption_shard(folder, shard).unmade)
 COSINES = Shards("cosines", ".json")  # of each image's captions
+MATCHING = Shards("matching", ".json", lambda folder, shard: read_matching_shard(folder, shard).unmade)
+# by the recipe's `caption_weighting` where a stage finds it; the others are found when answers are made
+WEIGHED_BY = {"clip": COSINES, **dict.fromkeys(MATCHING_HEADS, MATCHING)}
 DESCRIPTIONS = Shards("descriptions", ".json")  # by image what `describe` found, or its `error`
 
 
@@ -116,7 +120,8 @@ class CaptionShard:
 
 
 def write_captions(folder: RunFolder, shard: int, content: CaptionShard) -> None:
-    folder.shard_path(COSINES, shard).unlink(missing_ok=True)  # of other captions
+    for shards in (COSINES, MATCHING):
+        folder.shard_path(shards, shard).unlink(missing_ok=True)  # of other captions
     folder.write_json(CAPTIONS, shard, asdict(content), whole=not content.unmade)
 
 
@@ -156,12 +161,36 @@ def drop_described_of_others(folder: RunFolder, known: dict[str, str]) -> None:
                 folder.shard_path(shards, shard).unlink(missing_ok=True)
 
 
-def read_cosines(folder: RunFolder) -> list[list[float] | None]:
-    """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
-    cosines: list[list[float] | None] = [None for _ in folder.images]
-    for shard in set(folder.made(COSINES)) & set(folder.made(CAPTIONS)):
-        cosines[slice(*folder.borders[shard])] = folder.read_json(COSINES, shard)
-    return cosines
+@dataclass(frozen=True)
+class MatchingShard:
+    """Of a shard's images in their order a score of each caption, None where there is none though there are captions;
+    by id: `failed` holds the reasons of images that the model failed on, `unmade` those not come to."""
+
+    scores: list[list[float] | None]
+    failed: dict[str, str] = field(default_factory=dict)
+    unmade: list[str] = field(default_factory=list)
+
+
+def write_matching(folder: RunFolder, shard: int, content: MatchingShard) -> None:
+    folder.write_json(MATCHING, shard, asdict(content), whole=not content.unmade)
+
+
+def read_matching_shard(folder: RunFolder, shard: int) -> MatchingShard:
+    """What `write_matching` wrote."""
+    return MatchingShard(**folder.read_json(MATCHING, shard))
+
+
+def read_caption_scores(folder: RunFolder, weighting: str) -> list[list[float] | None] | None:
+    """Of each image's captions, in their order, what the stage of this weighting found: cosines with the image, or log
+    odds of `itm`; None of an image for which it found none, and of all where no stage is asked."""
+    if weighting not in WEIGHED_BY:
+        return None
+    shards = WEIGHED_BY[weighting]
+    scores: list[list[float] | None] = [None for _ in folder.images]
+    for shard in set(folder.made(shards)) & set(folder.made(CAPTIONS)):
+        own = folder.read_json(COSINES, shard) if shards is COSINES else read_matching_shard(folder, shard).scores
+        scores[slice(*folder.borders[shard])] = own
+    return scores
 
 
 def estimate_path(folder: RunFolder, name: str) -> Path:

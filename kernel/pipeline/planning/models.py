@@ -18,18 +18,27 @@ from kernel.models.clip import CONFIG, Configuration
 from kernel.models.configurations import read_configuration
 from kernel.models.encoders.choice import chosen_encoders
 from kernel.models.encoders.record import Pixels, Tower, read_encoder_record
+from kernel.models.image_text_matching import (
+    MATCHING,
+    PUBLISHED,
+    PUBLISHED_CONFIG,
+    inspect_matching,
+    read_matching_config,
+)
 from kernel.models.sentences import Bert
 from kernel.models.weights_folder import ADVICE, Weights, check_header
 from kernel.pipeline.planning.model_costs import (
     Captioning,
     Clip,
     Encoding,
+    Matching,
     Weighed,
     Work,
     captioner_costs,
     clip_costs,
     counted_once,
     encoder_costs,
+    matching_costs,
     sentence_costs,
 )
 from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
@@ -54,14 +63,15 @@ SHIPPED = {"auto": TAKEN[BY_DEFAULT[0]].name, **{key: own.name for key, own in T
 
 @dataclass(frozen=True)
 class Models:
-    """The models to plan with, MiniLM with the work of a prompt, the lengths of the word lists, and the image encoders
-    that have a tower of their own."""
+    """The models to plan with, MiniLM with the work of a prompt, the lengths of the word lists, the image encoders that
+    have a tower of their own, and image-text matching where the recipe asks it."""
 
     clip: Clip
     captioner: Captioning | None
     sentences: tuple[Weighed, Work]
     word_lists: Mapping[str, int]
     encoders: tuple[Encoding, ...] = ()
+    matching: Matching | None = None
 
 
 def published_models(recipe: Recipe, half: bool) -> Models:
@@ -74,7 +84,10 @@ def published_models(recipe: Recipe, half: bool) -> Models:
         )
     captioner = captioner_costs(CAPTIONERS[name], half) if recipe.needs(CAPTIONS) else None
     encoders = (encoder_costs(ENCODER, [ENCODER_TOWER], half),) if recipe.needs(ENCODERS) else ()
-    return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES, encoders)
+    matching = None
+    if recipe.matching_head:
+        matching = matching_costs(PUBLISHED, PUBLISHED_CONFIG, ASSUMED.caption_tokens, half)
+    return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES, encoders, matching)
 
 
 @counted_once
@@ -101,6 +114,7 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         towers = {own: read_encoder_record(weights.encoder_folder(own)).towers for own in asked}
         looking = {name: [tower for tower in own if tower.kind != "clip"] for name, own in towers.items()}
         encoders = [encoder_costs(name, own, half) for name, own in looking.items() if own]
+        matching = matching_of(weights, half) if recipe.matching_head else None
         sentence_config = read_configuration(sentence_folder / "config.json", Bert)
         sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, sentence_config)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
@@ -116,7 +130,16 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
     # MiniLM is float32 on every device; on a GPU nothing stays mapped
     sentences = as_stored(sentences, sentence_folder, half)
     lists = {path.stem: len(read_phrases(path).phrases) for path in (weights.folder / "word_banks").glob("*.txt")}
-    return Models(clip, captioner, (sentences, sentence), lists, tuple(encoders))
+    return Models(clip, captioner, (sentences, sentence), lists, tuple(encoders), matching)
+
+
+def matching_of(weights: Weights, half: bool) -> Matching:
+    """Image-text matching of this folder. Raises UserError where it holds none."""
+    inspect_matching(weights)
+    folder = weights.model_folder(MATCHING)
+    config = read_matching_config(folder / "config.json")
+    costs = matching_costs(weights.models[MATCHING]["source"], config, ASSUMED.caption_tokens, half)
+    return replace(costs, weights=as_stored(costs.weights, folder, half))
 
 
 def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:

@@ -93,7 +93,8 @@ def plan(
         notes.append("the word banks' features are taken to lie in the weights folder")
 
     asked = prompts if asks_bank else 0
-    stages = [costs.reading_stage(clip, captioner, sentences, gpu, asked), costs.clip_stage(share)]
+    reading = costs.reading_stage(clip, captioner, sentences, gpu, asked, models.matching)
+    stages = [reading, costs.clip_stage(share)]
     stages += [costs.encoder_stage(share, encoder) for encoder in models.encoders]
     if any(recipe.modifiers.values()):
         stages.append(costs.words_stage(whole, features_shipped, models.word_lists))
@@ -103,6 +104,8 @@ def plan(
             notes.append(costs.split_note(gpu, captioner, stages[-1], usable))
         if recipe.caption_weighting == "clip":
             stages.append(costs.cosines_stage(share))
+        if models.matching:
+            stages.append(costs.matching_stage(share, models.matching))
     if recipe.needs(CAPTIONS) or recipe.needs(MODIFIERS):
         stages.append(costs.sentences_stage(whole, sentence))
     if recipe.needs(NEAREST):
@@ -113,7 +116,7 @@ def plan(
         if (least := stage.memory_at(1)) > usable:
             found = f"{least / GB:.2f} GB at batch 1, usable are {usable / GB:.2f} GB of {gpu.name}"
             problems.append(f"{stage.name}: {found}")
-    host = costs.host_bytes(whole, captioner, models.word_lists)
+    host = costs.host_bytes(whole, captioner, models.word_lists, models.matching)
     for what, needed in host.items():
         # at the same time is no must
         if needed > host_memory and not what.startswith("models loading at the same time"):

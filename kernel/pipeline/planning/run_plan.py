@@ -77,6 +77,7 @@ def with_fitting_batches(recipe: Recipe, planned: Plan) -> Recipe:
         clip_batch=min(recipe.clip_batch, fits["clip"]),
         encoder_batch=min([recipe.encoder_batch, *(fits[name] for name in fits if name.startswith(f"{ENCODER} "))]),
         caption_batch=min(recipe.caption_batch, fits.get("captions", recipe.caption_batch)),
+        matching_batch=min(recipe.matching_batch, fits.get("image-text matching", recipe.matching_batch)),
     )
 
 

@@ -17,6 +17,7 @@ from kernel.pipeline.stages import (
     descriptions,
     encoders,
     estimates,
+    matching,
     words,
 )
 from kernel.system.devices import Device
@@ -31,6 +32,7 @@ STAGES = {
         encoders.STAGE,
         captions.STAGE,
         cosines.STAGE,
+        matching.STAGE,
         estimates.STAGE,
         descriptions.STAGE,
     )

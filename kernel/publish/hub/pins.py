@@ -13,6 +13,7 @@ from typing import Any
 
 from kernel.errors import UserError
 from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS
+from kernel.models.image_text_matching import MATCHING
 from kernel.system.files import file_sha256
 from kernel.system.records import read_record
 
@@ -74,6 +75,13 @@ MODELS = Catalogue(
     "repositories", "model", "python -m kernel publish weights --pin", CHOICES,
     {key: own.repository for key, own in SHIPPED.items() if key not in BY_DEFAULT},
 )  # fmt: skip
+# taken where it is asked for
+MATCHING_MODELS = Catalogue(
+    MATCHING,
+    "model",
+    "python -m kernel publish weights --matching --pin",
+    {MATCHING: FileChoice(("config.json",), OF_CAPTIONERS)},
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +139,7 @@ class Pins:
     """pins.json: the repositories of each catalogue by key."""
 
     repositories: dict[str, Pin] = field(default_factory=dict)
+    matching: dict[str, Pin] = field(default_factory=dict)
     prompts: dict[str, Pin] = field(default_factory=dict)
     pairs: dict[str, Pin] = field(default_factory=dict)
 

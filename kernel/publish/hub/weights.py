@@ -19,10 +19,21 @@ from kernel.config import RECIPES, Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.estimates.constant import keep_constant_row
 from kernel.models.additions import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
+from kernel.models.captioners.captioner import CONFIG, without_dtype
 from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import CONFIGURATIONS as OF_CLIP
 from kernel.models.clip import ClipEncoder, clip_tokenizer, clip_tokenizer_record
 from kernel.models.configurations import check_configurations
+from kernel.models.image_text_matching import (
+    CLASS_NAME,
+    FULL_PRECISION,
+    MATCHING,
+    MatchingConfiguration,
+    inspect_matching,
+    matching_tokenizer_record,
+    read_matching_config,
+    read_processor,
+)
 from kernel.models.sentences import CONFIGURATIONS as OF_SENTENCES
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer, sentence_tokenizer_record
 from kernel.models.weights_folder import (
@@ -37,7 +48,7 @@ from kernel.models.weights_folder import (
 )
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch
-from kernel.publish.hub.pins import CHOICES, SHARD, Repository, pinned_repositories
+from kernel.publish.hub.pins import CHOICES, MATCHING_MODELS, SHARD, Repository, pinned_repositories
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device, find_device
 from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json, writing
@@ -47,10 +58,16 @@ WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "clip": OF_CLIP,
     "sentences": OF_SENTENCES,
+    MATCHING: {CONFIG: MatchingConfiguration},
     **{name: kind.configurations for name, kind in SHIPPED_KINDS.items()},
 }
 # result by download, for the check of free disk: halved, or with the parts that stay float32
-RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()}}
+RESULT_SHARE = {
+    "clip": 0.5,
+    "sentences": 1.0,
+    MATCHING: 0.57,
+    **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()},
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +87,10 @@ class Item:
         return [self.repository.name, self.repository.revision, self.name, self.repository.files[self.name].hash]
 
 
-def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path, asked: Sequence[str] = ()) -> Path:
-    """Makes `out` the weights folder of a recipe's models, or finds that it is; returns it.
+def publish_weights(
+    recipe: Recipe, out: Path, scratch: Path, pins: Path, asked: Sequence[str] = (), matching: bool = False
+) -> Path:
+    """Makes `out` the weights folder of a recipe's models, with image-text matching if asked, or finds that it is.
 
     Of captioners it holds those `asked` for, else the recipe's, in the order in which they stand in for one another.
 
@@ -79,6 +98,8 @@ def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path, asked:
     """
     captioners = captioners_asked(asked) if asked else captioners_of(recipe)
     repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
+    if matching:
+        repositories |= pinned_repositories(pins, [MATCHING], MATCHING_MODELS)
     finish_additions(out)
     if is_current(out, repositories, captioners):
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
@@ -160,7 +181,9 @@ def is_current(out: Path, repositories: dict[str, Repository], captioners: list[
         return False
     try:
         found = read_manifest(out / MANIFEST)
-        sources = {model: (entry["source"], entry["revision"]) for model, entry in found.models.items()}
+        # a folder that also matches images and texts is none that lacks anything
+        asked = [model for model in found.models if model != MATCHING or MATCHING in repositories]
+        sources = {model: (found.models[model]["source"], found.models[model]["revision"]) for model in asked}
         expected = {model: (repository.name, repository.revision) for model, repository in repositories.items()}
         if sources != expected or found.captioners != captioners:
             print(f"{out}: holds other models or revisions than the pinned ones: made anew", file=sys.stderr)
@@ -252,11 +275,15 @@ def note_changed(items: list[Item], folder: Path, record: dict[str, Made]) -> No
 def put(item: Item, source: Path, target: Path) -> str:
     """Writes `target`, halved where it holds weights that are run in half precision; returns its sha256."""
     model = item.repository.key
-    kind = SHIPPED_KINDS.get(model)
+    kind, matching = SHIPPED_KINDS.get(model), model == MATCHING
     if item.name.endswith(".bin"):
         return convert_pickle(source, target)
     if item.is_weights and model != "sentences":
-        return convert_safetensors(source, target, kind.full_precision if kind else ())
+        kept = FULL_PRECISION if matching else kind.full_precision if kind else ()
+        return convert_safetensors(source, target, kept)
+    if item.name == CONFIG and matching:
+        write_json(target, without_dtype(read_matching_config(source, item.repository.other_revision)))
+        return file_sha256(target)
     if kind and item.name == kind.config_file:
         write_json(target, kind.stated(kind.read_config(source, item.repository.other_revision)))
         return file_sha256(target)
@@ -267,7 +294,7 @@ def put(item: Item, source: Path, target: Path) -> str:
 
 def manifest_models(repositories: dict[str, Repository], folder: Path, captioners: list[str]) -> dict[str, Any]:
     """The manifest's record of each model, made with its own tokenizer; captioners are checked as a run does."""
-    classes = {"clip": "CLIP", "sentences": "SentenceTransformer"}
+    classes = {"clip": "CLIP", "sentences": "SentenceTransformer", MATCHING: CLASS_NAME}
     classes |= {name: kind.class_name for name, kind in SHIPPED_KINDS.items()}
     models: dict[str, Any] = {}
     weights = Weights(folder, models, captioners)
@@ -282,6 +309,8 @@ def manifest_models(repositories: dict[str, Repository], folder: Path, captioner
             models[model]["tokenizer"] = tokenizer
             if model in captioners:
                 inspect_captioner(weights, model)
+            if model == MATCHING:
+                inspect_matching(weights)
         except UserError as error:
             raise UserError(
                 f"{repository}: its configuration is not what a run needs ({error}); no weights were "
@@ -296,6 +325,8 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
         return clip_tokenizer_record(clip_tokenizer(folder))
     if model == "sentences":
         return sentence_tokenizer_record(sentence_tokenizer(folder))
+    if model == MATCHING:
+        return matching_tokenizer_record(read_processor(folder))
     kind = SHIPPED_KINDS[model]
     return kind.tokenizer_record(kind.read_processor(folder))
 

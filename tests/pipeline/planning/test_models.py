@@ -11,10 +11,19 @@ from kernel.models.captioners.blip import BLIP
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import CONFIG, ClipEncoder
+from kernel.models.image_text_matching import Matcher
 from kernel.models.weights_folder import Weights
 from kernel.pipeline.planning.gpus import gpu_named
 from kernel.pipeline.planning.model_costs import MINILM, captioner_costs, sentence_costs, weigh
-from kernel.pipeline.planning.models import CAPTIONERS, CLIP, as_stored, models_of, published_clip, stored_tensors
+from kernel.pipeline.planning.models import (
+    CAPTIONERS,
+    CLIP,
+    as_stored,
+    models_of,
+    published_clip,
+    published_models,
+    stored_tensors,
+)
 from kernel.pipeline.planning.plan import plan
 from kernel.pipeline.planning.run_plan import predicted_memory
 from kernel.pipeline.planning.stage_costs import ASSUMED
@@ -37,6 +46,20 @@ def test_the_miniature_models_weigh_what_they_weigh_when_loaded(half, weights, c
     for counted, weighed in zip((models.clip.weights, models.captioner.weights), loaded, strict=True):
         assert counted.bytes_by_dtype == weighed.bytes_by_dtype
         assert counted.parameters == weighed.parameters
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_image_text_matching_weighs_what_it_weighs_when_loaded(half, weights, cpu, half_on_cpu):
+    matching = models_of(weights, replace(BASELINE, caption_weighting="itm"), half).matching
+    loaded = weigh(Matcher.load(weights, half_on_cpu if half else cpu).model)
+    assert matching is not None
+    assert matching.weights.bytes_by_dtype == loaded.bytes_by_dtype
+    assert models_of(weights, BASELINE, half).matching is None
+
+
+def test_the_published_matching_has_the_published_number_of_parameters():
+    found = published_models(replace(BASELINE, caption_weighting="itc"), half=True).matching
+    assert found is not None and round(found.weights.parameters / 1e6) == 1172
 
 
 def test_a_recipe_s_captioner_is_the_one_counted(weights, in_float32):

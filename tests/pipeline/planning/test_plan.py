@@ -106,6 +106,26 @@ def test_stages_follow_the_recipe():
     assert round(found.bank["operations_per_prompt"] / 1e9) == 47
 
 
+def test_captions_that_are_matched_with_their_image_take_a_model_and_time_more():
+    found, plain = planned(changes=["caption_weighting=itm"]), planned()
+    (stage,) = [stage for stage in found.stages if stage.name == "image-text matching"]
+    names = [stage.name for stage in found.stages]
+    assert names.index("captions") < names.index(stage.name) < names.index("sentences")
+    assert stage.model == "blip2-itm-vit-g" and stage.memory_bytes <= found.usable_bytes
+    # 1,172 M parameters in half precision, but for 162 M of the Q-Former
+    assert 2 * 1_172e6 + 2 * 161e6 < stage.weights_bytes < 2 * 1_173e6 + 2 * 163e6
+    # fewer GFLOPs than two images of the ViT, more than one
+    assert 1.0 < stage.operations / 8000 / 534e9 < 2.0
+    assert found.seconds > plain.seconds + stage.seconds
+    assert "image-text matching" not in [stage.name for stage in plain.stages]
+
+
+def test_captions_that_are_compared_with_one_another_are_embedded_once_more():
+    found, plain = planned(changes=["caption_weighting=consensus"]), planned()
+    texts = [next(own.operations for own in plan.stages if own.name == "sentences") for plan in (plain, found)]
+    assert texts[1] == 2 * texts[0]
+
+
 def test_a_recipe_without_captions_loads_no_captioner():
     found = planned(changes=['estimates={"modifiers": 1}'])
     assert found.captioner is None

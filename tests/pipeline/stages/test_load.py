@@ -76,7 +76,7 @@ def test_a_stage_comes_after_all_that_it_reads_or_depends_on(stage):
 def test_what_shards_depend_on_is_a_setting_or_a_model():
     settings = {field.name for field in fields(Recipe)}
     named = {what for stage in kept() for what in stage.depends_on if stage.writes and isinstance(what, str)}
-    assert named - settings == {"clip"}
+    assert named - settings == {"clip", "matching"}
 
 
 def test_a_stage_runs_and_goes_on_by_its_line_in_the_table_alone(brightness, where, monkeypatch):

@@ -166,7 +166,7 @@ def test_a_stage_that_nobody_else_holds_is_gone_when_its_work_is_done(job):
 
 
 def test_an_unknown_stage_is_refused_with_the_valid_ones(job, cpu):
-    valid = "words, clip, encoders ENCODER, captions CAPTIONER, cosines, estimates, descriptions"
+    valid = "words, clip, encoders ENCODER, captions CAPTIONER, cosines, matching, estimates, descriptions"
     for name in ("clips", "captions", "estimate", "clip blip"):
         with pytest.raises(UserError, match=f"unknown stage .*Valid: {valid}"):
             load_stage(name, job, cpu)
