@@ -163,8 +163,8 @@ def wheels_command(options: argparse.Namespace) -> None:
 
 def weights_command(options: argparse.Namespace) -> None:
     from kernel.publish.hub.download import pin_repositories
-    from kernel.publish.hub.pins import MATCHING_MODELS
-    from kernel.publish.hub.weights import captioners_asked, encode_word_banks, publish_weights
+    from kernel.publish.hub.pins import MATCHING_MODELS, captioners_asked
+    from kernel.publish.hub.weights import encode_word_banks, publish_weights
 
     asked = captioners_asked(options.captioners)
     if options.pin:

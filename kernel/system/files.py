@@ -102,3 +102,8 @@ def cannot_write(folder: Path, error: OSError, needed: int | None = None) -> Use
         f"{folder}: cannot be written ({error.strerror or error}){what}. No half-written submission was left; {cure}, "
         "then run again: finished shards are kept"
     )
+
+
+def device_of(path: Path) -> int:
+    """The disk that a path lies on."""
+    return os.stat(path).st_dev

@@ -6,12 +6,13 @@ Each file is pinned by the hash that the hub itself keeps: the sha256 of a large
 import hashlib
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
+from kernel.config import Recipe
+from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS
 from kernel.models.image_text_matching import MATCHING
 from kernel.system.files import file_sha256
@@ -232,3 +233,24 @@ def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = 
             odd = sorted(set(repository.files) - set(needed))
             raise UserError(f"{path}: lists {odd[0]} of {repository.name}, which is not needed. Remove the entry")
     return {key: repositories[key] for key in keys}
+
+
+def captioners_of(recipe: Recipe) -> list[str]:
+    """In the order of fallback; a recipe that names one gets that one."""
+    if recipe.captioner not in ("auto", *SHIPPED_KINDS):
+        raise UserError(
+            f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
+            f"{', '.join(SHIPPED_KINDS)}"
+        )
+    return list(BY_DEFAULT) if recipe.captioner == "auto" else [recipe.captioner]
+
+
+def captioners_asked(names: Sequence[str]) -> list[str]:
+    """The names, each once. Raises UserError for one that is no captioner's."""
+    for name in names:
+        if name not in SHIPPED_KINDS:
+            raise UserError(
+                f"--captioners {name}: unknown{did_you_mean(name, SHIPPED_KINDS)}; 'python -m kernel captioners' lists "
+                f"all: {', '.join(SHIPPED_KINDS)}"
+            )
+    return list(dict.fromkeys(names))

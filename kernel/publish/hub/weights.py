@@ -4,7 +4,6 @@ Beside the result OUT lies .OUT.tmp while the work is under way: the folder as f
 with what each file was made of, so that a killed run goes on. Downloads lie in the scratch folder, one at a time.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from typing_extensions import TypedDict
 
 from kernel.banks.word_banks import encode_missing, features_key, read_phrases
 from kernel.config import RECIPES, Recipe
-from kernel.errors import UserError, did_you_mean
+from kernel.errors import UserError
 from kernel.estimates.constant import keep_constant_row
 from kernel.models.additions import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
 from kernel.models.captioners.captioner import CONFIG, without_dtype
-from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED_KINDS, inspect_captioner
+from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import CONFIGURATIONS as OF_CLIP
 from kernel.models.clip import ClipEncoder, clip_tokenizer, clip_tokenizer_record
 from kernel.models.configurations import check_configurations
@@ -48,10 +47,18 @@ from kernel.models.weights_folder import (
 )
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch
-from kernel.publish.hub.pins import CHOICES, MATCHING_MODELS, SHARD, Repository, pinned_repositories
+from kernel.publish.hub.pins import (
+    CHOICES,
+    MATCHING_MODELS,
+    SHARD,
+    Repository,
+    captioners_asked,
+    captioners_of,
+    pinned_repositories,
+)
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device, find_device
-from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json, writing
+from kernel.system.files import device_of, file_sha256, require_space, unfinished_path, whole_file, write_json, writing
 from kernel.system.records import read_record
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
@@ -152,27 +159,6 @@ def make_folder(out: Path, repositories: dict[str, Repository], captioners: list
     shutil.rmtree(unfinished)
 
 
-def captioners_of(recipe: Recipe) -> list[str]:
-    """In the order of fallback; a recipe that names one gets that one."""
-    if recipe.captioner not in ("auto", *SHIPPED_KINDS):
-        raise UserError(
-            f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
-            f"{', '.join(SHIPPED_KINDS)}"
-        )
-    return list(BY_DEFAULT) if recipe.captioner == "auto" else [recipe.captioner]
-
-
-def captioners_asked(names: Sequence[str]) -> list[str]:
-    """The names, each once. Raises UserError for one that is no captioner's."""
-    for name in names:
-        if name not in SHIPPED_KINDS:
-            raise UserError(
-                f"--captioners {name}: unknown{did_you_mean(name, SHIPPED_KINDS)}; 'python -m kernel captioners' lists "
-                f"all: {', '.join(SHIPPED_KINDS)}"
-            )
-    return list(dict.fromkeys(names))
-
-
 def is_current(out: Path, repositories: dict[str, Repository], captioners: list[str]) -> bool:
     """True when `out` is whole and of the pinned revisions. Raises UserError when it holds something else entirely."""
     if not (out / MANIFEST).is_file():
@@ -244,10 +230,6 @@ def check_disks(todo: list[Item], scratch: Path, folder: Path) -> None:
     for where, need in needs.items():
         what = f"{need / 1e9:.2f} GB are needed for what is still to come"
         require_space(where, need, what, "give --scratch or --out another disk")
-
-
-def device_of(path: Path) -> int:
-    return os.stat(path).st_dev
 
 
 def make(item: Item, folder: Path, scratch: Path, record: dict[str, Made]) -> None:

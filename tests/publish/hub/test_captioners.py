@@ -11,8 +11,7 @@ from kernel.errors import UserError
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.weights_folder import open_weights
-from kernel.publish.hub.pins import CHOICES, MODELS, PINS, pinned_repositories, read_pins
-from kernel.publish.hub.weights import captioners_asked
+from kernel.publish.hub.pins import CHOICES, MODELS, PINS, captioners_asked, pinned_repositories, read_pins
 from tests.models.captioners.conftest import edit_json
 from tests.models.captioners.tiny import tiny_captioner
 from tests.publish.hub.hub_server import NEWEST, miniature_hub, run_client
