@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
