@@ -7,7 +7,6 @@ another.
 
 import asyncio
 import base64
-import binascii
 import hmac
 import ipaddress
 import json
@@ -143,7 +142,7 @@ class Guard:
         if kind.lower() == "basic":
             try:
                 given = base64.b64decode(encoded, validate=True).partition(b":")[2]
-            except binascii.Error:
+            except ValueError:  # no base64, or no ASCII
                 pass
         if not hmac.compare_digest(given, self.rules.password.encode()):
             raise Refused(

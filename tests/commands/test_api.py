@@ -20,7 +20,7 @@ def test_importing_kernel_imports_nothing_heavy():
 
 
 def test_a_name_that_is_not_there_lists_those_that_are():
-    names = "Recipe, describe, evaluate, plan, run, serve, show"
+    names = "Recipe, Sidecars, describe, evaluate, plan, run, serve, show"
     with pytest.raises(AttributeError, match=f"no attribute 'evalute'; it has {names}"):
         kernel.evalute  # noqa: B018
 

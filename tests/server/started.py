@@ -1,13 +1,24 @@
 """`python -m kernel serve` as a process of its own, on a free port."""
 
+import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 from kernel.system.processes import child_environment
+
+Answer = TypeVar("Answer")
+
+
+def run_alone(coroutine: Coroutine[Any, Any, Answer]) -> Answer:
+    """What it comes to, on a loop of its own in a thread of its own: in this one a browser's may be running."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 @dataclass(frozen=True)

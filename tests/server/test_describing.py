@@ -11,6 +11,7 @@ from kernel.pipeline.stages import captions
 from kernel.server.describing import Describing, Unavailable
 from kernel.server.resident import Cancelled, Resident
 from kernel.system.devices import Device
+from tests.server.started import run_alone
 
 ASKED = {"mode": "fast", "top": 2, "without": [], "captioner": "auto", "neighbours": 0}
 
@@ -38,7 +39,7 @@ def talking(describing, conversation):
             await asyncio.gather(run, return_exceptions=True)
             assert describing.worker is None
 
-    return asyncio.run(both())
+    return run_alone(both())
 
 
 async def until(condition) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from kernel.server.guard import Guard, Rules, is_address, name_of, urlsplit_of
+from tests.server.started import run_alone
 
 HOST = "127.0.0.1:8765"
 
 
 def asked(rules: Rules, method: str = "GET", body: bytes = b"", **headers: str) -> tuple[int, dict[str, str], bytes]:
     """The status, headers and body of what comes of one request through a guard."""
-    return asyncio.run(answer(Guard(reading, rules), method, body, headers))
+    return run_alone(answer(Guard(reading, rules), method, body, headers))
 
 
 async def answer(guard: Guard, method: str, body: bytes, headers: dict[str, str]) -> tuple[int, dict[str, str], bytes]:
@@ -145,7 +146,7 @@ def test_more_requests_than_may_wait_are_not_read():
             (await answer(guard, "POST", b"", {}))[0],
         ]
 
-    assert asyncio.run(several()) == [503, 200, 200, 200]
+    assert run_alone(several()) == [503, 200, 200, 200]
 
 
 def test_every_answer_forbids_what_comes_from_elsewhere():

@@ -84,7 +84,7 @@ def test_a_stage_runs_and_goes_on_by_its_line_in_the_table_alone(brightness, whe
     made = sorted(path.name for path in (where.run / "brightness").iterdir())
     assert made == [f"0000{shard}.json{seal}" for shard in range(3) for seal in ("", ".sha256")]
     assert content["seconds"]["brightness"] >= 0 and content["counts"]["no_brightness"] == 0
-    assert content["identity"]["brightness"].keys() == {"images", "device", "format", "shard_images"}
+    assert content["identity"]["brightness"].keys() == {"images", "device", "format", "versions", "shard_images"}
     (where.run / "brightness" / "00001.json").write_text("[0.0, 0.0]")
     asked = []
     monkeypatch.setattr(BrightnessStage, "make", recorded(BrightnessStage.make, asked))
