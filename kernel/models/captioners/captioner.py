@@ -167,7 +167,7 @@ class CaptionerKind(ABC):
 
     def read_config(self, path: Path, advice: str = ADVICE) -> dict[str, Any]:
         """A config.json of this kind, all of it. Raises UserError."""
-        return read_configuration(path, self.configuration, advice)
+        return read_configuration(path, self.configuration, advice, self.largest)
 
     def tokenizer_record(self, processor: Any) -> dict[str, Any]:
         """What the manifest keeps of the tokenizer."""

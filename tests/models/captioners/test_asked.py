@@ -73,6 +73,15 @@ def test_pixels_have_a_bound_whatever_the_picture(loaded, name):
         assert LEAST_PIXELS * 0.9 <= int(grid.prod()) * side**2 <= MOST_PIXELS
 
 
+def test_as_many_places_as_the_published_qwen3_has_are_taken(tmp_path, cpu):
+    """Source: config.json of Qwen3-VL-2B-Instruct and -4B-Instruct."""
+    weights = tiny_captioner(tmp_path, "qwen3-vl")
+    path = weights.model_folder("qwen3-vl") / "config.json"
+    edit_json(path, lambda config: config["text_config"].update({"max_position_embeddings": 262144}))
+    captioner = load_captioner(weights, "qwen3-vl", cpu)
+    assert captioner.kind.read_config(path)["text_config"]["max_position_embeddings"] == 262144
+
+
 def test_a_large_picture_is_seen_once_and_not_in_parts(loaded):
     captioner = loaded("smolvlm")
     asked = captioner.kind.prompt(captioner.processor, [Image.new("RGB", (400, 300))], Device("cpu"))
