@@ -36,14 +36,22 @@ class Journal:
         self.unwritten: list[Change] = []
         for folder in (home, *self.others):
             refuse_others(folder, self.head(folder, asked))
-        if not self.path(home).exists():
+        begun = [] if self.path(home).exists() else [home]
+        if begun:
             write_whole(self.path(home), line_of(self.head(home, asked)))
         self.file = FileIO(self.path(home), "r+")
         lock(self.file, self.path(home))
         self.read()
-        for folder in self.others:
-            if not self.path(folder).exists():
-                write_whole(self.path(folder), line_of(self.head(folder, asked)))
+        try:
+            for folder in self.others:
+                if not self.path(folder).exists():
+                    write_whole(self.path(folder), line_of(self.head(folder, asked)))
+                    begun.append(folder)
+        except OSError as error:
+            if home in begun:  # nothing is made yet, so nothing is left
+                for own in begun[::-1]:
+                    self.path(own).unlink(missing_ok=True)
+            raise OSError(error.errno, f"{folder}: {error.strerror}") from error
 
     @staticmethod
     def path(folder: Path) -> Path:

@@ -42,8 +42,8 @@ class Writer:
         pictures = list({os.path.abspath(path): path for path in reversed(pictures)}.values())[::-1]
         self.files = files_of(asked)
         require_names(asked, pictures)
-        self.home = asked.csv_path.parent if asked.kind == "csv" else home_of(given[0])
-        folders = {self.home if asked.kind == "csv" else path.parent for path in pictures}
+        self.home = asked.csv_path.parent if asked.kind == "csv" else home_among(given)
+        folders = set() if asked.kind == "csv" else {path.parent for path in pictures if path.parent.is_dir()}
         self.kept = self.failed = 0
         self.changed: list[Path] = []
         self.too_long: list[Path] = []
@@ -155,6 +155,14 @@ def require_names(asked: Sidecars, pictures: list[Path]) -> None:
             raise UserError(
                 f"{str(image)!r}: the name is not UTF-8, and a {asked.kind} file is. Rename it, or give --write txt"
             )
+
+
+def home_among(given: list[str]) -> Path:
+    """That of the first which is there. Raises UserError where none is."""
+    found = next((home for home in map(home_of, given) if home.is_dir()), None)
+    if found is None:
+        raise UserError(f"{home_of(given[0])}: no such folder; expected one with pictures. Correct it, then run again")
+    return found
 
 
 def home_of(given: str) -> Path:

@@ -9,10 +9,11 @@ from io import FileIO
 import pytest
 
 from kernel.errors import UserError
+from kernel.sidecars.asked import Sidecars
 from kernel.sidecars.journal import NAME
 from kernel.sidecars.tables import FEWEST
 from kernel.sidecars.txt import read_txt, txt_path
-from kernel.sidecars.writer import home_of
+from kernel.sidecars.writer import Writer, home_of
 from tests.sidecars.records import killed, pictures, record_of, writer_on
 
 NEW = "a fox, fog, ink"
@@ -208,6 +209,31 @@ def test_two_commands_at_once_are_refused(tmp_path):
     with pytest.raises(UserError, match="another describe --write is at work here"):
         writer_on(tmp_path, images, existing="append")
     write_all(writer)
+
+
+def test_a_picture_in_a_folder_that_is_not_there_is_one_without_a_caption(tmp_path):
+    images = [*pictures(tmp_path / "x", "a"), tmp_path / "z" / "b.png"]
+    writer = Writer(Sidecars("txt"), [str(image) for image in images[::-1]], images[::-1], {})
+    writer.tell({"image": str(images[1]), "mode": "fast", "error": "no such file"})
+    writer.tell(record_of(images[0]))
+    assert writer.finish() == "1 captions written, 0 kept as they were, 1 images without one"
+    assert read_txt(txt_path(images[0])) == [NEW] and not list(tmp_path.rglob(NAME))
+    with pytest.raises(UserError, match="z: no such folder"):
+        Writer(Sidecars("txt"), [str(images[1])], images[1:], {})
+
+
+def test_where_one_folder_cannot_be_written_it_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    images = pictures(tmp_path / "x") + pictures(tmp_path / "x" / "y", "d") + pictures(tmp_path / "x" / "z", "e")
+
+    def write(path, data):
+        if path.parent.name == "z":
+            raise OSError(13, "Permission denied")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("kernel.sidecars.journal.write_whole", write)
+    with pytest.raises(UserError, match=r"cannot be written \(.*/x/z: Permission denied\)"):
+        writer_on(tmp_path / "x", images)
+    assert not list(tmp_path.rglob(NAME))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]\n", b"no json\n", b'{"format": 1}\n', b'{"asked": 1, "home": 2}\n'])
