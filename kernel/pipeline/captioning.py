@@ -1,5 +1,6 @@
 """`describe --write`: prompts into the files beside their pictures."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -10,6 +11,7 @@ from kernel.errors import UserError
 from kernel.interrogator.korean import captioners_for
 from kernel.interrogator.request import Request
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.describe import DEFAULT_MEANS, Means, describe_files, meant, recipe_of
 from kernel.pipeline.images import is_image
 from kernel.sidecars import csv
@@ -106,6 +108,11 @@ def refuse_shared(pictures: list[Path]) -> None:
         for path in folder.iterdir() if folder.is_dir() else ():
             if is_image(path):
                 beside.setdefault(txt_path(path), []).append(path.name)
+    times = Counter(map(txt_path, pictures))
+    for path in pictures:  # a pattern, or a name, takes whatever is a picture by its content
+        own = txt_path(path)
+        if not is_image(path) and (own in beside or times[own] > 1) and not isinstance(decode(path), BadImage):
+            beside.setdefault(own, []).append(path.name)
     shared = {own: sorted(beside[own]) for own in map(txt_path, pictures) if len(beside.get(own, [])) > 1}
     if shared:
         (first, names), more = next(iter(shared.items())), len(shared) - 1

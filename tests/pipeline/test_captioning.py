@@ -111,6 +111,19 @@ def test_two_pictures_of_one_name_would_share_a_txt(here, image_folder, capsys):
     assert described(capsys, "images", "--write", "csv") == ["7 captions written, 0 kept as they were"]
 
 
+@pytest.mark.parametrize("names", [("a.png", "a.png_original"), ("f.one", "f.two")])
+def test_what_is_a_picture_by_its_content_alone_would_share_a_txt_too(here, image_folder, capsys, names):
+    picture = (image_folder / "a.png").read_bytes()
+    for path in image_folder.glob("[bf].png"):
+        path.unlink()
+    for name in names:
+        (image_folder / name).write_bytes(picture)
+    (image_folder / "c.txt").write_text("by hand\n")  # is no picture
+    assert main(["describe", "images/*", "--write", "txt"]) == 1
+    assert f"images: {' and '.join(names)} would share {names[0][0]}.txt; one" in capsys.readouterr().err
+    assert sorted(path.name for path in image_folder.glob("*.txt")) == ["c.txt"]
+
+
 def test_what_was_made_is_kept_where_the_disk_refuses_the_rest(here, image_folder, capsys, monkeypatch):
     def write(path, data):
         raise OSError(28, "No space left on device")
