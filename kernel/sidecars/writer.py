@@ -120,10 +120,11 @@ class Writer:
 
     def stop(self) -> None:
         """Before the end, wherever it came. What was made is written, and the same command goes on; of one that had
-        made nothing, as its options were wrong, nothing is left."""
+        made nothing, as its options were wrong, nothing is left; but what an earlier, killed one of it had found is, as
+        what was corrected since is told by that."""
         if self.journal.made:
             self.files.write(self.journal.unwritten)  # without a word of that, as another line may be half made
-        else:
+        elif not self.journal.found:
             self.journal.remove()
 
     def finish(self) -> str:

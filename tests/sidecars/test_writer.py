@@ -132,6 +132,20 @@ def test_a_caption_that_was_corrected_after_the_kill_stays(tmp_path, existing):
     assert writer.changed == ([images[1]] if existing == "overwrite" else [])
 
 
+def test_a_caption_that_was_corrected_after_the_kill_stays_though_the_next_command_ended_early_too(tmp_path):
+    (image,) = pictures(tmp_path, "a")
+    txt_path(image).write_text("old\n")
+    killed(writer_on(tmp_path, [image], existing="overwrite"))
+    txt_path(image).write_text("by hand\n")
+    for _ in range(2):
+        writer = writer_on(tmp_path, [image], existing="overwrite")
+        writer.stop()  # before its first record
+        killed(writer)
+    writer = writer_on(tmp_path, [image], existing="overwrite")
+    write_all(writer)
+    assert read_txt(txt_path(image)) == ["by hand"] and writer.changed == [image]
+
+
 def test_a_caption_that_was_set_back_after_the_kill_stays(tmp_path):
     (image,) = pictures(tmp_path, "a")
     txt_path(image).write_text("old\n")
