@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import reprlib
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -145,7 +146,7 @@ def lock(file: FileIO, path: Path) -> None:
 
 
 def refuse_others(folder: Path, head: dict[str, Any]) -> None:
-    """Raises UserError where another command than that of `head` was interrupted in `folder`."""
+    """Raises UserError where another command than that of `head` was interrupted in `folder`, or is at work."""
     path = Journal.path(folder)
     try:
         with open_file(path) as file:
@@ -158,6 +159,8 @@ def refuse_others(folder: Path, head: dict[str, Any]) -> None:
         raise UserError(not_a_journal(path)) from error
     if found == head:
         return
+    with suppress(OSError), FileIO(Journal.path(home), "r+") as file:
+        lock(file, Journal.path(home))  # whose command may be at work, not interrupted
     told = [
         f"{name} was {reprlib.repr(found['asked'].get(name))}, is {reprlib.repr(head['asked'][name])}"
         for name in differing[:3]
@@ -166,7 +169,8 @@ def refuse_others(folder: Path, head: dict[str, Any]) -> None:
         told.append(f"its journal lies in {home}")
     raise UserError(
         f"{path}: a describe --write with other options was interrupted here ({'; '.join(told)}), and both would write "
-        f"the same captions. Run that one again to its end, or remove {path} to give it up: what is written stays"
+        f"the same captions. Run that one again to its end, or remove {path} to give it up, and {NAME} in each other "
+        "folder that it wrote into: what is written stays"
     )
 
 

@@ -204,7 +204,7 @@ def test_a_command_with_other_options_is_refused_until_the_interrupted_one_is_do
         with pytest.raises(UserError) as refused:
             writer_on(tmp_path, images, **settings)
         assert f"interrupted here ({said})" in str(refused.value)
-        assert f"remove {tmp_path / NAME} to give it up" in str(refused.value)
+        assert f"remove {tmp_path / NAME} to give it up, and {NAME} in each other folder" in str(refused.value)
     (tmp_path / NAME).unlink()
     write_all(writer_on(tmp_path, images, existing="prepend"))
 
@@ -248,6 +248,15 @@ def test_where_one_folder_cannot_be_written_it_is_named_and_nothing_is_left(tmp_
     with pytest.raises(UserError, match=r"cannot be written \(.*/x/z: Permission denied\)"):
         writer_on(tmp_path / "x", images)
     assert not list(tmp_path.rglob(NAME))
+
+
+def test_a_command_with_other_options_is_not_told_to_remove_the_journal_of_one_at_work(tmp_path):
+    images = pictures(tmp_path / "x") + pictures(tmp_path / "x" / "y", "d")
+    writer = writer_on(tmp_path / "x", images, existing="append")
+    for folder, own in ((tmp_path / "x", images), (tmp_path / "x" / "y", images[3:])):
+        with pytest.raises(UserError, match="x/.describe.jsonl: another describe --write is at work here"):
+            writer_on(folder, own)
+    assert [write_all(writer), *tmp_path.rglob(NAME)] == ["4 captions written, 0 kept as they were"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]\n", b"no json\n", b'{"format": 1}\n', b'{"asked": 1, "home": 2}\n'])
