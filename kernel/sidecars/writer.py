@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ class Writer:
         made nothing, as its options were wrong, nothing is left; but what an earlier, killed one of it had found is, as
         what was corrected since is told by that."""
         if self.journal.made:
-            self.files.write(self.journal.unwritten)  # without a word of that, as another line may be half made
+            with suppress(OSError, UserError):  # why the command ends is told; the next one writes these
+                self.files.write(self.journal.unwritten)  # without a word of that, as another line may be half made
         elif not self.journal.found:
             self.journal.remove()
 

@@ -138,6 +138,18 @@ def test_what_was_made_is_kept_where_the_disk_refuses_the_rest(here, image_folde
     assert len((image_folder / "metadata.jsonl").read_text().splitlines()) == 6
 
 
+def test_where_the_disk_takes_no_caption_at_all_the_way_on_is_told(here, image_folder, capsys, monkeypatch):
+    def write(path, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kernel.sidecars.txt.write_whole", write)
+        assert main(["describe", "images", "--write", "txt"]) == 1
+        said = "images: cannot be written (No space left on device); free space"
+        assert said in capsys.readouterr().err
+    assert described(capsys, "images", "--write", "txt") == ["6 captions written, 0 kept as they were"]
+
+
 def test_a_command_that_fails_midway_has_written_what_it_made_and_goes_on(here, image_folder, capsys, monkeypatch):
     made = []
 
