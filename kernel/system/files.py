@@ -15,6 +15,7 @@ from kernel.errors import UserError
 
 writer = ""  # of this process's unfinished files, where write_as was told
 fence: Path | None = None
+LONGEST_NAME = 255  # bytes that a disk takes as one
 # a full disk, a quota that is used up, a limit on a file's size
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -33,7 +34,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def unfinished_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}{writer}.tmp")
+    name = f".{path.name}{writer}.tmp"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}{writer}.tmp"
+    return path.with_name(name)
 
 
 def write_as(name: str) -> None:
