@@ -11,7 +11,9 @@ from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.captioners.asked.kind import AskedKind
 from kernel.models.captioners.asked.qwen import LEAST_PIXELS, MOST_PIXELS
+from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import KINDS, load_captioner
+from kernel.pipeline.planning.model_costs import captioner_costs, count
 from kernel.system.devices import Device
 from tests.models.captioners.conftest import edit_json
 from tests.models.captioners.tiny import MAKERS, tiny_captioner
@@ -111,6 +113,19 @@ def test_florences_task_reaches_it_as_the_sentence_that_stands_for_it(loaded):
     said = captioner.processor.tokenizer.convert_ids_to_tokens(asked["input_ids"][0])
     # "Describe in detail what is shown in the image.", as far as the tiny tokenizer has its words
     assert said[-9:] == ["<s>", "<unk>", "in", "<unk>", "<unk>", "<unk>", "<unk>", "in", "the", "<unk>", "</s>"][-9:]
+
+
+def test_kosmos_looks_once_an_image_however_many_beams_and_is_planned_so(tmp_path, cpu):
+    weights, looks = tiny_captioner(tmp_path, "kosmos2"), []
+    captioner = load_captioner(weights, "kosmos2", cpu)
+    captioner.model.vision_model.register_forward_hook(lambda part, given, made: looks.append(len(made[0])))
+    captioner.captions([Image.new("RGB", (40, 40), color) for color in ("red", "blue")], RECIPE)
+    assert looks == [2]
+    config = captioner.kind.read_config(weights.model_folder("kosmos2") / "config.json")
+    costs = captioner_costs(Published("tiny", captioner.kind.class_name, config), half=False)
+    model, pixels = captioner.kind.meta_model(config, False), torch.empty(1, 3, 28, 28, device="meta")
+    vision = count(lambda: model.vision_model(pixel_values=pixels), half=False).operations
+    assert 0 < vision < costs.encode.operations
 
 
 @pytest.mark.parametrize("name", CHATS)

@@ -82,7 +82,8 @@ class AskedKind(CaptionerKind):
         own = ids[:, prompt["input_ids"].shape[1] :] if self.is_decoder_only else ids
         return [" ".join(text.split()) for text in processor.batch_decode(own, skip_special_tokens=True)]
 
-    # costs: transformers repeats pixels and prompt for every beam, so all of it is the first step of each
+    # costs: transformers repeats pixels and prompt for every beam, so all of it is the first step of each, but where a
+    # kind looks before that
 
     def meta_model(self, config: dict[str, Any], half: bool) -> Any:
         """With positions that are turned on the CPU: transformers 5.0 asks torch whether it casts on the meta device,
