@@ -101,10 +101,10 @@ class CaptionerKind(ABC):
 
     A manifest names `class_name`; `name` is the folder in `captioners/` that `publish weights` and the miniature world
     fill. `configuration` is the type of its config.json and `largest` what numbers of its files may be where others'
-    may not (see kernel/models/configurations.py). `full_precision` are
-    dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what the halved file takes of its
-    download, `weights_files` the names that it may have there. `published` are the sizes that can be planned by name.
-    `prompt_kind` says what a model is asked with beside the image: "none", "task" words or a "chat".
+    may not (see kernel/models/configurations.py). `full_precision` are dotted parts of the names of parameters that
+    stay float32 on a GPU, `weights_files` the names that the file of weights may have on the hub. `published` are the
+    sizes that can be planned by name. `prompt_kind` says what a model is asked with beside the image: "none", "task"
+    words or a "chat".
     """
 
     class_name: str
@@ -113,7 +113,6 @@ class CaptionerKind(ABC):
     config_file = CONFIG
     largest: dict[str, int] = {}
     full_precision: tuple[str, ...] = ()
-    stored_share: float = 0.5
     weights_files: tuple[str, ...] = ("model.safetensors",)
     published: tuple[Published, ...] = ()
     prompt_kind = "none"

@@ -19,7 +19,7 @@ from kernel.errors import UserError
 from kernel.estimates.constant import keep_constant_row
 from kernel.models.additions import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
 from kernel.models.captioners.captioner import CONFIG, without_dtype
-from kernel.models.captioners.loading import SHIPPED_KINDS, inspect_captioner
+from kernel.models.captioners.loading import SHIPPED, SHIPPED_KINDS, inspect_captioner
 from kernel.models.clip import CONFIGURATIONS as OF_CLIP
 from kernel.models.clip import ClipEncoder, clip_tokenizer, clip_tokenizer_record
 from kernel.models.configurations import check_configurations
@@ -68,13 +68,8 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     MATCHING: {CONFIG: MatchingConfiguration},
     **{name: kind.configurations for name, kind in SHIPPED_KINDS.items()},
 }
-# result by download, for the check of free disk: halved, or with the parts that stay float32
-RESULT_SHARE = {
-    "clip": 0.5,
-    "sentences": 1.0,
-    MATCHING: 0.57,
-    **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()},
-}
+# result by download of what is no captioner, for the check of free disk: halved, or with parts that stay float32
+RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, MATCHING: 0.57}
 
 
 @dataclass(frozen=True)
@@ -220,13 +215,20 @@ def finished_files(unfinished: Path, items: list[Item]) -> dict[str, Made]:
     return finished
 
 
+def result_share(repository: Repository) -> float:
+    """What the result takes of a download, which may be in half precision already."""
+    if repository.key in RESULT_SHARE:
+        return RESULT_SHARE[repository.key]
+    download = sum(own.bytes for name, own in repository.files.items() if name.endswith(WEIGHTS_SUFFIXES))
+    return min(1.0, SHIPPED[repository.key].gigabytes * 1e9 / max(1, download))
+
+
 def check_disks(todo: list[Item], scratch: Path, folder: Path) -> None:
     """Refuses to start when the largest download, or the result, cannot fit. Both can be on one disk."""
     download = max((bytes_to_come(item.repository, item.name, scratch) for item in todo), default=0)
-    result = sum(int(item.repository.files[item.name].bytes * RESULT_SHARE[item.repository.key]) for item in todo)
-    needs = {scratch: download, folder: result}
-    if device_of(scratch) == device_of(folder):
-        needs = {folder: download + result}
+    result = sum(int(item.repository.files[item.name].bytes * result_share(item.repository)) for item in todo)
+    one = device_of(scratch) == device_of(folder)
+    needs = {folder: download + result} if one else {scratch: download, folder: result}
     for where, need in needs.items():
         what = f"{need / 1e9:.2f} GB are needed for what is still to come"
         require_space(where, need, what, "give --scratch or --out another disk")
@@ -344,6 +346,5 @@ def encode_word_banks(folder: Path) -> None:
         clip = ClipEncoder.load(weights, find_device("auto"))
         for name, phrases in words.items():
             encode_missing(phrases, clip, sha256, [folder / FEATURES_FOLDER, unfinished], batches[name])
-        new = sorted(wanted - there)
-        added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in new]
+        added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in sorted(wanted - there)]
         add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)

@@ -20,7 +20,7 @@ from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
 from kernel.publish.hub import word_lists
-from kernel.publish.hub.pins import read_pins
+from kernel.publish.hub.pins import PinnedFile, Repository, read_pins
 from kernel.publish.hub.weights import (
     Item,
     captioners_of,
@@ -296,6 +296,23 @@ def test_one_disk_must_hold_the_download_and_the_result(todo, tmp_path, monkeypa
     check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
     space(monkeypatch, folder=need - 10**7)
     with pytest.raises(UserError, match=r"folder: 24.19 MB are free, 0.03 GB are needed .* Free 10.00 MB there"):
+        check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("key", "download", "needed"),
+    [("qwen3-vl-4b", (4_970_000_000, 3_910_000_000), 8.88), ("blip2", (9_900_000_000, 5_900_000_000), 9.10)],
+)
+def test_a_captioner_takes_what_it_takes_whether_it_comes_halved_or_not(tmp_path, monkeypatch, key, download, needed):
+    sizes = dict(zip(SHARDS, download, strict=True))
+    named = Repository(key, "some/where", "0" * 40, {name: PinnedFile(own, "0" * 64) for name, own in sizes.items()})
+    todo = [Item(named, name, f"captioners/{key}/{name}") for name in SHARDS]
+    devices = {"scratch": 1, "folder": 2}
+    monkeypatch.setattr("kernel.publish.hub.weights.device_of", lambda path: devices[path.name])
+    space(monkeypatch, scratch=10**10, folder=int(needed * 1e9))
+    check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
+    space(monkeypatch, scratch=10**10, folder=int(needed * 1e9) - 10**7)
+    with pytest.raises(UserError, match="/folder: "):
         check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
 
 
