@@ -17,7 +17,7 @@ from kernel.errors import UserError
 from kernel.interrogator.korean import captioners_for, clip_name, notes
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
-from kernel.models.captioners.loading import inspect_captioner
+from kernel.models.captioners.loading import inspect_captioner, kind_of
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
@@ -191,7 +191,7 @@ class Line:
         left = self.missing(results.CAPTIONS)
         reasons: list[str] = []
         for name in captioners:
-            outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left))
+            outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left), self.job_of(name))
             if not outcome.left:
                 return
             if NO_MACHINE in outcome.reasons:  # no fault of the captioner
@@ -206,6 +206,11 @@ class Line:
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
             nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
             results.write_captions(self.job.folder, shard, nothing)
+
+    def job_of(self, captioner: str) -> Job:
+        """The job, with as many tokens a caption as this captioner's take."""
+        kind, recipe = kind_of(self.job.weights.models[captioner]["class"], captioner), self.job.recipe
+        return replace(self.job, recipe=replace(recipe, max_length=max(recipe.max_length, kind.longest_sentence)))
 
     def descriptions(self, banks: list[Phrases]) -> None:
         """Raises UserError when CLIP cannot be used."""

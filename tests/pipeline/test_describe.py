@@ -11,6 +11,8 @@ from kernel.banks.word_banks import read_phrases
 from kernel.commands.describe import own_words
 from kernel.config import Recipe
 from kernel.errors import UserError
+from kernel.models.captioners.asked.florence2 import FLORENCE2
+from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.describe import CAPTIONS, found
@@ -146,6 +148,20 @@ def test_a_captioner_that_fails_on_everything_hands_over_to_the_next(here, image
     monkeypatch.setattr("kernel.pipeline.stages.captions.load_captioner", load)
     assert all(record["caption"] for record in kernel.describe(image_folder))
     assert "captioner blip2 was given up" in capsys.readouterr().err
+
+
+def test_a_captioner_that_is_asked_in_words_may_say_more_than_another(here, image_folder, monkeypatch):
+    begin, lengths = CaptionsStage.__init__, []
+
+    def told(self, job, device, name):
+        lengths.append((name, job.recipe.max_length))
+        begin(self, job, device, name)
+
+    monkeypatch.setattr(CaptionsStage, "__init__", told)
+    monkeypatch.setattr(BLIP2, "longest_sentence", FLORENCE2.longest_sentence)
+    for captioner in ("blip2", "blip"):
+        kernel.describe("images/a.png", captioner=captioner)
+    assert lengths == [("blip2", 77), ("blip", CAPTIONS["max_length"])]
 
 
 def test_without_any_captioner_every_image_says_so(here, image_folder, monkeypatch):

@@ -104,7 +104,7 @@ class CaptionerKind(ABC):
     may not (see kernel/models/configurations.py). `full_precision` are dotted parts of the names of parameters that
     stay float32 on a GPU, `weights_files` the names that the file of weights may have on the hub. `published` are the
     sizes that can be planned by name. `prompt_kind` says what a model is asked with beside the image: "none", "task"
-    words or a "chat".
+    words or a "chat"; `longest_sentence` is `max_length` in `describe` where that is more than others'.
     """
 
     class_name: str
@@ -116,6 +116,7 @@ class CaptionerKind(ABC):
     weights_files: tuple[str, ...] = ("model.safetensors",)
     published: tuple[Published, ...] = ()
     prompt_kind = "none"
+    longest_sentence = 0
 
     # loading
 

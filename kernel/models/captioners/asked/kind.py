@@ -31,6 +31,7 @@ class AskedKind(CaptionerKind):
 
     words: str
     nested = False
+    longest_sentence = 77  # Florence-2, asked for details, says 40 to 70
     is_decoder_only = True
     image_tokens: int
 
