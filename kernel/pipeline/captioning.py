@@ -10,7 +10,9 @@ from typing import Any
 from kernel.errors import UserError
 from kernel.interrogator.korean import captioners_for
 from kernel.interrogator.request import Request
-from kernel.models.weights_folder import open_weights
+from kernel.models.clip import CONFIGURATIONS, clip_tokenizer, token_count
+from kernel.models.configurations import check_configurations
+from kernel.models.weights_folder import loading, open_weights
 from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.describe import DEFAULT_MEANS, Means, describe_files, meant, recipe_of
 from kernel.pipeline.images import is_image
@@ -93,12 +95,13 @@ def default_csv(given: list[str]) -> Path:
 
 
 def token_counter(sidecars: Sidecars, weights_folder: Path) -> Callable[[str], int] | None:
-    """By the tokenizer of the weights folder's CLIP."""
+    """By the tokenizer of the weights folder's CLIP. Raises UserError where it does not load."""
     if sidecars.max_tokens is None:
         return None
-    from kernel.models.clip import clip_tokenizer, token_count
-
-    return partial(token_count, clip_tokenizer(open_weights(weights_folder, hashes=False).model_folder("clip")))
+    folder = open_weights(weights_folder, hashes=False).model_folder("clip")
+    check_configurations(folder, CONFIGURATIONS)
+    with loading(folder, "open_clip"):
+        return partial(token_count, clip_tokenizer(folder))
 
 
 def refuse_shared(pictures: list[Path]) -> None:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from kernel.config import DEFAULT_WEIGHTS
 from kernel.errors import UserError
 from kernel.interrogator.request import Request
 from kernel.models.clip import clip_tokenizer
+from kernel.models.weights_folder import write_manifest
 from kernel.pipeline.captioning import describe_into
 from kernel.sidecars.asked import Sidecars
 from kernel.sidecars.journal import NAME
@@ -91,6 +94,18 @@ def test_a_caption_too_long_for_the_tokens_is_told(here, image_folder, capsys):
     assert "images/a.png: the first part alone takes more than 2 tokens" in capsys.readouterr().err
     record = kernel.describe("images/a.png")[0]["caption"]
     assert read_txt(image_folder / "a.txt") == [f"{record}, {record}"]
+
+
+def test_a_tokenizer_that_does_not_load_is_one_line_before_the_first_image(here, image_folder, capsys, weights):
+    own = Path(shutil.copytree(weights.folder, here / "own"))
+    config = own / "clip" / "open_clip_config.json"
+    content = json.loads(config.read_text())
+    content["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = str(here / "build")  # where none is
+    config.write_text(json.dumps(content))
+    write_manifest(own, weights.models, weights.captioners)
+    assert main(["describe", "images", "--write", "txt", "--max-tokens", "9", "--weights", str(own)]) == 1
+    assert f"error: {own / 'clip'}: open_clip cannot load it" in capsys.readouterr().err
+    assert len(list(image_folder.iterdir())) == 6
 
 
 def test_a_bad_image_has_no_caption_and_the_others_have(here, image_folder, capsys):
