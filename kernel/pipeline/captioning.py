@@ -58,11 +58,9 @@ def describe_into(
         tell(record)
 
     records: list[dict[str, Any]] = []
-    # what a scratch folder keeps of a killed command is found by the same pictures
-    asked = writer.left if means.scratch is None else writer.asked_for
     if writer.left:
         try:
-            records = describe_files(asked, request, weights_folder, means, write_and_tell)
+            records = describe_files(writer.left, request, weights_folder, means, write_and_tell, writer.asked_for)
         except BaseException:
             writer.stop()
             raise

@@ -23,7 +23,7 @@ from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder, Shards
-from kernel.pipeline.folder.scratch import require_scratch, scratch_folder
+from kernel.pipeline.folder.scratch import folder_of, require_scratch, scratch_folder
 from kernel.pipeline.images import ImageFile, image_paths, images_below, images_sha256, left_out_note
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages.load import StageWork
@@ -88,12 +88,15 @@ def describe_files(
     weights_folder: Path,
     means: Means,
     tell: Callable[[dict[str, Any]], None],
+    begun: list[Path] | None = None,
 ) -> list[dict[str, Any]]:
+    """As `describe`. `begun` are the pictures that a killed command began with: where the scratch folder holds what it
+    made of them, these are described to their end, else the `paths` alone."""
     for warning in check_versions():
         print(f"warning: {warning}", file=STDERR)
     if not any(path.is_file() for path in paths):
         return without_models(paths, request.mode, tell)
-    files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
+    files = numbered(paths)
     weights = open_weights(weights_folder)
     recipe = recipe_of(request.mode, means.captioner)
     captioners = captioners_for(request, recipe, weights)
@@ -106,8 +109,13 @@ def describe_files(
     workers_of = engine_named(means.engine, means.device, means.address)
     with workers_of as workers, counted_warnings() as counted, ExitStack() as kept:
         models = {name: weights.sha256(name) for name in (clip_name(request, weights), *captioners)}
-        identity = partial(identity_of, files, request, recipe, models, banks, workers.devices)
-        place = kept.enter_context(scratch_folder(means.scratch, identity))
+        identity = partial(
+            identity_of, request=request, recipe=recipe, models=models, banks=banks, devices=workers.devices
+        )
+        if means.scratch and begun and begun != paths:
+            first = numbered(begun)
+            files = first if folder_of(means.scratch, identity(first)).is_dir() else files
+        place = kept.enter_context(scratch_folder(means.scratch, partial(identity, files)))
         job = job_in(place, files, request, recipe, weights)
         results.drop_described_of_others(job.folder, {name: models[name] for name in captioners[:1]})
         line = Line(job, request, workers, tell)
@@ -119,6 +127,10 @@ def describe_files(
     for text, count in (counted + line.library_warnings).items():
         print(f"a library warned {count} times: {text}", file=STDERR)
     return line.records
+
+
+def numbered(paths: list[Path]) -> list[ImageFile]:
+    return [ImageFile(str(number), path) for number, path in enumerate(paths)]
 
 
 def without_models(paths: list[Path], mode: str, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:

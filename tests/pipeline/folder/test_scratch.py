@@ -1,6 +1,7 @@
 """A scratch folder: a killed `describe` goes on in it, and nothing of another one is ever taken."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from kernel.errors import UserError
 from kernel.interrogator.request import Request
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
 from kernel.pipeline import describe as module
+from kernel.pipeline.captioning import describe_into
 from kernel.pipeline.describe import Means, describe, identity_of
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
@@ -19,6 +21,7 @@ from kernel.pipeline.folder.scratch import scratch_folder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.stages.captions import CaptionsStage
 from kernel.pipeline.stages.descriptions import DescriptionsStage
+from kernel.sidecars.asked import Sidecars
 from kernel.system.devices import Device
 from kernel.system.work import CannotBeUsed
 
@@ -68,6 +71,32 @@ def test_what_was_described_before_a_kill_is_told_again_and_not_made_again(image
     assert ask(told.append) == expected == told
     assert made == [("DescriptionsStage", 2)]
     assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_captions_that_are_written_are_not_made_again_where_the_scratch_folder_is_gone(
+    images, made, weights_folder, tmp_path, cleared
+):
+    means, told = Means(device="cpu", scratch=tmp_path / "scratch"), []
+
+    def ask(tell):
+        request = Request(top=3, features=str(tmp_path / "features"))
+        return describe_into(Sidecars("txt"), [images], request, weights_folder, means, tell)
+
+    def interrupted(record):
+        told.append(record["image"])
+        if len(told) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(interrupted)
+    if cleared:
+        shutil.rmtree(means.scratch)
+    made.clear()
+    records, said = ask(lambda record: None)
+    assert said == "6 captions written, 0 kept as they were" and len(records) == (2 if cleared else 6)
+    assert made == [("CaptionsStage", 0), ("DescriptionsStage", 0)] if cleared else [("DescriptionsStage", 2)]
+    assert list(means.scratch.iterdir()) == []
 
 
 def test_a_shard_that_was_cut_is_made_again(images, made, weights_folder, tmp_path):
