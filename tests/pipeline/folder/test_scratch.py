@@ -95,7 +95,8 @@ def test_captions_that_are_written_are_not_made_again_where_the_scratch_folder_i
     made.clear()
     records, said = ask(lambda record: None)
     assert said == "6 captions written, 0 kept as they were" and len(records) == (2 if cleared else 6)
-    assert made == [("CaptionsStage", 0), ("DescriptionsStage", 0)] if cleared else [("DescriptionsStage", 2)]
+    anew = [("CaptionsStage", 0), ("DescriptionsStage", 0)]
+    assert made == (anew if cleared else [("DescriptionsStage", 2)])
     assert list(means.scratch.iterdir()) == []
 
 
