@@ -58,13 +58,13 @@ def describe_into(
         tell(record)
 
     records: list[dict[str, Any]] = []
-    if writer.left:
-        try:
+    try:
+        if writer.left:
             records = describe_files(writer.left, request, weights_folder, means, write_and_tell, writer.asked_for)
-        except BaseException:
-            writer.stop()
-            raise
-    said = writer.finish()
+        said = writer.finish()
+    except BaseException:
+        writer.stop()
+        raise
     told(writer.changed, "somebody else changed their captions meanwhile: those stay as they are")
     told(writer.too_long, f"the first part alone takes more than {sidecars.max_tokens} tokens: written as it is")
     return records, said

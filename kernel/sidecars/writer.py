@@ -128,6 +128,7 @@ class Writer:
                 self.files.write(self.journal.unwritten)  # without a word of that, as another line may be half made
         elif not self.journal.found:
             self.journal.remove()
+        self.journal.file.close()  # in a notebook the process, and so its lock, outlives the command
 
     def finish(self) -> str:
         """Ends the command; returns what it did, in a line."""

@@ -140,7 +140,6 @@ def test_a_caption_that_was_corrected_after_the_kill_stays_though_the_next_comma
     for _ in range(2):
         writer = writer_on(tmp_path, [image], existing="overwrite")
         writer.stop()  # before its first record
-        killed(writer)
     writer = writer_on(tmp_path, [image], existing="overwrite")
     write_all(writer)
     assert read_txt(txt_path(image)) == ["by hand"] and writer.changed == [image]
