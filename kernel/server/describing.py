@@ -47,7 +47,8 @@ class Describing:
     """Requests wait here; `run` is the only one that talks to the worker, so no two are ever mixed up."""
 
     def __init__(self, weights: Path, device: str, features: Path, scratch: Path) -> None:
-        self.first = {"weights": str(weights), "device": device, "features": str(features), "scratch": str(scratch)}
+        self.first = {"weights": str(weights), "device": device, "features": str(features)}
+        self.scratch = scratch
         self.one_at_a_time = False
         self.waiting: asyncio.Queue[Request] = asyncio.Queue()
         self.asked = 0
@@ -126,7 +127,7 @@ class Describing:
     async def started(self) -> None:
         if self.worker is None:
             self.worker = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "kernel.server.worker",
+                sys.executable, "-m", "kernel.server.worker", str(self.scratch),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=MOST_BYTES, env=child_environment(),
             )  # fmt: skip
             await self.send(**self.first, one_at_a_time=self.one_at_a_time)

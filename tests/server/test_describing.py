@@ -3,6 +3,8 @@
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -11,6 +13,7 @@ from kernel.pipeline.stages import captions
 from kernel.server.describing import Describing, Unavailable
 from kernel.server.resident import Cancelled, Resident
 from kernel.system.devices import Device
+from tests.conftest import ROOT
 from tests.server.started import run_alone
 
 ASKED = {"mode": "fast", "top": 2, "without": [], "captioner": "auto", "neighbours": 0}
@@ -111,6 +114,13 @@ def test_a_model_that_fails_on_a_request_does_not_end_the_worker(place, images, 
         return describing.asked
 
     assert talking(describing, conversation) == 2
+
+
+def test_a_worker_whose_parent_ended_before_it_said_anything_leaves_no_upload(scratch):
+    (scratch / "0").write_bytes(b"a picture")
+    command = [sys.executable, "-m", "kernel.server.worker", str(scratch)]
+    assert subprocess.run(command, stdin=subprocess.DEVNULL, cwd=ROOT).returncode == 1
+    assert not scratch.exists()
 
 
 @pytest.fixture
