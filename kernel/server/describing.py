@@ -129,6 +129,7 @@ class Describing:
             self.worker = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "kernel.server.worker", str(self.scratch),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=MOST_BYTES, env=child_environment(),
+                start_new_session=True,  # what a terminal sends to all, even its own end, is the parent's to decide
             )  # fmt: skip
             await self.send(**self.first, one_at_a_time=self.one_at_a_time)
 

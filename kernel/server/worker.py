@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -45,7 +44,6 @@ class Orders:
 def main(scratch: Path) -> int:
     """Answers until its parent ends; then the folder `scratch`, in which the uploads lie, is removed."""
     refuse_network()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides
     # whatever a library prints must not stand among the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

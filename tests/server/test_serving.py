@@ -119,7 +119,13 @@ def ended(pid: int) -> bool:
     return False
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+HUNG_UP = pytest.param(  # a terminal that was closed
+    signal.SIGHUP, -signal.SIGHUP,
+    marks=pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="hang-ups are ignored (nohup)"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9), HUNG_UP])
 def test_however_it_ends_its_worker_ends_and_no_upload_is_left(weights_folder, tmp_path, pictures, number, code):
     with started(weights_folder.resolve(), tmp_path) as server:
         connection = socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2])))
@@ -133,7 +139,7 @@ def test_however_it_ends_its_worker_ends_and_no_upload_is_left(weights_folder, t
         connection.sendall(f"{head}content-type: multipart/form-data; boundary=b\r\n\r\n".encode() + form)
         while not (found := children(server.process.pid)):  # it was asked, and begins to load
             time.sleep(0.05)
-        server.process.send_signal(number)
+        os.killpg(server.process.pid, number)  # all that a terminal would signal
         assert server.process.wait(timeout=60) == code
         connection.close()
         assert ended(found[0])
