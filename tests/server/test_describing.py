@@ -9,6 +9,8 @@ import sys
 import pytest
 
 from kernel.errors import UserError
+from kernel.models.captioners.captioner import Captioner
+from kernel.models.clip import ClipEncoder
 from kernel.pipeline.stages import captions
 from kernel.server.describing import Describing, Unavailable
 from kernel.server.resident import Cancelled, Resident
@@ -158,6 +160,50 @@ def test_one_model_makes_room_for_the_other_where_memory_is_full(resident, image
     assert resident.describe(images, ASKED, scratch, nothing, lambda: False) == expected
     assert resident.one_at_a_time and resident.captioners == {} and resident.clip is not None
     assert resident.describe(images, ASKED, scratch, nothing, lambda: False) == expected
+
+
+@pytest.mark.parametrize(
+    "model, computing, other",
+    [(ClipEncoder, "encode_images", "captioners"), (Captioner, "captions", "clip")],
+)
+def test_one_model_makes_room_for_the_other_where_memory_is_full_of_both_and_neither_can_compute(
+    resident, images, scratch, monkeypatch, model, computing, other
+):
+    expected = resident.describe(images, ASKED, scratch, nothing, lambda: False)
+    compute = getattr(model, computing)
+
+    def computed(*given):
+        if getattr(resident, other):
+            raise MemoryError
+        return compute(*given)
+
+    monkeypatch.setattr(model, computing, computed)
+    assert resident.describe(images, ASKED, scratch, nothing, lambda: False) == expected
+    assert resident.one_at_a_time and resident.captioners == {}
+    assert resident.describe(images, ASKED, scratch, nothing, lambda: False) == expected
+
+
+@pytest.mark.parametrize("error", [UserError("damaged"), MemoryError()])
+def test_a_captioner_that_cannot_be_loaded_is_tried_once_and_the_one_that_answers_stays(
+    resident, images, scratch, monkeypatch, error
+):
+    alone = ASKED | {"captioner": "blip"}
+    expected = resident.describe(images, alone, scratch, nothing, lambda: False)
+    load, tried = captions.load_captioner, []
+
+    def loaded(weights, name, device):
+        tried.append(name)
+        if name == "blip2":
+            raise error
+        return load(weights, name, device)
+
+    monkeypatch.setattr(captions, "load_captioner", loaded)
+    for _ in range(2):
+        assert resident.describe(images, ASKED, scratch, nothing, lambda: False) == expected
+    # by a lack of memory it is tried alone too, and each model then takes the other's place
+    assert tried == (["blip2", "blip"] if isinstance(error, UserError) else ["blip2", "blip2", "blip", "blip"])
+    (record, *_) = resident.describe(images, ASKED | {"captioner": "blip2"}, scratch, nothing, lambda: False)
+    assert "given up until the server is started again" in record["error"]
 
 
 def test_steps_are_told_and_between_two_of_them_it_can_be_left(resident, images, scratch):
