@@ -68,7 +68,7 @@ class Describing:
             if request is self.current:
                 await self.send(cancel=self.asked)
                 with suppress(UserError):  # its pictures stay until the worker has let go of them
-                    await request.answer
+                    await asyncio.shield(request.answer)  # `run` answers it, even where this is cancelled once more
             raise
 
     def now(self) -> At:
@@ -90,8 +90,12 @@ class Describing:
             while not self.waiting.empty():
                 left.append(self.waiting.get_nowait())
             self.current = None
+            ended = "the server is ending: nothing was described. Start it again"
             for request in left:
-                request.answer.set_exception(Unavailable("the server is ending: nothing was described. Start it again"))
+                if request.gone:  # nobody would retrieve it
+                    request.answer.cancel()
+                else:
+                    request.answer.set_exception(Unavailable(ended))
             await self.end()
 
     async def made(self, request: Request) -> list[dict[str, Any]]:

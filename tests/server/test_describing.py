@@ -104,6 +104,21 @@ def test_who_leaves_is_not_answered_and_who_waits_is(describing, images, scratch
     assert len(records) == 6 and asked == 2  # the second never reached the worker
 
 
+def test_the_worker_ends_though_it_is_at_a_request_that_was_left(describing, images, scratch):
+    async def conversation(describing):
+        await describing.describe(images, ASKED, scratch)
+        os.kill(describing.worker.pid, signal.SIGSTOP)  # it does not let go of the next one
+        leaving = asyncio.create_task(describing.describe(images, ASKED, scratch))
+        await until(lambda: describing.current is not None)
+        leaving.cancel()
+        await until(lambda: describing.current.gone)
+        leaving.cancel()  # as of what is still at work when the server is ended
+        await asyncio.gather(leaving, return_exceptions=True)
+        return describing.worker
+
+    assert talking(describing, conversation) is not None  # which is no more, as `talking` sees
+
+
 def test_a_model_that_fails_on_a_request_does_not_end_the_worker(place, images, scratch, tmp_path):
     blocked = tmp_path / "blocked"
     blocked.touch()
