@@ -1,6 +1,8 @@
 """The page and the HTTP API: what is asked, what is answered, and the words where it cannot be."""
 
 import asyncio
+import errno
+import os
 import shutil
 import tempfile
 import zipfile
@@ -19,7 +21,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from kernel import __version__
-from kernel.errors import UserError, shown
+from kernel.errors import UserError, of_this_machine, shown
 from kernel.interrogator.request import MODES, TOP
 from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, read_manifest
 from kernel.server.describing import Describing, Unavailable
@@ -67,7 +69,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Refusal, "description": said}
     for code, said in {
         400: "not a form", 401: "a password is needed", 403: "of another site", 413: "too much at once",
-        422: "what is asked cannot be", 503: "the models cannot answer now",
+        422: "what is asked cannot be", 503: "the models, or the machine, cannot answer now",
     }.items()
 }  # fmt: skip
 
@@ -97,6 +99,7 @@ def application(place: Place, rules: Rules) -> Guard:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused_by_framework)
     app.add_exception_handler(UserError, refused)
+    app.add_exception_handler(OSError, refused_by_machine)
     return Guard(app, rules)
 
 
@@ -129,7 +132,7 @@ def add_answers(app: FastAPI) -> None:
                 "them in several requests",
             )
         asked = {"mode": mode, "top": top or None, "without": without, "captioner": captioner, "neighbours": nearest}
-        with tempfile.TemporaryDirectory(dir=app.state.scratch, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(dir=still_there(app.state.scratch), ignore_cleanup_errors=True) as scratch:
             names = [shown(picture.filename or "") for picture in pictures]
             reasons = {number: too_big(picture) for number, picture in enumerate(pictures)}
             images = await asyncio.to_thread(
@@ -197,6 +200,15 @@ async def unless_gone(request: Request, answer: Any) -> Any:
         await asyncio.gather(answering, left, return_exceptions=True)
 
 
+def still_there(folder: Path) -> Path:
+    """The folder, made anew where the system has cleared its temporary files of what is old; nobody else's, who could
+    put what lies in it elsewhere."""
+    folder.mkdir(0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(folder))
+    return folder
+
+
 def saved(folder: Path, pictures: dict[int, UploadFile]) -> dict[int, str]:
     """The pictures as files that are named by their numbers: no name from outside is ever a path."""
     paths = {number: str(folder / str(number)) for number in pictures}
@@ -245,8 +257,15 @@ async def refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 503 if isinstance(error, Unavailable) else 422)
 
 
+async def refused_by_machine(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    return JSONResponse({"error": f"on the server's machine, {of_this_machine(error)}"}, 503)
+
+
 async def refused_by_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, OSError):  # the disk was full while a form was read, which is told as a bad form
+        return await refused_by_machine(request, error.__cause__)
     words = str(error.detail)
     if error.status_code in (404, 405):
         words = f"{request.method} {shown(request.url.path)}: {words}. What there is stands on the page /docs"

@@ -1,7 +1,12 @@
 """The API on the miniature models: what it answers, and its words where it cannot."""
 
+import errno
+import os
+import shutil
+import stat
 import zipfile
 from io import BytesIO
+from tempfile import SpooledTemporaryFile
 
 import pytest
 from PIL import Image
@@ -138,3 +143,33 @@ def test_uploads_are_gone_after_the_answer(client, pictures):
     scratch = client.app.application.state.scratch
     described(client, pictures[:2], mode="negative", top=1)
     assert scratch.is_dir() and list(scratch.iterdir()) == []
+
+
+def test_a_temporary_folder_that_the_system_cleared_is_made_anew(client, pictures):
+    scratch = client.app.application.state.scratch
+    shutil.rmtree(scratch)
+    assert described(client, pictures[:1], mode="negative", top=1)[0]["prompt"]
+    assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+
+
+def test_a_folder_of_another_user_in_its_place_is_refused_with_words(client, pictures, monkeypatch):
+    another = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: another)
+    answer = client.post("/describe", files=parts(pictures[:1]))
+    assert answer.status_code == 503 and "it belongs to another user" in answer.json()["error"]
+
+
+def full(*given):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_with_words(client, pictures, monkeypatch):
+    monkeypatch.setattr(app, "saved", full)
+    answer = client.post("/describe", files=parts(pictures[:1]))
+    assert answer.status_code == 503 and "No space left on device" in answer.json()["error"]
+
+
+def test_a_disk_that_fills_up_while_a_form_is_read_is_told_with_words(client, pictures, monkeypatch):
+    monkeypatch.setattr(SpooledTemporaryFile, "write", full)
+    answer = client.post("/describe", files=parts(pictures[:1]))
+    assert answer.status_code == 503 and "No space left on device" in answer.json()["error"]
