@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -215,6 +216,7 @@ def saved(folder: Path, pictures: dict[int, UploadFile]) -> dict[int, str]:
     for number, path in paths.items():
         with open(path, "wb") as file:
             shutil.copyfileobj(pictures[number].file, file)
+        pictures[number].file.close()  # what waits for its turn lies on the disk once
     return paths
 
 
@@ -240,15 +242,19 @@ def choices(weights: Path) -> dict[str, Any]:
 
 def zip_of(texts: list[Text]) -> bytes:
     """A zip of IMAGE.txt files; pictures of one stem are told apart by their suffix, and then by a number."""
-    taken: set[str] = set()
+    taken: set[str] = set()  # in lower case: some systems tell no A.txt from a.txt
+    numbers: Counter[str] = Counter()
     body = BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
         for own in texts:
             image = PurePosixPath(shown(own.image).replace("\\", "/"))
-            ways = [image.stem or "picture", image.name or "picture"]
-            ways += [f"{ways[0]}-{number}" for number in range(2, len(texts) + 2)] if ways[1] in taken else []
-            name = next(way for way in ways if way not in taken)
-            taken.add(name)
+            name = stem = image.stem or "picture"
+            if name.casefold() in taken:
+                name = image.name or "picture"
+            while name.casefold() in taken:
+                numbers[stem.casefold()] += 1
+                name = f"{stem}-{numbers[stem.casefold()] + 1}"
+            taken.add(name.casefold())
             archive.writestr(f"{name}.txt", own.text + "\n")
     return body.getvalue()
 

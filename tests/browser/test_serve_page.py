@@ -72,6 +72,15 @@ def card(page, name: str):
     return page.get_by_role("article", name=f"{name}.png")
 
 
+def downloaded(page, folder: Path) -> dict[str, str]:
+    """The texts of the zip, by name."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download prompts").click()
+    download.value.save_as(folder / "prompts.zip")
+    with zipfile.ZipFile(folder / "prompts.zip") as archive:
+        return {name: archive.read(name).decode().strip() for name in archive.namelist()}
+
+
 def test_pictures_are_dropped_and_described_and_the_prompt_is_copied(opened, folder):
     opened.context.grant_permissions(["clipboard-read", "clipboard-write"])
     opened.evaluate(DROP, ["dropped.png", list((folder / "a.png").read_bytes())])
@@ -95,12 +104,17 @@ def test_a_batch_with_a_bad_picture_is_described_and_downloaded(opened, folder, 
     assert opened.locator("#status").text_content() == "7 of 7 described, 1 of them bad"
     assert "UnidentifiedImageError" in card(opened, "no").locator(".bad").text_content()
     assert card(opened, "no").locator("div.picture").text_content() == "no picture"
-    with opened.expect_download() as download:
-        opened.get_by_role("button", name="Download prompts").click()
-    download.value.save_as(tmp_path / "prompts.zip")
-    with zipfile.ZipFile(tmp_path / "prompts.zip") as archive:
-        texts = {name: archive.read(name).decode().strip() for name in archive.namelist()}
-    assert texts == {f"{name}.txt": card(opened, name).locator(".prompt p").text_content() for name in "abcdef"}
+    assert downloaded(opened, tmp_path) == {
+        f"{name}.txt": card(opened, name).locator(".prompt p").text_content() for name in "abcdef"
+    }
+
+
+def test_a_name_as_long_as_a_disk_takes_it_keeps_no_text_from_the_zip(opened, folder, tmp_path):
+    opened.evaluate(DROP, ["n" * 251 + ".png", list((folder / "a.png").read_bytes())])
+    for mode in ("fast", "negative"):
+        opened.get_by_label("mode").select_option(mode)
+        describe(opened)
+    assert list(downloaded(opened, tmp_path)) == ["n" * 251 + ".txt", "n" * 200 + ".negative.txt"]
 
 
 def test_mode_best_shows_its_candidates_and_the_bank_s_nearest_prompts_and_negative_stands_beside(opened, folder):

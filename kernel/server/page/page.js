@@ -218,7 +218,7 @@ async function copied(button, from) {
 function texts() {
   return pictures.flatMap((own) => {
     const { prompt, negative } = own.results;
-    const stem = own.file.name.replace(/\.[^.]*$/, "");
+    const stem = own.file.name.replace(/\.[^.]*$/, "").slice(0, 200);  // what is added must not make it too long
     const said = (record) => record && !record.error;
     const first = said(prompt) ? prompt : said(negative) ? negative : null;
     const found = first ? [{ image: own.file.name, text: first.prompt }] : [];
