@@ -117,6 +117,21 @@ def test_a_name_as_long_as_a_disk_takes_it_keeps_no_text_from_the_zip(opened, fo
     assert list(downloaded(opened, tmp_path)) == ["n" * 251 + ".txt", "n" * 200 + ".negative.txt"]
 
 
+def test_a_file_that_is_gone_since_it_was_chosen_is_told_and_the_others_are_described(opened, folder, tmp_path):
+    copy = tmp_path / "copy.png"
+    copy.write_bytes((folder / "a.png").read_bytes())
+    (tmp_path / "empty.png").touch()
+    opened.get_by_label("choose pictures").set_input_files([copy, tmp_path / "empty.png", folder / "b.png"])
+    card(opened, "b").wait_for()
+    copy.unlink()
+    describe(opened)
+    assert opened.locator("#status").text_content() == "3 of 3 described, 2 of them bad"
+    for name in ("copy", "empty"):
+        assert "moved or changed since: it was not sent" in card(opened, name).locator(".bad").text_content()
+    assert card(opened, "b").locator(".prompt p").text_content()
+    opened.trouble.clear()  # the browser's own lines on a picture that it cannot show
+
+
 def test_mode_best_shows_its_candidates_and_the_bank_s_nearest_prompts_and_negative_stands_beside(opened, folder):
     choose(opened, folder, "a")
     opened.get_by_label("mode").select_option("best")

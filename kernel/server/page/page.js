@@ -132,16 +132,25 @@ function grouped(todo) {
 }
 
 async function recordsOf(group, asking, signal) {
-  const sendable = group.filter((own) => own.file.size <= options.most_picture_bytes);
+  const reasons = await Promise.all(group.map((own) => whyNotSent(own.file)));
+  const sendable = group.filter((own, index) => !reasons[index]);
   const body = new FormData();
   for (const own of sendable) body.append("pictures", own.file, own.file.name);
   for (const name of ["mode", "captioner", "top", "nearest"]) body.append(name, asking[name]);
   for (const name of asking.without) body.append("without", name);
   const answer = sendable.length ? await asked("describe", { method: "POST", body, signal }) : null;
   const records = answer ? (await answer.json()).records : [];
-  const most = `${Math.floor(options.most_picture_bytes / 2 ** 20)} MiB`;
-  const tooBig = { error: `larger than ${most}, the most that a picture may have: it was not sent` };
-  return group.map((own) => (sendable.includes(own) ? records.shift() : tooBig));
+  return group.map((own, index) => (reasons[index] ? { error: reasons[index] } : records.shift()));
+}
+
+// what cannot be read would fail the whole request, as if the server were gone
+async function whyNotSent(file) {
+  const most = options.most_picture_bytes;
+  if (file.size > most) {
+    return `larger than ${Math.floor(most / 2 ** 20)} MiB, the most that a picture may have: it was not sent`;
+  }
+  const readable = file.size > 0 && await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+  return readable ? "" : "a folder, an empty file, or one that was moved or changed since: it was not sent. Choose its pictures again";
 }
 
 async function watch(done, total) {
