@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel.pipeline.images import FORMATS
 from tests.browser.screenshots import DROP
 from tests.conftest import save_pictures
 from tests.server.started import Started, started
@@ -103,7 +104,7 @@ def test_a_batch_with_a_bad_picture_is_described_and_downloaded(opened, folder, 
     describe(opened)
     assert opened.locator("#status").text_content() == "7 of 7 described, 1 of them bad"
     assert "UnidentifiedImageError" in card(opened, "no").locator(".bad").text_content()
-    assert card(opened, "no").locator("div.picture").text_content() == "no picture"
+    assert card(opened, "no").locator("div.picture").text_content() == "not shown by this browser"
     assert downloaded(opened, tmp_path) == {
         f"{name}.txt": card(opened, name).locator(".prompt p").text_content() for name in "abcdef"
     }
@@ -130,6 +131,20 @@ def test_a_file_that_is_gone_since_it_was_chosen_is_told_and_the_others_are_desc
         assert "moved or changed since: it was not sent" in card(opened, name).locator(".bad").text_content()
     assert card(opened, "b").locator(".prompt p").text_content()
     opened.trouble.clear()  # the browser's own lines on a picture that it cannot show
+
+
+def test_pictures_are_read_when_they_come_into_view(opened, folder):
+    choose(opened, folder, *"abcdef" * 5)
+    pictures = opened.get_by_role("img")
+    assert pictures.evaluate_all("all => all.map(each => each.loading)") == ["lazy"] * 30
+    pictures.last.scroll_into_view_if_needed()
+    opened.wait_for_function("[...document.images].at(-1).naturalWidth > 0")
+
+
+def test_formats_that_a_browser_may_not_know_can_be_chosen(opened):
+    accepted = opened.get_by_label("choose pictures").get_attribute("accept").split(",")
+    unknown = {suffix for suffix, name in FORMATS.items() if name in ("HEIF", "JPEG2000", "PPM", "QOI")}
+    assert set(accepted) == {"image/*", *unknown}
 
 
 def test_mode_best_shows_its_candidates_and_the_bank_s_nearest_prompts_and_negative_stands_beside(opened, folder):

@@ -61,9 +61,13 @@ function add(files) {
   for (const file of files) {
     const own = { file, results: {}, key: {} };
     const picture = element("img", { className: "picture", alt: `picture ${file.name}` });
+    picture.loading = "lazy";  // before its address: thousands of large pictures are not all decoded at once
     picture.src = URL.createObjectURL(file);
     picture.onload = () => URL.revokeObjectURL(picture.src);
-    picture.onerror = () => picture.replaceWith(element("div", { className: "picture" }, "no picture"));
+    picture.onerror = () => {
+      URL.revokeObjectURL(picture.src);
+      picture.replaceWith(element("div", { className: "picture" }, "not shown by this browser"));
+    };
     const remove = element("button", { type: "button", className: "small" }, "Remove");
     remove.ariaLabel = `Remove ${file.name}`;
     remove.onclick = () => { pictures.splice(pictures.indexOf(own), 1); own.card.remove(); shown(); };
