@@ -73,7 +73,7 @@ function add(files) {
     remove.onclick = () => { pictures.splice(pictures.indexOf(own), 1); own.card.remove(); shown(); };
     own.body = element("div", {}, element("p", { className: "lead" }, "not described yet"));
     own.card = element("article", { ariaLabel: file.name }, picture,
-      element("div", {}, element("h2", {}, element("span", {}, file.name), remove), own.body));
+      element("div", {}, element("header", {}, element("h2", {}, file.name), remove), own.body));
     pictures.push(own);
     main.append(own.card);
   }
@@ -99,7 +99,7 @@ async function describe() {
   let done = 0;
   find("#trouble").textContent = "";
   find("#progress").max = todo.length;
-  const watching = setInterval(watch, STATUS_EVERY, () => done, todo.length);
+  const watching = setInterval(watch, STATUS_EVERY);
   tell(`0 of ${todo.length}`);
   find("#progress").value = 0;
   shown();
@@ -124,6 +124,7 @@ async function describe() {
   const bad = todo.slice(0, done).filter((own) => own.results[kind(asking.mode)].error).length;
   const ended = signal.aborted ? `cancelled: ${done} of ${todo.length} described` : `${done} of ${todo.length} described`;
   running = null;
+  find("#doing").textContent = "";
   tell(bad ? `${ended}, ${bad} of them bad` : ended);
   shown();
 }
@@ -157,13 +158,14 @@ async function whyNotSent(file) {
   return readable ? "" : "a folder, an empty file, or one that was moved or changed since: it was not sent. Choose its pictures again";
 }
 
-async function watch(done, total) {
+// beside the status, which screen readers say whenever it changes
+async function watch() {
   try {
     const at = await (await asked("status")).json();
     if (running === null) return;
-    const waiting = at.waiting ? `; ${at.waiting} waiting` : "";
     const doing = at.of ? `${at.said} ${at.made} of ${at.of}` : at.said;
-    tell(`${done()} of ${total}${doing || waiting ? ` (${doing}${waiting})` : ""}`);
+    const waiting = at.waiting ? `${at.waiting} waiting` : "";
+    find("#doing").textContent = [doing, waiting].filter(Boolean).join("; ");
   } catch { /* the request itself tells it */ }
 }
 
@@ -206,7 +208,7 @@ function table(title, of, rows, open) {
     const bar = element("span", { className: "bar" });
     bar.style.width = `${(100 * Math.abs(cosine)) / most}%`;
     return element("tr", {}, element("th", { scope: "row" }, text), element("td", { className: "bank" }, what),
-      element("td", { className: "bars" }, bar), element("td", { className: "number" }, cosine.toFixed(3)));
+      element("td", { className: "bars", ariaHidden: "true" }, bar), element("td", { className: "number" }, cosine.toFixed(3)));
   });
   const head = ["text", of, "", "cosine"].map((name, column) => element("th", { scope: "col",
     className: column === 2 ? "bars" : "" }, name));
@@ -221,10 +223,10 @@ async function copied(button, from) {
     await navigator.clipboard.writeText(from.textContent);
   } catch {  // over plain HTTP from another machine a page has no clipboard of its own
     getSelection().selectAllChildren(from);
-    document.execCommand("copy");
+    if (!document.execCommand("copy")) return;  // the prompt is selected: the keyboard copies it
   }
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  button.textContent = find("#said").textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; find("#said").textContent = ""; }, 1500);
 }
 
 // IMAGE.txt with the prompt, and IMAGE.negative.txt where both were asked
