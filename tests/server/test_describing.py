@@ -77,7 +77,7 @@ def test_a_request_over_which_workers_die_twice_is_refused_with_words_and_the_ne
     async def conversation(describing):
         asking = asyncio.create_task(describing.describe(images, ASKED, scratch))
         for number in (1, 2):
-            await until(lambda n=number: describing.asked == n and describing.at.said == "loading the models")
+            await until(lambda n=number: describing.asked == n and describing.worker is not None)
             os.kill(describing.worker.pid, signal.SIGKILL)
             await until(lambda n=number: describing.asked > n or asking.done())
         with pytest.raises(Unavailable, match="ended twice over this request .killed by SIGKILL.*Send fewer"):
@@ -92,7 +92,7 @@ def test_who_leaves_is_not_answered_and_who_waits_is(describing, images, scratch
         first, second, third = (
             asyncio.create_task(describing.describe(images, ASKED, scratch)) for _ in range(3)
         )  # fmt: skip
-        await until(lambda: describing.at.said == "loading the models")
+        await until(lambda: describing.current is not None)
         assert describing.now().waiting == 2
         for leaving in (first, second):
             leaving.cancel()
@@ -102,6 +102,60 @@ def test_who_leaves_is_not_answered_and_who_waits_is(describing, images, scratch
 
     records, asked = talking(describing, conversation)
     assert len(records) == 6 and asked == 2  # the second never reached the worker
+
+
+@pytest.fixture
+def replies(monkeypatch):
+    """The kind of each last word of a worker."""
+    found, reply = [], Describing.reply
+
+    async def kept(self):
+        said = await reply(self)
+        found.extend(said)
+        return said
+
+    monkeypatch.setattr(Describing, "reply", kept)
+    return found
+
+
+def test_the_worker_is_told_of_who_leaves_and_stops_at_the_next_step(describing, images, scratch, replies):
+    async def conversation(describing):
+        first = await describing.describe(images, ASKED, scratch)
+        os.kill(describing.worker.pid, signal.SIGSTOP)  # it reads what is asked and that it is left together
+        leaving = asyncio.create_task(describing.describe(images, ASKED, scratch))
+        await until(lambda: describing.asked == 2)  # written in the same step
+        leaving.cancel()
+        await until(lambda: describing.current.gone)  # so is what is told of it
+        os.kill(describing.worker.pid, signal.SIGCONT)
+        await asyncio.gather(leaving, return_exceptions=True)
+        return first, await describing.describe(images, ASKED, scratch)
+
+    first, last = talking(describing, conversation)
+    assert replies == ["records", "cancelled", "records"] and first == last
+
+
+def test_who_leaves_while_the_worker_begins_is_not_described(describing, images, scratch, replies):
+    async def conversation(describing):
+        leaving = asyncio.create_task(describing.describe(images, ASKED, scratch))
+        await until(lambda: describing.current is not None)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        return await describing.describe(images, ASKED, scratch)
+
+    assert len(talking(describing, conversation)) == 6 and replies == ["cancelled", "records"]
+
+
+def test_two_at_once_each_get_the_records_of_their_own(describing, images, scratch):
+    own = list(images.items())
+    parts = [dict(own[:3]), dict(own[3:])]
+
+    async def conversation(describing):
+        alone = [await describing.describe(part, ASKED, scratch) for part in parts]
+        return alone, await asyncio.gather(*(describing.describe(part, ASKED, scratch) for part in parts))
+
+    alone, both = talking(describing, conversation)
+    assert both == alone
+    assert [[record["image"] for record in records] for records in both] == [list(part.values()) for part in parts]
 
 
 def test_the_worker_ends_though_it_is_at_a_request_that_was_left(describing, images, scratch):
@@ -131,6 +185,16 @@ def test_a_model_that_fails_on_a_request_does_not_end_the_worker(place, images, 
         return describing.asked
 
     assert talking(describing, conversation) == 2
+
+
+def test_what_nobody_foresaw_is_told_and_the_same_worker_answers_the_next(describing, images, scratch, capfd):
+    async def conversation(describing):
+        with pytest.raises(Unavailable, match="the models failed .KeyError: 'mode'.: nothing was described"):
+            await describing.describe(images, {}, scratch)
+        return await describing.describe(images, ASKED, scratch), describing.asked
+
+    records, asked = talking(describing, conversation)
+    assert len(records) == 6 and asked == 2 and "Traceback" in capfd.readouterr().err
 
 
 def test_a_worker_whose_parent_ended_before_it_said_anything_leaves_no_upload(scratch):
