@@ -74,28 +74,28 @@ def test_it_listens_on_loopback_alone_and_talks_to_nobody(server):
     assert all(remote.startswith(("0100007F", "00000000")) for _, remote in found), found
 
 
+def tracer_of(pid: int) -> int:
+    found = re.search(r"TracerPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
+
+
 def test_no_connection_leaves_the_machine_from_the_start_to_the_answer(weights_folder, tmp_path, pictures):
     if shutil.which("strace") is None:
         pytest.skip("strace, which tells every connection of a process, is not installed")
     with started(weights_folder.resolve(), tmp_path) as server:
         trace = tmp_path / "trace"
-        follow = [
-            "strace",
-            "-f",
-            "-qq",
-            "-e",
-            "trace=connect,sendto,bind",
-            "-o",
-            str(trace),
-            "-p",
-            str(server.process.pid),
-        ]
-        tracer = subprocess.Popen(follow, stderr=subprocess.PIPE)
-        while not trace.exists():
+        watched = "trace=connect,sendto,bind,execve"
+        follow = ["strace", "-f", "-qq", "-e", watched, "-o", str(trace), "-p", str(server.process.pid)]
+        tracer = subprocess.Popen(follow, stderr=subprocess.PIPE, text=True)
+        while tracer_of(server.process.pid) != tracer.pid:
+            if tracer.poll() is not None:
+                pytest.skip(f"strace may not follow a process here: {tracer.communicate()[1].strip()}")
             time.sleep(0.05)
         assert posted(server.address, pictures[0][1], mode="negative", top="1")[0]["prompt"]
         tracer.terminate()
-        tracer.wait()
+        tracer.communicate()
+    assert "execve(" in trace.read_text()  # it saw the worker begin
     calls = re.findall(r'AF_INET6?.*?inet_(?:addr|pton)\((?:AF_INET6, )?"([^"]+)"', trace.read_text())
     assert set(calls) <= {"127.0.0.1", "::1"}
 
