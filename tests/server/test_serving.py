@@ -1,5 +1,6 @@
 """The command as a process: what it imports, whom it talks to, how it ends, and what it refuses to begin."""
 
+import codecs
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 
 import kernel
 from kernel.__main__ import main
+from kernel.server.serving import read_password
 from tests.conftest import ROOT
 from tests.processes import alive, children
 from tests.server.started import started
@@ -161,6 +163,7 @@ def test_however_it_ends_its_worker_ends_and_no_upload_is_left(weights_folder, t
         (["--host", "box.lan"], "--host box.lan: expected an IP address of this machine"),
         (["--host", "0.0.0.0", "--password-file", "short"], "the password has 5 characters; expected 8 or more"),
         (["--password-file", "none"], "none: the password cannot be read (No such file or directory)"),
+        (["--device", "gpu"], "--device gpu: unknown device; expected auto, cpu, cuda or cuda:N"),
         (["--weights", "none"], "none/manifest.json: not found"),
         (["--port", "70000"], "127.0.0.1:70000: cannot be listened on"),
         (["--port", "TAKEN"], "cannot be listened on (Address already in use"),
@@ -181,6 +184,11 @@ def test_without_its_packages_it_says_what_to_install(weights_folder, monkeypatc
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", "--weights", str(weights_folder)]) == 1
     assert "pip install 'image-to-prompts-kernel[serve]'" in capsys.readouterr().err
+
+
+def test_a_password_file_may_begin_with_the_mark_that_windows_writes(tmp_path):
+    (tmp_path / "password").write_bytes(codecs.BOM_UTF8 + b"a long password\r\n")
+    assert read_password(tmp_path / "password") == "a long password"
 
 
 def test_other_machines_are_let_in_by_the_password_alone(weights_folder, tmp_path):
