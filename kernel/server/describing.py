@@ -51,6 +51,7 @@ class Describing:
         self.scratch = scratch
         self.one_at_a_time = False
         self.waiting: asyncio.Queue[Request] = asyncio.Queue()
+        self.awaited: set[Request] = set()  # somebody waits for its answer, or it is at the worker still
         self.asked = 0
         self.current: Request | None = None
         self.worker: asyncio.subprocess.Process | None = None
@@ -61,6 +62,7 @@ class Describing:
         that is no fault of the request; cancelled, the worker stops at it after the step that it is at."""
         request = Request(images, asked, scratch)
         self.waiting.put_nowait(request)
+        self.awaited.add(request)
         try:
             return await asyncio.shield(request.answer)
         except asyncio.CancelledError:
@@ -70,20 +72,21 @@ class Describing:
                 with suppress(UserError):  # its pictures stay until the worker has let go of them
                     await asyncio.shield(request.answer)  # `run` answers it, even where this is cancelled once more
             raise
+        finally:
+            self.awaited.discard(request)
 
     def now(self) -> At:
-        return At(self.at.said, self.at.made, self.at.of, self.waiting.qsize())
+        return At(self.at.said, self.at.made, self.at.of, len(self.awaited - {self.current}))
 
     async def run(self) -> None:
         """Answers request after request, for ever; cancelled, it ends the worker."""
         try:
             while True:
                 request = self.current = await self.waiting.get()
-                if not request.gone:
-                    try:
-                        request.answer.set_result(await self.made(request))
-                    except Exception as error:
-                        request.answer.set_exception(error)
+                try:
+                    request.answer.set_result(await self.made(request))
+                except Exception as error:
+                    request.answer.set_exception(error)
                 self.current, self.at = None, At()
         finally:
             left = [self.current] if self.current else []
@@ -101,6 +104,8 @@ class Describing:
     async def made(self, request: Request) -> list[dict[str, Any]]:
         died = ""
         for _ in range(TRIES):
+            if request.gone:
+                return []
             self.at = At()
             self.asked += 1
             await self.started()
@@ -113,6 +118,8 @@ class Describing:
                 return reply["records"]
             if "refused" in reply:
                 raise UserError(reply["refused"])
+            if "unusable" in reply:
+                raise Unavailable(reply["unusable"])
             if "failed" in reply:
                 raise Unavailable(
                     f"the models failed ({reply['failed']}): nothing was described. Send it again, or fewer pictures"

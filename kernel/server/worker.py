@@ -59,8 +59,8 @@ def main(scratch: Path) -> int:
                 models = Resident(Path(first["weights"]), device, features, first["one_at_a_time"])
             with counted_warnings(), long_lived():
                 answer(answers, records=records_of(models, order, orders, answers))
-        except UserError as error:
-            answer(answers, refused=str(error))
+        except UserError as error:  # without models the device or the weights are to blame, and no request
+            answer(answers, **{"unusable" if models is None else "refused": str(error)})
         except Cancelled:
             answer(answers, cancelled=True)
         except Exception as error:  # whatever a model raises: the next request may well go

@@ -96,6 +96,8 @@ def test_who_leaves_is_not_answered_and_who_waits_is(describing, images, scratch
         assert describing.now().waiting == 2
         for leaving in (first, second):
             leaving.cancel()
+        await asyncio.wait([second])
+        assert describing.now().waiting == 1  # who left waits no more
         records = await third
         assert first.cancelled() and second.cancelled()
         return records, describing.asked
@@ -145,6 +147,19 @@ def test_who_leaves_while_the_worker_begins_is_not_described(describing, images,
     assert len(talking(describing, conversation)) == 6 and replies == ["cancelled", "records"]
 
 
+def test_what_was_left_is_not_tried_again_when_the_worker_dies_at_it(describing, images, scratch, replies):
+    async def conversation(describing):
+        leaving = asyncio.create_task(describing.describe(images, ASKED, scratch))
+        await until(lambda: describing.worker is not None)
+        leaving.cancel()
+        await until(lambda: describing.current.gone)
+        os.kill(describing.worker.pid, signal.SIGKILL)
+        await asyncio.gather(leaving, return_exceptions=True)
+        return await describing.describe(images, ASKED, scratch)
+
+    assert len(talking(describing, conversation)) == 6 and replies == ["died", "records"]
+
+
 def test_two_at_once_each_get_the_records_of_their_own(describing, images, scratch):
     own = list(images.items())
     parts = [dict(own[:3]), dict(own[3:])]
@@ -185,6 +200,17 @@ def test_a_model_that_fails_on_a_request_does_not_end_the_worker(place, images, 
         return describing.asked
 
     assert talking(describing, conversation) == 2
+
+
+def test_a_device_that_is_not_there_is_no_fault_of_the_request(place, images, scratch):
+    describing = Describing(place.weights, "cuda:99", place.features, scratch)
+
+    async def conversation(describing):
+        with pytest.raises(Unavailable, match="--device cuda:99: a first operation failed"):
+            await describing.describe(images, ASKED, scratch)
+        return describing.asked
+
+    assert talking(describing, conversation) == 1
 
 
 def test_what_nobody_foresaw_is_told_and_the_same_worker_answers_the_next(describing, images, scratch, capfd):
