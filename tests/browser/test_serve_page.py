@@ -275,7 +275,7 @@ def test_everything_has_a_name_for_screen_readers(opened, folder):
 
 def test_screen_readers_are_told_what_is_done_and_not_each_second_what_is_at_work(opened, folder):
     held = []
-    opened.route("**/describe", held.append)
+    opened.route("**/describe", lambda route: held.append(route))
     at = {"said": "captions", "made": 2, "of": 4, "waiting": 1}
     opened.route("**/status", lambda route: route.fulfill(json=at))
     choose(opened, folder, "a")
