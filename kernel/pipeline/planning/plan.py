@@ -128,7 +128,8 @@ def plan(
         problems.append(f"time: {seconds / 3600:.1f} h, {deadline_seconds / 3600:.1f} h are allowed")
     planned = Plan(
         recipe, ", ".join(own.name for own in captioners) or None, images, gpu, usable, stages, seconds,
-        deadline_seconds, host, host_memory, bank_cost(gpu, clip, prompts) if prompts else None, not problems, problems, [], notes,
+        deadline_seconds, host, host_memory, bank_cost(gpu, clip, prompts) if prompts else None, not problems,
+        problems, [], notes,
     )  # fmt: skip
     return replace(planned, cures=list(cures(planned, again))) if problems and with_cures else planned
 
