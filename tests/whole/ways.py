@@ -52,6 +52,12 @@ WAYS = {
     KERNEL + "report RUN --images IMAGES --weights build/weights": reader("RUN/report.html"),
     KERNEL + "captioners": reader(),
     KERNEL + "run IMAGES --out RUN --set captioner=blip": reader("RUN-own/submission.csv"),
+    KERNEL + "run IMAGES --out RUN --set captioner=blip2,blip": reader("RUN-own/submission.csv"),
+    KERNEL + "run IMAGES --out RUN --set captioner=blip2,blip --set 'captioner_shares={\"blip2\": 0.7, \"blip\": 0.3}'": (
+        reader("RUN-own/submission.csv")
+    ),
+    KERNEL + "plan --set captioner=blip2,coca": reader(),
+    KERNEL + "describe IMAGES --captioner blip2,blip": reader(),
     KERNEL + "doctor": reader(),
     KERNEL + "doctor --deep --json": reader(),
     KERNEL + "explain IMAGE --weights build/weights": reader(),

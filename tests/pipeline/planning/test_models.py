@@ -25,7 +25,7 @@ from kernel.pipeline.planning.models import (
     stored_tensors,
 )
 from kernel.pipeline.planning.plan import plan
-from kernel.pipeline.planning.run_plan import predicted_memory
+from kernel.pipeline.planning.run_plan import predicted_memory, with_fitting_batches
 from kernel.pipeline.planning.stage_costs import ASSUMED
 
 BASELINE = RECIPES["baseline"]
@@ -67,6 +67,20 @@ def test_a_recipe_s_captioner_is_the_one_counted(weights, in_float32):
     assert (in_float32.captioners[0].name, blip.name) == ("blip2", "blip")
     assert blip.weights.bytes != in_float32.captioners[0].weights.bytes
     assert blip.layers == 3
+
+
+def test_of_several_captioners_each_is_counted_and_the_smallest_batch_is_all_ones(weights, in_float32):
+    several = replace(BASELINE, captioner="blip2,blip")
+    models = models_of(weights, several, half=False)
+    blip = models_of(weights, replace(BASELINE, captioner="blip"), half=False)
+    assert models.captioners == (*in_float32.captioners, *blip.captioners)
+    planned = plan(several, gpu_named("cpu"), 100, models=models)
+    fits = {own.name: own.fits_up_to for own in planned.stages if own.name.startswith("captions ")}
+    assert list(fits) == ["captions blip2", "captions blip"]
+    least = replace(planned, stages=[replace(own, fits_up_to=3 if own.name == "captions blip" else own.fits_up_to)
+                                     for own in planned.stages])  # fmt: skip
+    assert with_fitting_batches(several, least).caption_batch == 3
+    assert {"captions blip2", "captions blip"} <= set(predicted_memory(planned))
 
 
 def test_a_recipe_without_captions_has_no_captioner_to_count(weights):

@@ -348,7 +348,9 @@ def test_a_disk_that_gives_back_other_bytes_is_found_out(made, tmp_path):
     assert not (tmp_path / "weights" / "prior.txt").exists()
 
 
-@pytest.mark.parametrize(("captioner", "expected"), [("auto", ["blip2", "blip"]), ("blip", ["blip"])])
+@pytest.mark.parametrize(
+    ("captioner", "expected"), [("auto", ["blip2", "blip"]), ("blip", ["blip"]), ("coca,blip", ["coca", "blip"])]
+)
 def test_a_recipes_captioners(captioner, expected):
     assert captioners_of(Recipe(captioner=captioner)) == expected
 
