@@ -53,9 +53,6 @@ WAYS = {
     KERNEL + "captioners": reader(),
     KERNEL + "run IMAGES --out RUN --set captioner=blip": reader("RUN-own/submission.csv"),
     KERNEL + "run IMAGES --out RUN --set captioner=blip2,blip": reader("RUN-own/submission.csv"),
-    KERNEL + "run IMAGES --out RUN --set captioner=blip2,blip --set 'captioner_shares={\"blip2\": 0.7, \"blip\": 0.3}'": (
-        reader("RUN-own/submission.csv")
-    ),
     KERNEL + "plan --set captioner=blip2,coca": reader(),
     KERNEL + "describe IMAGES --captioner blip2,blip": reader(),
     KERNEL + "doctor": reader(),

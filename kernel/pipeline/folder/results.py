@@ -16,10 +16,19 @@ from kernel.pipeline.folder.run_folder import MOST_BYTES, RunFolder, Shards
 from kernel.system.files import write_json, write_whole
 from kernel.system.opening import read_whole
 
-CLIP = Shards("clip", ".safetensors", lambda *own: read_rows(*own)[2])
-CAPTIONS = Shards("captions", ".json", lambda *own: RunFolder.read_json(*own)["unmade"], of_captions=True)
+
+def unmade_in_json(folder: RunFolder, shards: Shards, shard: int) -> list[str]:
+    return folder.read_json(shards, shard)["unmade"]
+
+
+def unmade_of_rows(folder: RunFolder, shards: Shards, shard: int) -> list[str]:
+    return read_rows(folder, shards, shard)[2]
+
+
+CLIP = Shards("clip", ".safetensors", unmade_of_rows)
+CAPTIONS = Shards("captions", ".json", unmade_in_json, of_captions=True)
 COSINES = Shards("cosines", ".json", of_captions=True)  # of each image's captions
-MATCHING = Shards("matching", ".json", lambda *own: RunFolder.read_json(*own)["unmade"], of_captions=True)
+MATCHING = Shards("matching", ".json", unmade_in_json, of_captions=True)
 # by the recipe's `caption_weighting` where a stage finds it; the others are found when answers are made
 WEIGHED_BY = {"clip": COSINES, **dict.fromkeys(MATCHING_HEADS, MATCHING)}
 DESCRIPTIONS = Shards("descriptions", ".json")  # by image what `describe` found, or its `error`
@@ -27,7 +36,7 @@ DESCRIPTIONS = Shards("descriptions", ".json")  # by image what `describe` found
 
 def encoded(sha256: str) -> Shards:
     """The rows of one image encoder: of another one they are other files."""
-    return Shards("encoders", f".{sha256[:16]}.safetensors", lambda *own: read_rows(*own)[2])
+    return Shards("encoders", f".{sha256[:16]}.safetensors", unmade_of_rows)
 
 
 def apart(captioner: str) -> list[str]:
