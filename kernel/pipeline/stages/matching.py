@@ -29,6 +29,9 @@ class MatchingStage:
         folder = self.job.folder
         asked = results.unscored(folder, results.MATCHING, item, self.job.recipe.captioner)
         said = {by: results.read_caption_shard(folder, item, by).captions for by in asked}
+        if not said:  # another worker, taken for lost, has made them
+            yield len(folder.shard_files(item))
+            return
         every = (list(chain(*own)) for own in zip(*said.values(), strict=True))
         captions = {file.id: own for file, own in zip(folder.shard_files(item), every, strict=True) if own}
         files = [file for file in folder.shard_files(item) if file.id in captions]
