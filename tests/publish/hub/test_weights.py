@@ -356,8 +356,9 @@ def test_a_recipes_captioners(captioner, expected):
 
 
 def test_an_unknown_captioner_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="names the captioner 'git'; expected auto, blip2, blip"):
-        captioners_of(Recipe(captioner="git"))
+    for named in ("gitt", "blip,gitt"):
+        with pytest.raises(UserError, match="names the captioner 'gitt'; expected auto, blip2, blip"):
+            captioners_of(Recipe(captioner=named))
 
 
 # words
