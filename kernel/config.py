@@ -94,8 +94,10 @@ class Recipe:
     modifier_separator: str = ", "
     # what stands between caption and modifiers; the deck joins them with nothing
     separator: str = ""
-    # "auto" takes the first captioner of the weights folder
+    # "auto" takes the first captioner of the weights folder; several by name, joined by commas, each say their own, and
+    # their means count by their shares: none given, all alike
     captioner: str = "auto"
+    captioner_shares: dict[str, float] = field(default_factory=dict)
     # "beams": the best of beam search; "sampling": drawn from the most likely words that together have this
     # probability, by a seed, so that a run can be repeated
     caption_decoding: str = "beams"
@@ -157,8 +159,8 @@ class Recipe:
                 raise UserError(f"recipe setting modifiers.{bank} is {count:,}; expected 0 to {MOST_MODIFIERS:,}")
         for name in self.estimates:
             declared(name)
-        for setting, shares in (("estimates", self.estimates), ("encoders", self.encoders)):
-            for name, share in shares.items():
+        for setting in ("estimates", "encoders", "captioner_shares"):
+            for name, share in getattr(self, setting).items():
                 if not 0 <= share <= 1:
                     raise UserError(f"recipe setting {setting}.{name} is {share}; expected 0 to 1")
         if self.encoders and not any(self.encoders.values()):
@@ -183,6 +185,11 @@ class Recipe:
     def matching_head(self) -> str | None:
         """The head of image-text matching that weighs captions; None where another way does, or there are none."""
         return self.caption_weighting if self.caption_weighting in MATCHING_HEADS and self.needs(CAPTIONS) else None
+
+
+def captioner_names(setting: str) -> list[str]:
+    """Example: "blip2, coca" -> ["blip2", "coca"]"""
+    return [name.strip() for name in setting.split(",")]
 
 
 RECIPES = {

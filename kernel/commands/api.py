@@ -57,7 +57,7 @@ def describe(
     `images`: a file, a folder or a pattern, or several. `words`: files of phrases by the bank they replace or add.
     `ban`: no term with these words is taken. `write` puts captions beside the pictures: "txt", "jsonl", "csv" or
     `kernel.Sidecars("txt", existing="append")`; records are then those of pictures that were described for it.
-    `language`: "en" or "ko".
+    `language`: "en" or "ko". `captioner`: one of the weights folder, or several joined by commas.
     Example: kernel.describe("images", "best", without=["artists"])[0]["prompt"]
     """
     from kernel.interrogator.request import Request

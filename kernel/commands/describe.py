@@ -25,7 +25,9 @@ def add_describe(commands: argparse._SubParsersAction) -> None:
                           help="leaves a word bank out, such as artists; repeatable")  # fmt: skip
     describe.add_argument("--words", action="append", default=[], metavar="[BANK=]FILE",
                           help="your own phrases, one a line, in place of a bank or beside them")  # fmt: skip
-    describe.add_argument("--captioner", default="auto", metavar="NAME", help="default: the weights folder's first")
+    describe.add_argument("--captioner", default="auto", metavar="NAME",
+                          help="or several joined by commas: the best prompt of each one's caption "
+                          "(default: the weights folder's first)")  # fmt: skip
     describe.add_argument("--features", type=Path, default=DEFAULT_FEATURES, metavar="DIR",
                           help="keeps the features of phrases that the weights lack (default %(default)s)")  # fmt: skip
     describe.add_argument("--ban", type=Path, metavar="FILE", help="no term with these words, one a line, is taken")

@@ -1,7 +1,7 @@
 """What texts say of images: the mean vector of captions, of modifiers, or of both as prompts."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -77,6 +77,24 @@ def weighed_captions(
             weight_of = dict(zip(texts, known, strict=True))
             texts, known = list(weight_of), list(weight_of.values())
         said.append(Said(texts, known))
+    return said
+
+
+def together(by: Mapping[str, list[Said]], shares: Mapping[str, float]) -> list[Said]:
+    """Each image's captions of several captioners, whose weighted means count by their `shares`, alike where none are
+    given; who says nothing of an image leaves it to the others. A single captioner's are as they are.
+
+    Example (no shares): blip2 says "a" and "b", alike, coca "c" -> "a" 0.5, "b" 0.5, "c" 1
+    """
+    if len(by) == 1:
+        return next(iter(by.values()))
+    said = []
+    for image in zip(*by.values(), strict=True):
+        texts, weights = list[str](), list[float]()
+        for name, own in zip(by, image, strict=True):
+            texts += own.texts
+            weights += [shares.get(name, 1.0) * weight / sum(own.weights) for weight in own.weights]
+        said.append(Said(texts, weights))
     return said
 
 

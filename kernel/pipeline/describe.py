@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.banks.word_banks import Phrases
-from kernel.config import LOCAL, Recipe
+from kernel.config import LOCAL, Recipe, captioner_names
 from kernel.errors import UserError
 from kernel.interrogator.korean import captioners_for, clip_name, notes
 from kernel.interrogator.request import Request
@@ -44,9 +44,9 @@ SHARD = {"classic": 64, "fast": 64, "best": 16, "negative": 16}
 
 @dataclass(frozen=True)
 class Means:
-    """With what pictures are described: a captioner of the weights folder, and the devices of this machine, or by the
-    engine ray the workers of the cluster at `address`. What is made lies in a folder of the `scratch` until all is, so
-    that a killed command goes on; a cluster's workers must see it."""
+    """With what pictures are described: a captioner of the weights folder, or several joined by commas, and the devices
+    of this machine, or by the engine ray the workers of the cluster at `address`. What is made lies in a folder of the
+    `scratch` until all is, so that a killed command goes on; a cluster's workers must see it."""
 
     captioner: str = "auto"
     device: str = "auto"
@@ -71,8 +71,10 @@ def describe(
     `images`: files, patterns and folders, of which `recursive` takes the subfolders too.
 
     Records hold `image`, `mode`, `prompt`, `similarity`, `parts`, `caption` but in mode negative, and in mode best
-    `candidates`; or `image`, `mode` and `error` of what cannot be described. Raises UserError before the first image
-    for anything about weights, banks or devices, and when a model cannot be used at all.
+    `candidates`; or `image`, `mode` and `error` of what cannot be described. Of several captioners each one's caption
+    makes a prompt, the one that CLIP finds nearest to the image is taken, and `captions` holds all by their captioners.
+    Raises UserError before the first image for anything about weights, banks or devices, and when a model cannot be
+    used at all.
     """
     return describe_files(meant(images, recursive), request, weights_folder, means, tell)
 
@@ -104,8 +106,9 @@ def describe_files(
         print(note, file=STDERR)
     banks = chosen_banks(request, weights)
     require_scratch(means.engine, means.scratch)
-    if captioners:
-        inspect_captioner(weights, captioners[0])
+    asked = captioners[: len(captioner_names(recipe.captioner))]
+    for name in asked:
+        inspect_captioner(weights, name)
     workers_of = engine_named(means.engine, means.device, means.address)
     with workers_of as workers, counted_warnings() as counted, ExitStack() as kept:
         models = {name: weights.sha256(name) for name in (clip_name(request, weights), *captioners)}
@@ -117,7 +120,8 @@ def describe_files(
             files = first if folder_of(means.scratch, identity(first)).is_dir() else files
         place = kept.enter_context(scratch_folder(means.scratch, partial(identity, files)))
         job = job_in(place, files, request, recipe, weights)
-        results.drop_described_of_others(job.folder, {name: models[name] for name in captioners[:1]})
+        for by in results.apart(recipe.captioner):
+            results.drop_described_of_others(job.folder, {name: models[name] for name in asked}, by)
         line = Line(job, request, workers, tell)
         if line.job.of_unknown(banks).words:  # told now, not after hours of captions
             require_writable(Path(request.features))
@@ -163,7 +167,8 @@ def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Reci
         write_whole(Path(own[name]), Path(path).read_bytes())
     replace(request, own=own).write(scratch)
     folder, features = RunFolder(scratch, files, recipe.shard_images), Path(request.features)
-    for shards in (results.CAPTIONS, results.DESCRIPTIONS):
+    captioned = [results.CAPTIONS.by(by) for by in results.apart(recipe.captioner)]
+    for shards in (*captioned, results.DESCRIPTIONS):
         (scratch / shards.stage).mkdir(exist_ok=True)
         folder.drop_unsound_shards(shards)
     return Job(recipe, weights, folder, None, [], features=features, clip=clip_name(request, weights))
@@ -199,11 +204,17 @@ class Line:
         self.library_warnings: Counter[str] = Counter()
 
     def captions(self, captioners: list[str]) -> None:
-        """By the first captioner that can be used; images on which every one fails say so in their records."""
-        left = self.missing(results.CAPTIONS)
+        """By each of several captioners, or by the first that can be used; images on which every one fails say so in
+        their records."""
+        for by in results.apart(self.job.recipe.captioner):
+            self.captions_by(by, [by] if by else captioners)
+
+    def captions_by(self, by: str, captioners: list[str]) -> None:
+        left = self.missing(results.CAPTIONS.by(by))
         reasons: list[str] = []
         for name in captioners:
-            outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left), self.job_of(name))
+            sizes = self.job.folder.sizes(left)
+            outcome = self.work(f"captions {name}", f"captions {by}".rstrip(), sizes, self.job_of(name))
             if not outcome.left:
                 return
             if NO_MACHINE in outcome.reasons:  # no fault of the captioner
@@ -217,7 +228,7 @@ class Line:
             ids = self.job.folder.shard_ids(shard)
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
             nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
-            results.write_captions(self.job.folder, shard, nothing)
+            results.write_captions(self.job.folder, shard, nothing, by)
 
     def job_of(self, captioner: str) -> Job:
         """The job, with as many tokens a caption as this captioner's take."""

@@ -59,7 +59,10 @@ def run(
                 warnings += [*preflight(paths.run, len(ready.images), phrases, deadline), *ready.warnings]
                 folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
                 captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
-                results.drop_captions_of_others(folder, captioners)
+                for by in results.apart(ready.recipe.captioner):
+                    for shards in (results.CAPTIONS, results.COSINES, results.MATCHING) if by else ():
+                        folder.drop_unsound_shards(shards.by(by))
+                    results.drop_captions_of_others(folder, captioners, by)
                 for sha256 in ready.encoders.values():
                     folder.drop_unsound_shards(results.encoded(sha256))
                 record = Record(ready, paths, folder, warnings, library_warnings)
@@ -81,6 +84,7 @@ class Line:
         self.recipe, self.folder = job.recipe, job.folder
         self.submission = job.folder.folder / "submission.csv"
         self.ids = [image.id for image in ready.images]
+        self.apart = results.apart(job.recipe.captioner)
         self.problems: list[str] = []
 
     def run(self) -> dict[str, Any]:
@@ -99,16 +103,21 @@ class Line:
         self.estimates(of_images, "estimates of images")
         behind = (captions.STAGE, *self.plain(of_captions=True))
         names = self.ready.captioners
-        missing = any(self.pending(stage.writes) for stage in behind) or any(map(self.lesser, names))
+        missing = any(self.pending(stage.writes, by) for stage in behind for by in self.apart)
+        missing = missing or any(map(self.lesser, names))
         if self.recipe.needs(CAPTIONS) and missing:
             start = time.perf_counter()
             self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
             # the last answer does this again, with `captions_per_image` texts an image instead of one, and those
             # twice where they are compared with one another first
             again = 2 if self.recipe.caption_weighting == "consensus" else 1
-            reserve = (again * self.recipe.captions_per_image + 1) * (time.perf_counter() - start)
-            self.captions(self.ends(reserve))
-            self.better_captions(reserve)
+            texts = again * self.recipe.captions_per_image * len(self.apart)
+            reserve = (texts + 1) * (time.perf_counter() - start)
+            if len(self.apart) > 1:
+                self.captions_apart(reserve)
+            else:
+                self.captions(self.ends(reserve))
+                self.better_captions(reserve)
         return self.answer(of_texts, self.problems)
 
     def words(self) -> None:
@@ -153,9 +162,12 @@ class Line:
 
     def shards(self, stage: StageDeclaration, ends: Ends) -> Outcome:
         """A stage's shards that are missing, of those of which all that it reads is there."""
-        ready = set(range(len(self.folder.borders))).intersection(*map(self.folder.made, stage.reads))
-        pending = {shard: size for shard, size in self.pending(stage.writes).items() if shard in ready}
-        outcome = self.work(stage, pending, ends)
+        pending: dict[int, int] = {}
+        for by in self.apart:
+            reads = [own.by(by) for own in stage.reads]
+            ready = set(range(len(self.folder.borders))).intersection(*map(self.folder.made, reads))
+            pending |= {shard: size for shard, size in self.pending(stage.writes, by).items() if shard in ready}
+        outcome = self.work(stage, dict(sorted(pending.items())), ends)
         if outcome.left:
             why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({outcome.why})"
             self.problems.append(f"{why} before {stage.aim}")
@@ -183,6 +195,23 @@ class Line:
             self.problems.append("no captioner is left, so images without captions go without")
         self.of_captions(ends)
 
+    def captions_apart(self, reserve: float) -> None:
+        """Captions by each of several captioners, every image through one and then through the next; one that cannot be
+        used is left out, and the others answer. None takes those behind it their time."""
+        for place, name in enumerate(self.apart):
+            later = [f"{captions.STAGE.label} {own}" for own in self.apart[place + 1 :]]
+            most = len(later) / (len(later) + 1) * max(self.deadline.left() - reserve, 0) if later else 0
+            ends = self.ends(reserve + min(self.record.planned_seconds(*later), most))
+            label, pending = f"{captions.STAGE.label} {name}", self.pending(results.CAPTIONS, name)
+            outcome = self.work(captions.STAGE, pending, ends, by=name, label=label)
+            if outcome.out_of_time:
+                self.problems.append(f"the time was over before {name} had captioned every image")
+            elif outcome.left:
+                self.give_up("captioner", name, outcome)
+        if set(self.apart) <= set(self.record.given_up):
+            self.problems.append("no captioner is left, so images without captions go without")
+        self.of_captions(self.ends(reserve))
+
     def better_captions(self, reserve: float) -> None:
         """Captions that a stand-in made, anew by a better captioner, each tried once a run; where it fails, they stand.
 
@@ -207,8 +236,8 @@ class Line:
                 return
 
     def lesser(self, better: str) -> list[int]:
-        """The shards with images that a captioner captioned which only stands in for this one."""
-        lesser = self.ready.captioners[self.ready.captioners.index(better) + 1 :]
+        """The shards with images that a captioner captioned which only stands in for this one; of several none does."""
+        lesser = self.ready.captioners[self.ready.captioners.index(better) + 1 :] if self.apart == [""] else []
         return [
             shard
             for shard, content in (results.caption_shards(self.folder) if lesser else {}).items()
@@ -284,9 +313,9 @@ class Line:
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome
 
-    def pending(self, shards: Shards | None) -> dict[int, int]:
-        """Of a stage's shards those that are not made, and their images."""
-        made = set(self.folder.made(shards)) if shards else set()
+    def pending(self, shards: Shards | None, by: str = "") -> dict[int, int]:
+        """Of a stage's shards those that are not made, of several captioners by this one, and their images."""
+        made = set(self.folder.made(shards.by(by))) if shards else set()
         return {shard: size for shard, size in self.folder.sizes().items() if shard not in made}
 
     def ends(self, reserve: float) -> Ends:

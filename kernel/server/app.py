@@ -108,7 +108,7 @@ def add_answers(app: FastAPI) -> None:
     known = choices(app.state.place.weights)
     pictures_schema = {"items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": MOST_PICTURES}
     banks_schema = {"items": {"type": "string", "enum": known["banks"]}}
-    captioner_schema = {"enum": ["auto", *known["captioners"]]}
+    captioner_schema = {"examples": ["auto", *known["captioners"]]}
 
     @app.post("/describe", responses=REFUSALS)
     async def describe(
@@ -119,7 +119,9 @@ def add_answers(app: FastAPI) -> None:
         without: Annotated[
             list[str], Form(description="word banks that are left out", json_schema_extra=banks_schema)
         ] = [],  # noqa: B006
-        captioner: Annotated[str, Form(json_schema_extra=captioner_schema)] = "auto",
+        captioner: Annotated[
+            str, Form(description="one, or several joined by commas", json_schema_extra=captioner_schema)
+        ] = "auto",
         nearest: Annotated[int, Form(ge=0, le=MOST_NEAREST, description="prompts of the prompt bank a picture")] = 0,
     ) -> Records:
         """The prompt of each picture, what it is made of, and how near each part is to the picture.

@@ -52,6 +52,9 @@ FOLDS = 5
 BASELINE = "baseline"
 # the other ways to weigh captions, each by the name of its row
 WEIGHTINGS = {f"captions by {way}": way for way in CHOICES["caption_weighting"] if way != "mean"}
+# other captioners of the miniature weights than the first, each by the name of its row
+CAPTIONERS = {"captions of blip": "blip", "captions of blip2 and blip": "blip2,blip"}
+OF_CAPTIONS = ("captions", "estimates")  # the first words of the stages that other captioners take anew
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     images = list_images(pairs / "images")
     weighted = {name: weighed(replace(text, caption_weighting=way), pairs, weights_folder, len(images))
                 for name, way in WEIGHTINGS.items()}  # fmt: skip
+    weighted |= {name: captioned(replace(text, captioner=captioner), pairs, weights_folder, len(images))
+                 for name, captioner in CAPTIONERS.items()}  # fmt: skip
     folder = RunFolder(pairs / "run", images, text.shard_images)
     features, captions = results.read_clip(folder)[0], results.read_captions(folder)[0]
     modifiers = results.read_modifiers(folder)
@@ -162,6 +167,18 @@ def weighed(recipe: Recipe, pairs: Path, weights_folder: Path, images: int) -> t
     return results.read_estimate(folder, "captions")[0], spent / images
 
 
+def captioned(recipe: Recipe, pairs: Path, weights_folder: Path, images: int) -> tuple[np.ndarray, float]:
+    """The estimate of captions of the recipe's captioners, and the seconds an image of these and of that.
+
+    In a run folder of their own, as captions of one captioner and of several lie in different files.
+    """
+    where = Paths(pairs / "images", weights_folder, pairs / f"run-{recipe.captioner.replace(',', '-')}")
+    content = run(replace(recipe, estimates={"captions": 1.0}), where)
+    own = {stage: seconds for stage, seconds in content["seconds"].items() if stage.split(" ")[0] in OF_CAPTIONS}
+    folder = RunFolder(where.run, list_images(pairs / "images"), recipe.shard_images)
+    return results.read_estimate(folder, "captions")[0], sum(own.values()) / images
+
+
 def cross_fitted(features: np.ndarray, embeddings: np.ndarray) -> tuple[Head, np.ndarray]:
     """A ridge regression on the features of images whose prompts are known, and what it says of each when held out.
 
@@ -190,7 +207,7 @@ def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
     """Means, intervals and seconds of every way to answer on the scored draw; what is fitted is fitted on the other."""
     ways: dict[str, tuple[list[str], np.ndarray]] = {name: ([name], np.ones(1)) for name in ESTIMATES}
     ways["prior"] = ways.pop("constant")
-    ways |= {name: ([name], np.ones(1)) for name in WEIGHTINGS}
+    ways |= {name: ([name], np.ones(1)) for name in (*WEIGHTINGS, *CAPTIONERS)}
     for name in ESTIMATES:
         rest = [other for other in ESTIMATES if other != name]
         ways[f"text without {name}"] = (rest, best_shares(products(fit_on.rows(*rest), fit_on.truth)))
@@ -211,6 +228,7 @@ def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
         "text_minus_baseline": summary(cosines["text"] - cosines[BASELINE]),
         "text_minus_shrunk_baseline": summary(cosines["text"] - cosines["baseline, shrunk"]),
         "weighted_minus_captions": {name: summary(cosines[name] - cosines["captions"]) for name in WEIGHTINGS},
+        "captioners_minus_captions": {name: summary(cosines[name] - cosines["captions"]) for name in CAPTIONERS},
     }
 
 
@@ -280,7 +298,7 @@ def main() -> None:
             difference = split[f"text_minus_{other}"]
             low, high = difference["ci95"]
             print(f"text minus {other}: {difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
-        for name, difference in split["weighted_minus_captions"].items():
+        for name, difference in (split["weighted_minus_captions"] | split["captioners_minus_captions"]).items():
             low, high = difference["ci95"]
             print(f"{name} minus captions: {difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
     low, high = content["second_draw"]["text_minus_baseline"]["ci95"]

@@ -26,8 +26,10 @@ def test_every_split_has_every_way_to_answer_with_its_interval_and_seconds(made)
     for split in content["splits"]:
         ways = {"prior", "baseline", "baseline, shrunk", "text", "text, published shares"}
         ways |= {f"captions by {way}" for way in ("consensus", "clip", "itc", "itm")}
+        ways |= {"captions of blip", "captions of blip2 and blip"}
         assert ways | {f"text without {name}" for name in ESTIMATES} <= set(split["estimates"])
         assert set(split["weighted_minus_captions"]) == {way for way in ways if way.startswith("captions by")}
+        assert set(split["captioners_minus_captions"]) == {way for way in ways if way.startswith("captions of")}
         for own in split["estimates"].values():
             assert own["ci95"][0] <= own["mean"] <= own["ci95"][1]
             assert own["seconds_per_image"] >= 0

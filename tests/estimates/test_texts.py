@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kernel.config import Recipe
 from kernel.estimates import estimate, estimating
 from kernel.estimates.known import Known, Said
-from kernel.estimates.texts import compose, consensus, modifier_line, weighed_captions
+from kernel.estimates.texts import compose, consensus, modifier_line, together, weighed_captions
 from kernel.models.sentences import SentenceEncoder
 
 DECK = Recipe()
@@ -174,3 +174,19 @@ def test_texts_of_many_images_are_embedded_part_by_part(known_of, monkeypatch):
     np.testing.assert_array_equal(same, usable)
     np.testing.assert_allclose(in_parts, rows, atol=1e-6)
     assert usable.tolist() == [False, True, True, False, True, True, False]
+
+
+def test_several_captioners_count_by_their_shares_however_many_captions_each_has():
+    by = {"blip2": [Said(["a", "b"], [1.0, 3.0])], "coca": [Said(["c"], [0.2])]}
+    assert together(by, {}) == [Said(["a", "b", "c"], [0.25, 0.75, 1.0])]
+    assert together(by, {"blip2": 0.8, "coca": 0.2}) == [Said(["a", "b", "c"], pytest.approx([0.2, 0.6, 0.2]))]
+
+
+def test_who_says_nothing_of_an_image_leaves_it_to_the_others():
+    by = {"blip2": [Said([], []), Said([], [])], "coca": [Said(["c", "d"], [1.0, 1.0]), Said([], [])]}
+    assert together(by, {"blip2": 0.8, "coca": 0.2}) == [Said(["c", "d"], [0.1, 0.1]), Said([], [])]
+
+
+def test_a_single_captioner_s_captions_stay_as_they_are():
+    said = [Said(["a", "b"], [1.0, 3.0]), Said([], [])]
+    assert together({"": said}, {}) is said

@@ -173,6 +173,58 @@ def test_without_any_captioner_every_image_says_so(here, image_folder, monkeypat
     assert len(records) == 6 and all("no captioner could be used (blip2: " in record["error"] for record in records)
 
 
+@pytest.mark.parametrize("mode", ["classic", "fast", "best"])
+def test_of_several_captioners_the_prompt_nearest_to_the_image_is_taken(here, image_folder, mode):
+    both, first, second = (
+        kernel.describe(image_folder, mode, captioner=name) for name in ("blip2,blip", "blip2", "blip")
+    )
+    taken = []
+    for record, *alone in zip(both, first, second, strict=True):
+        assert record.pop("captions") == {
+            name: own["caption"] for name, own in zip(("blip2", "blip"), alone, strict=True)
+        }
+        nearer = max(alone, key=lambda own: own["similarity"])
+        assert record["similarity"] == pytest.approx(nearer["similarity"], abs=1e-5)
+        assert (record["prompt"], record["caption"]) in [(own["prompt"], own["caption"]) for own in alone]
+        if abs(alone[0]["similarity"] - alone[1]["similarity"]) > 1e-4:
+            assert record["prompt"] == nearer["prompt"] and list(record) == list(nearer)
+            taken.append(alone.index(nearer))
+    assert set(taken) == {0, 1}  # neither is always the better one
+
+
+def test_of_several_captioners_one_that_fails_is_left_out_and_told(here, image_folder, monkeypatch, capsys):
+    loaded = load_captioner
+    expected = kernel.describe(image_folder, captioner="blip")
+
+    def load(weights, name, device):
+        if name == "blip2":
+            raise UserError("broken")
+        return loaded(weights, name, device)
+
+    monkeypatch.setattr("kernel.pipeline.stages.captions.load_captioner", load)
+    records = kernel.describe(image_folder, captioner="blip2,blip")
+    assert "captioner blip2 was given up (UserError: broken)" in capsys.readouterr().err
+    for record, alone in zip(records, expected, strict=True):
+        assert record == {**alone, "similarity": record["similarity"], "captions": {"blip": alone["caption"]}} | {
+            "parts": record["parts"]
+        }
+
+
+def test_where_each_of_several_captioners_fails_every_image_says_so(here, image_folder, monkeypatch):
+    def load(*arguments):
+        raise UserError("broken")
+
+    monkeypatch.setattr("kernel.pipeline.stages.captions.load_captioner", load)
+    for record in kernel.describe(image_folder, captioner="blip2,blip"):
+        assert all(f"no captioner could be used ({name}: " in record["error"] for name in ("blip2", "blip"))
+
+
+def test_a_mode_without_captions_takes_none_of_several_captioners(here, image_folder):
+    assert kernel.describe(image_folder, "negative", captioner="blip2,blip") == kernel.describe(
+        image_folder, "negative"
+    )
+
+
 def test_clip_that_cannot_be_used_is_told(here, image_folder, monkeypatch):
     def load(cls, *arguments):
         raise UserError("broken")
@@ -191,6 +243,8 @@ def test_clip_that_cannot_be_used_is_told(here, image_folder, monkeypatch):
         (["empty"], "empty: no images found"),
         (["*.gif"], "*.gif: no file fits this pattern"),
         (["images", "--captioner", "git"], "holds no captioner 'git'"),
+        (["images", "--captioner", "blip,git"], "holds no captioner 'git'"),
+        (["images", "--captioner", "blip,blip"], "captioner=blip,blip names 'blip' more than once"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_first_image(here, image_folder, capsys, arguments, said):

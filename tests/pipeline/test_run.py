@@ -32,8 +32,8 @@ from tests.conftest import ROOT
 FAST = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2)
 
 
-SHORTFALL = ("bad_images", "no_features", "no_encoder", "caption_failures", "fallback_captions", "fewer_captions",
-             "unweighed_captions", "no_captions", "degraded_rows")  # fmt: skip
+SHORTFALL = ("bad_images", "no_features", "no_encoder", "caption_failures", "fallback_captions", "lacking_captioners",
+             "fewer_captions", "unweighed_captions", "no_captions", "degraded_rows")  # fmt: skip
 
 
 def paths(tmp_path, weights_folder, name="run") -> Paths:

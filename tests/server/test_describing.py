@@ -318,3 +318,12 @@ def test_steps_are_told_and_between_two_of_them_it_can_be_left(resident, images,
     with pytest.raises(Cancelled):
         resident.describe(images, ASKED, scratch, nothing, lambda: True)
     assert list(scratch.iterdir()) == []
+
+
+def test_of_several_captioners_each_says_its_own_and_one_is_in_memory(resident, images, scratch):
+    several = ASKED | {"captioner": "blip2,blip"}
+    for record in resident.describe(images, several, scratch, nothing, lambda: False):
+        assert list(record["captions"]) == ["blip2", "blip"] and record["caption"] in record["captions"].values()
+    assert list(resident.captioners) == ["blip"]
+    for record in resident.describe(images, ASKED, scratch, nothing, lambda: False):
+        assert "captions" not in record

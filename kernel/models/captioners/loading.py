@@ -1,8 +1,9 @@
 """The kinds of captioners there are, in one table, and those of a weights folder by their names."""
 
+from collections.abc import Collection
 from typing import Any
 
-from kernel.config import Recipe
+from kernel.config import Recipe, captioner_names
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.asked.florence2 import FLORENCE2
 from kernel.models.captioners.asked.kosmos2 import KOSMOS2
@@ -41,24 +42,46 @@ def captioners_speaking(language: str, weights: Weights) -> list[str]:
     return [name for name in weights.captioners if language in weights.models[name].get("languages", ["English"])]
 
 
+def names_in(recipe: Recipe, valid: Collection[str]) -> list[str]:
+    """The captioners that a recipe names, each once, several with a share each or all without. Raises UserError."""
+    names, shares = captioner_names(recipe.captioner), recipe.captioner_shares
+    doubled = next((name for name in names if names.count(name) > 1), None)
+    if doubled is not None:
+        raise UserError(
+            f"captioner={recipe.captioner} names {doubled!r} more than once, and it says its captions once; expected "
+            f"different ones of {', '.join(valid) or 'none'}"
+        )
+    if shares and (set(shares) != set(names) or not all(shares.values())):
+        raise UserError(
+            f"captioner_shares gives {', '.join(f'{name} {share:g}' for name, share in shares.items())}; expected a "
+            f"share above 0 of each captioner that is named: {', '.join(names)}"
+        )
+    return names
+
+
 def captioners_named(recipe: Recipe, weights: Weights, language: str = "English") -> list[str]:
-    """The recipe's captioner, or the first of the weights folder, and those that stand in for it when it fails; each
-    speaks the language, which in a run is English, as the competition's prompts are."""
-    name, speaking = recipe.captioner, captioners_speaking(language, weights)
-    if name == "auto" and speaking:
-        name = speaking[0]
-    if name in weights.captioners and name not in speaking:
-        why = "the competition scores captions against English prompts" if language == "English" else "--language ko"
-        raise UserError(
-            f"{weights.folder}: captioner {name!r} speaks no {language} ({why}); those that do: "
-            f"{', '.join(speaking) or 'none'}. Choose one of these, or none by name"
-        )
-    if name not in weights.captioners:
-        raise UserError(
-            f"{weights.folder}: holds no captioner {name!r}{did_you_mean(name, weights.captioners)}; it has "
-            f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
-        )
-    return speaking[speaking.index(name) :]
+    """The recipe's captioner, or the first of the weights folder, and those that stand in for it when it fails; where
+    several are named these alone, as each says its own. All speak the language, which in a run is English, as the
+    competition's prompts are."""
+    speaking = captioners_speaking(language, weights)
+    names = names_in(recipe, speaking)
+    if names == ["auto"] and speaking:
+        names = speaking[:1]
+    for name in names:
+        if name in weights.captioners and name not in speaking:
+            why = (
+                "the competition scores captions against English prompts" if language == "English" else "--language ko"
+            )
+            raise UserError(
+                f"{weights.folder}: captioner {name!r} speaks no {language} ({why}); those that do: "
+                f"{', '.join(speaking) or 'none'}. Choose one of these, or none by name"
+            )
+        if name not in weights.captioners:
+            raise UserError(
+                f"{weights.folder}: holds no captioner {name!r}{did_you_mean(name, weights.captioners)}; it has "
+                f"{', '.join(weights.captioners) or 'none'}. Set captioner to one of these or make the weights again"
+            )
+    return names if len(names) > 1 else speaking[speaking.index(names[0]) :]
 
 
 def inspect_captioner(weights: Weights, name: str) -> Any:

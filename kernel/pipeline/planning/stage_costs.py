@@ -4,11 +4,11 @@ Speeds are published peaks times an assumed share (gpus.py); what else is assume
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
+from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe, captioner_names
 from kernel.pipeline.planning.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
 from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Encoding, Matching, Weighed, Work
 
@@ -157,12 +157,12 @@ def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
 
 
 def reading_stage(
-    clip: Clip, captioner: Captioning | None, sentences: Weighed, gpu: Gpu, bank_prompts: int = 0,
+    clip: Clip, captioners: Sequence[Captioning], sentences: Weighed, gpu: Gpu, bank_prompts: int = 0,
     matching: Matching | None = None,
 ) -> Stage:  # fmt: skip
     """Every weights file once for its sha256 and once by each worker, one after the other; of a bank the prompts' file
     for its sha256, by the run and by the worker that asks it."""
-    files = clip.weights.bytes + sentences.bytes + sum(own.weights.bytes for own in (captioner, matching) if own)
+    files = clip.weights.bytes + sentences.bytes + sum(own.weights.bytes for own in (*captioners, matching) if own)
     read = files * (1 + gpu.count) + 2 * bank_prompts * ASSUMED.prompt_file_bytes
     return host_stage("read weights", read / ASSUMED.dataset_bytes_a_second, read)
 
@@ -217,6 +217,11 @@ def phrases_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> list[int]:
     return [lists.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count]
 
 
+def captions_of(recipe: Recipe) -> int:
+    """Captions of an image, by whoever says them."""
+    return recipe.captions_per_image * len(captioner_names(recipe.captioner))
+
+
 def captions_stage(case: Case, captioner: Captioning) -> Stage:
     """Images encoded once; then steps that each read the decoder's weights once a batch and the cache of every row."""
     recipe, gpu, images, weights = case.recipe, case.gpu, case.images, captioner.weights
@@ -254,7 +259,7 @@ def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
 
 def cosines_stage(case: Case) -> Stage:
     """Every caption through CLIP's text tower, to weigh it by its cosine to the image."""
-    text, texts = case.clip.text, case.images * case.recipe.captions_per_image
+    text, texts = case.clip.text, case.images * captions_of(case.recipe)
     return model_stage(
         case, "caption cosines", case.clip, text.activation_bytes, case.recipe.text_batch, texts,
         operations=texts * text.operations, seconds=compute_seconds(case.gpu, text, texts),
@@ -266,7 +271,7 @@ def matching_stage(case: Case, matching: Matching) -> Stage:
 
     A batch's captions pass at once, each beside its image.
     """
-    images, captions = case.images, case.recipe.captions_per_image
+    images, captions = case.images, captions_of(case.recipe)
     seconds, bound_by = encoding_seconds(case, matching.image)
     per_item = max(matching.image.activation_bytes, captions * matching.caption.activation_bytes)
     return model_stage(
@@ -279,7 +284,7 @@ def matching_stage(case: Case, matching: Matching) -> Stage:
 def sentences_stage(case: Case, sentence: Work) -> Stage:
     """Every text of every estimate through MiniLM, which is there already."""
     needs = [ESTIMATES[name].needs for name in case.recipe.shared]
-    captions = case.recipe.captions_per_image
+    captions = captions_of(case.recipe)
     texts = case.images * sum(captions if CAPTIONS in own else MODIFIERS in own for own in needs)
     if case.recipe.caption_weighting == "consensus" and case.recipe.needs(CAPTIONS):
         texts += case.images * captions  # which are compared with one another before
@@ -294,7 +299,7 @@ def sentences_stage(case: Case, sentence: Work) -> Stage:
 
 def host_bytes(
     case: Case,
-    captioner: Captioning | None,
+    captioners: Sequence[Captioning],
     lists: Mapping[str, int] = PHRASES,
     matching: Matching | None = None,
 ) -> dict[str, int]:
@@ -306,7 +311,7 @@ def host_bytes(
     if gpu.is_cpu:
         return {}
     library = ASSUMED.gpu_libraries_gb * GB
-    largest = max(own.weights.bytes for own in (clip, captioner, matching) if own)
+    largest = max(own.weights.bytes for own in (clip, *captioners, matching) if own)
     phrases = sum(phrases_of(case.recipe, lists))
     ranked = 4 * (case.images + phrases) * clip.dimensions + 512 * phrases * 4
     workers = f"{gpu.count} worker{'s' * (gpu.count > 1)}"

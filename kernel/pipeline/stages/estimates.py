@@ -11,7 +11,7 @@ from kernel.config import CAPTIONS, Recipe
 from kernel.estimates import estimating
 from kernel.estimates.fusion import fuse
 from kernel.estimates.known import Known, Said
-from kernel.estimates.texts import consensus, weighed_captions
+from kernel.estimates.texts import consensus, together, weighed_captions
 from kernel.models.encoders.choice import chosen_encoders
 from kernel.models.sentences import SentenceEncoder
 from kernel.pipeline.folder import results
@@ -40,12 +40,15 @@ class EstimatesStage:
         image_features, bad = results.read_clip(folder)
         said = [Said([], []) for _ in folder.images]
         if recipe.needs(CAPTIONS):
-            captions, bad_later = results.read_captions(folder)
-            bad |= bad_later
-            scores = results.read_caption_scores(folder, recipe.caption_weighting)
-            if recipe.caption_weighting == "consensus":
-                scores = consensus(captions, self.encoder, recipe.text_batch)
-            said = weighed_captions(captions, scores, recipe)
+            own = {}
+            for by in results.apart(recipe.captioner):
+                captions, bad_later = results.read_captions(folder, by)
+                bad |= bad_later
+                scores = results.read_caption_scores(folder, recipe.caption_weighting, by)
+                if recipe.caption_weighting == "consensus":
+                    scores = consensus(captions, self.encoder, recipe.text_batch)
+                own[by] = weighed_captions(captions, scores, recipe)
+            said = together(own, recipe.captioner_shares)
         modifiers = results.read_modifiers(folder)
         good = np.array([image.id not in bad for image in folder.images])
         for image in np.flatnonzero(~good).tolist():

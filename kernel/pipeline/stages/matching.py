@@ -1,6 +1,7 @@
 """Captions to how well each says what its own image shows, by image-text matching, shard by shard."""
 
 from collections.abc import Iterator
+from itertools import chain
 
 from PIL.Image import Image
 
@@ -23,10 +24,16 @@ class MatchingStage:
         self.size = BatchSize(job.recipe.matching_batch)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
-        """Scores of a shard's captions; an image's are all made or none is, as they count beside one another."""
+        """Scores of a shard's captions; an image's are all made or none is, as they count beside one another. It is
+        looked at once, whoever captioned it."""
         folder = self.job.folder
-        said = results.read_caption_shard(folder, item).captions
-        captions = {file.id: own for file, own in zip(folder.shard_files(item), said, strict=True) if own}
+        asked = results.unscored(folder, results.MATCHING, item, self.job.recipe.captioner)
+        said = {by: results.read_caption_shard(folder, item, by).captions for by in asked}
+        if not said:  # another worker, taken for lost, has made them
+            yield len(folder.shard_files(item))
+            return
+        every = (list(chain(*own)) for own in zip(*said.values(), strict=True))
+        captions = {file.id: own for file, own in zip(folder.shard_files(item), every, strict=True) if own}
         files = [file for file in folder.shard_files(item) if file.id in captions]
         effort = Effort(1, share.images, share.ends)
 
@@ -35,13 +42,17 @@ class MatchingStage:
                 return self.matcher.scores([image for image, _ in pairs], [own for _, own in pairs], self.head)
 
         made = yield from encode_files(files, self.size, scores, captions)
-        yield len(said) - len(files)
+        yield len(folder.shard_files(item)) - len(files)
         found = dict(zip((file.id for file in files), made.results, strict=True))
-        if not made.unmade or len(made.unmade) < len(files):
-            content = MatchingShard(
-                [found.get(image, []) for image in folder.shard_ids(item)], made.bad | made.failed, made.unmade
-            )
-            results.write_matching(folder, item, content)
+        of_image = [found.get(image, []) for image in folder.shard_ids(item)]
+        starts = [0] * len(of_image)  # of the captioner's own among an image's scores
+        for by, captions_of in said.items() if not made.unmade or len(made.unmade) < len(files) else ():
+            ends = [start + len(own) for start, own in zip(starts, captions_of, strict=True)]
+            scores_of = [
+                own if own is None else own[start:end] for own, start, end in zip(of_image, starts, ends, strict=True)
+            ]
+            results.write_matching(folder, item, MatchingShard(scores_of, made.bad | made.failed, made.unmade), by)
+            starts = ends
         if made.unmade:
             raise OutOfTime
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from kernel.config import Recipe
 from kernel.errors import UserError, did_you_mean
-from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS
+from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS, names_in
 from kernel.models.image_text_matching import MATCHING
 from kernel.system.files import file_sha256
 from kernel.system.records import read_record
@@ -236,13 +236,16 @@ def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = 
 
 
 def captioners_of(recipe: Recipe) -> list[str]:
-    """In the order of fallback; a recipe that names one gets that one."""
-    if recipe.captioner not in ("auto", *SHIPPED_KINDS):
-        raise UserError(
-            f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
-            f"{', '.join(SHIPPED_KINDS)}"
-        )
-    return list(BY_DEFAULT) if recipe.captioner == "auto" else [recipe.captioner]
+    """In the order of fallback; a recipe that names some gets those."""
+    if recipe.captioner == "auto":
+        return list(BY_DEFAULT)
+    names = names_in(recipe, SHIPPED_KINDS)
+    for name in names:
+        if name not in SHIPPED_KINDS:
+            raise UserError(
+                f"recipe {recipe.name!r} names the captioner {name!r}; expected auto, {', '.join(SHIPPED_KINDS)}"
+            )
+    return names
 
 
 def captioners_asked(names: Sequence[str]) -> list[str]:

@@ -34,6 +34,19 @@ def test_a_captioner_that_the_folder_does_not_hold_is_refused_with_those_it_hold
         captioners_named(Recipe(), replace(weights, captioners=[]))
 
 
+def test_of_several_captioners_each_is_named_once_and_none_stands_in(weights):
+    assert captioners_named(Recipe(captioner="blip, blip2"), weights) == ["blip", "blip2"]
+    assert captioners_named(Recipe(captioner="blip2,blip", captioner_shares={"blip": 0.2, "blip2": 1}), weights) == [
+        "blip2", "blip"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="captioner=blip,blip names 'blip' more than once.* of blip2, blip"):
+        captioners_named(Recipe(captioner="blip,blip"), weights)
+    with pytest.raises(UserError, match=r"holds no captioner 'coca'.*; it has blip2, blip"):
+        captioners_named(Recipe(captioner="blip,coca"), weights)
+    with pytest.raises(UserError, match="captioner_shares gives coca 1; expected a share above 0 of .*: blip2, blip"):
+        captioners_named(Recipe(captioner="blip2,blip", captioner_shares={"coca": 1}), weights)
+
+
 def test_every_kind_is_found_by_its_class_and_has_a_name_of_its_own():
     assert all(kind_of(kind.class_name, "") is kind for kind in KINDS.values())
     assert len({kind.name for kind in KINDS.values()}) == len(KINDS)

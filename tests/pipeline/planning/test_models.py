@@ -25,7 +25,7 @@ from kernel.pipeline.planning.models import (
     stored_tensors,
 )
 from kernel.pipeline.planning.plan import plan
-from kernel.pipeline.planning.run_plan import predicted_memory
+from kernel.pipeline.planning.run_plan import predicted_memory, with_fitting_batches
 from kernel.pipeline.planning.stage_costs import ASSUMED
 
 BASELINE = RECIPES["baseline"]
@@ -42,8 +42,8 @@ def test_the_miniature_models_weigh_what_they_weigh_when_loaded(half, weights, c
     models = models_of(weights, BASELINE, half)
     device = half_on_cpu if half else cpu
     loaded = weigh(ClipEncoder.load(weights, device).model), weigh(load_captioner(weights, "blip2", device).model)
-    assert models.captioner is not None
-    for counted, weighed in zip((models.clip.weights, models.captioner.weights), loaded, strict=True):
+    assert len(models.captioners) == 1
+    for counted, weighed in zip((models.clip.weights, models.captioners[0].weights), loaded, strict=True):
         assert counted.bytes_by_dtype == weighed.bytes_by_dtype
         assert counted.parameters == weighed.parameters
 
@@ -63,14 +63,28 @@ def test_the_published_matching_has_the_published_number_of_parameters():
 
 
 def test_a_recipe_s_captioner_is_the_one_counted(weights, in_float32):
-    blip = models_of(weights, replace(BASELINE, captioner="blip"), half=False).captioner
-    assert (in_float32.captioner.name, blip.name) == ("blip2", "blip")
-    assert blip.weights.bytes != in_float32.captioner.weights.bytes
+    blip = models_of(weights, replace(BASELINE, captioner="blip"), half=False).captioners[0]
+    assert (in_float32.captioners[0].name, blip.name) == ("blip2", "blip")
+    assert blip.weights.bytes != in_float32.captioners[0].weights.bytes
     assert blip.layers == 3
 
 
+def test_of_several_captioners_each_is_counted_and_the_smallest_batch_is_all_ones(weights, in_float32):
+    several = replace(BASELINE, captioner="blip2,blip")
+    models = models_of(weights, several, half=False)
+    blip = models_of(weights, replace(BASELINE, captioner="blip"), half=False)
+    assert models.captioners == (*in_float32.captioners, *blip.captioners)
+    planned = plan(several, gpu_named("cpu"), 100, models=models)
+    fits = {own.name: own.fits_up_to for own in planned.stages if own.name.startswith("captions ")}
+    assert list(fits) == ["captions blip2", "captions blip"]
+    least = replace(planned, stages=[replace(own, fits_up_to=3 if own.name == "captions blip" else own.fits_up_to)
+                                     for own in planned.stages])  # fmt: skip
+    assert with_fitting_batches(several, least).caption_batch == 3
+    assert {"captions blip2", "captions blip"} <= set(predicted_memory(planned))
+
+
 def test_a_recipe_without_captions_has_no_captioner_to_count(weights):
-    assert models_of(weights, replace(BASELINE, estimates={"modifiers": 1.0}), half=False).captioner is None
+    assert models_of(weights, replace(BASELINE, estimates={"modifiers": 1.0}), half=False).captioners == ()
 
 
 def test_word_lists_have_their_own_lengths(weights, in_float32):
@@ -89,7 +103,7 @@ def test_a_cpu_maps_what_the_file_holds_in_float32_and_a_gpu_nothing(weights, in
     assert in_float32.sentences[0].mapped_bytes == MINILM_BYTES
     assert in_float32.clip.weights.mapped_bytes == 0
     stored = list(stored_tensors(weights.model_folder("blip2")))
-    assert in_float32.captioner.weights.mapped_bytes == 4 * sum(count for dtype, count in stored if dtype == "F32")
+    assert in_float32.captioners[0].weights.mapped_bytes == 4 * sum(count for dtype, count in stored if dtype == "F32")
     on_gpu = models_of(weights, BASELINE, half=True)
     assert [own.mapped_bytes for own in (on_gpu.sentences[0], on_gpu.clip.weights)] == [0, 0]
 
@@ -124,9 +138,9 @@ def test_published_sizes_cost_the_same_from_a_folder_as_by_name(published_folder
     models = models_of(published_folder, BASELINE, half=True)
     clip, captioner = published_clip(half=True), captioner_costs(CAPTIONERS["blip2-flan-t5-xl"], half=True)
     assert replace(models.clip, name="") == replace(clip, name="")
-    assert models.captioner.weights.bytes == captioner.weights.bytes == 9_101_850_624
-    assert (models.captioner.encode, models.captioner.steps) == (captioner.encode, captioner.steps)
-    assert (models.captioner.vocabulary, models.captioner.layers) == (captioner.vocabulary, captioner.layers)
+    assert models.captioners[0].weights.bytes == captioner.weights.bytes == 9_101_850_624
+    assert (models.captioners[0].encode, models.captioners[0].steps) == (captioner.encode, captioner.steps)
+    assert (models.captioners[0].vocabulary, models.captioners[0].layers) == (captioner.vocabulary, captioner.layers)
 
 
 def test_a_captioner_that_is_not_there_is_refused(weights):
@@ -166,8 +180,8 @@ def test_a_plan_of_a_folder_s_models_has_their_weights(in_float32):
     stages = {stage.name: stage for stage in planned.stages}
     assert planned.captioner == "blip2"
     assert stages["clip"].weights_bytes == in_float32.clip.weights.bytes
-    assert stages["captions"].weights_bytes == in_float32.captioner.weights.bytes
-    assert stages["captions"].mapped_bytes == in_float32.captioner.weights.mapped_bytes + MINILM_BYTES
+    assert stages["captions"].weights_bytes == in_float32.captioners[0].weights.bytes
+    assert stages["captions"].mapped_bytes == in_float32.captioners[0].weights.mapped_bytes + MINILM_BYTES
     assert (stages["clip"].batch, stages["captions"].batch) == (2, 3)
     assert stages["word banks"].batch == max(in_float32.word_lists.values())
 
@@ -184,7 +198,7 @@ def test_predicted_is_all_but_what_stays_mapped_beside_the_libraries(in_float32)
     stages = {stage.name: stage for stage in planned.stages}
     base = int(ASSUMED.cpu_libraries_gb * 1e9)
     captions, clip, words = stages["captions"], stages["clip"], stages["word banks"]
-    mapped = MINILM_BYTES + in_float32.captioner.weights.mapped_bytes
+    mapped = MINILM_BYTES + in_float32.captioners[0].weights.mapped_bytes
     assert predicted["captions"] == base + captions.memory_bytes - mapped
     assert predicted["clip"] == base + clip.memory_bytes - MINILM_BYTES
     assert predicted["words"] == base + words.memory_bytes - MINILM_BYTES

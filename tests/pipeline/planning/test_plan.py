@@ -132,6 +132,33 @@ def test_a_recipe_without_captions_loads_no_captioner():
     assert [stage.name for stage in found.stages] == ["read weights", "clip", "word banks", "sentences", "submission"]
 
 
+def test_of_several_captioners_each_is_a_stage_and_their_captions_count_together():
+    found, plain = planned(changes=["captioner=blip2,coca"]), planned()
+    coca = planned(changes=["captioner=coca"])
+    assert found.captioner == f"{plain.captioner}, {coca.captioner}"
+    first, second = (stage(found, f"captions {name}") for name in (plain.captioner, coca.captioner))
+    assert replace(first, name="captions") == stage(plain, "captions")
+    assert replace(second, name="captions") == stage(coca, "captions")
+    names = [own.name for own in found.stages]
+    assert "captions" not in names and names.index(first.name) + 1 == names.index(second.name)
+    assert stage(found, "sentences").operations == 2 * stage(plain, "sentences").operations
+    # each file is read once for its hash and once by each of two workers, and one model is loaded at a time
+    read = stage(found, "read weights").bytes_read - stage(plain, "read weights").bytes_read
+    assert read == 3 * (second.weights_bytes) and found.host_bytes == plain.host_bytes
+    weighed = planned(changes=["captioner=blip2,coca", "caption_weighting=itm"])
+    alone = planned(changes=["caption_weighting=itm"])
+    assert stage(weighed, "image-text matching").operations > stage(alone, "image-text matching").operations
+    assert found.seconds == sum(own.seconds for own in found.stages)
+
+
+def test_one_captioner_is_the_cure_where_several_do_not_fit():
+    found = planned(
+        changes=["captioner=blip2-flan-t5-xxl,blip", 'captioner_shares={"blip2-flan-t5-xxl": 1, "blip": 1}']
+    )
+    assert "one captioner: --set captioner=blip" in found.cures
+    assert any(problem.startswith("captions blip2-flan-t5-xxl: 28.9") for problem in found.problems)
+
+
 def test_a_bank_is_planned_only_where_one_is_asked_or_named():
     assert planned().bank is None
     assert planned(bank_prompts=1000).bank["prompts"] == 1000
@@ -147,6 +174,9 @@ def test_a_bank_is_planned_only_where_one_is_asked_or_named():
         ({"host_memory": -1}, "host memory -1: expected more than 0"),
         ({"recipe": "text", "bank_prompts": 99}, "a bank of 99 prompts for 100 neighbours"),
         ({"changes": ["captioner=blip2-opt"]}, "did you mean 'blip2-opt-2.7b'"),
+        ({"changes": ["captioner=blip,blip2-opt"]}, "captioner 'blip2-opt' is none .*did you mean 'blip2-opt-2.7b'"),
+        ({"changes": ["captioner=blip,auto"]}, "captioner 'auto' is none whose size is known"),
+        ({"changes": ["captioner=blip,blip"]}, "names 'blip' more than once"),
     ],
 )
 def test_nonsense_gets_one_line(more, says):

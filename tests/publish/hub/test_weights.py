@@ -365,14 +365,17 @@ def test_a_disk_that_gives_back_other_bytes_is_found_out(made, tmp_path):
     assert not (tmp_path / "weights" / "prior.txt").exists()
 
 
-@pytest.mark.parametrize(("captioner", "expected"), [("auto", ["blip2", "blip"]), ("blip", ["blip"])])
+@pytest.mark.parametrize(
+    ("captioner", "expected"), [("auto", ["blip2", "blip"]), ("blip", ["blip"]), ("coca,blip", ["coca", "blip"])]
+)
 def test_a_recipes_captioners(captioner, expected):
     assert captioners_of(Recipe(captioner=captioner)) == expected
 
 
 def test_an_unknown_captioner_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="names the captioner 'gitt'; expected auto, blip2, .*git"):
-        captioners_of(Recipe(captioner="gitt"))
+    for named in ("gitt", "blip,gitt"):
+        with pytest.raises(UserError, match="names the captioner 'gitt'; expected auto, blip2, blip"):
+            captioners_of(Recipe(captioner=named))
 
 
 # words
