@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -168,6 +170,6 @@ class Describing:
         worker, self.worker = self.worker, None
         if worker is None:
             return 0
-        with suppress(ProcessLookupError):
-            worker.kill()
+        with suppress(ProcessLookupError):  # not by worker.kill(), which may take the exit code from who waits for it
+            os.kill(worker.pid, signal.SIGKILL)
         return await worker.wait()

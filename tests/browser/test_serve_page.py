@@ -139,7 +139,7 @@ def test_pictures_are_read_when_they_come_into_view(opened, folder):
     pictures = opened.get_by_role("img")
     assert pictures.evaluate_all("all => all.map(each => each.loading)") == ["lazy"] * 30
     pictures.last.scroll_into_view_if_needed()
-    opened.wait_for_function("[...document.images].at(-1).naturalWidth > 0")
+    pictures.last.evaluate("each => each.decode()")  # raises for one that does not come
 
 
 def test_formats_that_a_browser_may_not_know_can_be_chosen(opened):
@@ -290,13 +290,13 @@ def test_screen_readers_are_told_what_is_done_and_not_each_second_what_is_at_wor
 def test_a_copy_that_the_browser_refused_is_not_told_as_one(opened, folder):
     choose(opened, folder, "a")
     describe(opened)
-    opened.evaluate("navigator.clipboard.writeText = async () => { throw new Error(); }")
-    opened.evaluate("document.execCommand = () => false")
+    opened.evaluate("() => { navigator.clipboard.writeText = async () => { throw new Error(); }; }")
+    opened.evaluate("() => { document.execCommand = () => false; }")
     copy = opened.get_by_role("button", name="Copy the prompt of a.png")
     copy.click()
-    opened.wait_for_function("String(getSelection()) !== ''")
+    assert opened.evaluate("() => String(getSelection())") != ""
     assert copy.text_content() == "Copy" and opened.locator("#said").text_content() == ""
-    opened.evaluate("document.execCommand = () => true")
+    opened.evaluate("() => { document.execCommand = () => true; }")
     copy.click()
     opened.locator("#said", has_text="Copied").wait_for(state="attached")
 
