@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
-from tests.cluster.disturbed import Told, awaited, environment, gone
+from tests.cluster.disturbed import awaited, environment, gone
 from tests.cluster.nodes import ROOT, Nodes
 from tests.processes import parent
 
@@ -52,18 +52,6 @@ def expected(images, weights, features) -> str:
     said, told = describe(images, weights, features, "--device", "cpu").communicate(timeout=300)
     assert len(said.splitlines()) == 24, told
     return said
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory) -> Told:
-    return Told(tmp_path_factory.mktemp("told"))
-
-
-@pytest.fixture(scope="module")
-def nodes(told):
-    with Nodes(told.site) as nodes:
-        nodes.add(), nodes.add()
-        yield nodes
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.disturbed import Told, awaited, environment
-from tests.cluster.nodes import ROOT, Nodes
+from tests.cluster.disturbed import awaited, environment
+from tests.cluster.nodes import ROOT
 from tests.processes import parent
 from tests.publish.hub.hub_server import PROXIES
 from tests.publish.hub.pairs.source_files import pair_hub, sd_repository
@@ -58,18 +58,6 @@ def expected(hub, weights, tmp_path_factory) -> dict[str, bytes]:
     place = tmp_path_factory.mktemp("expected")
     ended(publish(hub, weights, place))
     return made(place)
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory) -> Told:
-    return Told(tmp_path_factory.mktemp("told"))
-
-
-@pytest.fixture(scope="module")
-def nodes(told):
-    with Nodes(told.site) as nodes:
-        nodes.add(), nodes.add()
-        yield nodes
 
 
 @pytest.fixture

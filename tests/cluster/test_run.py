@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
-from tests.cluster.disturbed import Told, awaited, environment, gone
-from tests.cluster.nodes import ROOT, Nodes
+from tests.cluster.disturbed import awaited, environment, gone
+from tests.cluster.nodes import ROOT
 from tests.processes import parent
 
 pytestmark = pytest.mark.slow
@@ -53,18 +53,6 @@ def expected(images, weights, tmp_path_factory) -> dict[str, bytes]:
     ended(run(images, weights, out))
     assert len(list(out.glob("captions/*.json"))) == 6
     return made(out)
-
-
-@pytest.fixture(scope="module")
-def told(tmp_path_factory) -> Told:
-    return Told(tmp_path_factory.mktemp("told"))
-
-
-@pytest.fixture(scope="module")
-def nodes(told):
-    with Nodes(told.site) as nodes:
-        nodes.add(), nodes.add()
-        yield nodes
 
 
 @pytest.fixture
