@@ -14,6 +14,7 @@ From a notebook or a script:
 Nothing heavy is imported before it is used.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
     from kernel.commands.api import describe, evaluate, plan, run, serve, show
     from kernel.config import Recipe
     from kernel.sidecars.asked import Sidecars
+
+# Without it MKL, whose matrix products torch takes on a CPU, sums in another order where memory is aligned otherwise
+# (oneMKL's developer guide, "Obtaining Numerically Reproducible Results"): the last bits of an interrupted
+# run's rows may differ. MKL reads it at its first product.
+os.environ.setdefault("MKL_CBWR", "AUTO")
 
 __version__ = "0.2.0"
 __all__ = ["Recipe", "Sidecars", "describe", "evaluate", "plan", "run", "serve", "show"]

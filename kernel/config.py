@@ -50,9 +50,10 @@ def declared(name: str) -> Estimate:
     return ESTIMATES[name]
 
 
+ITC, ITM = MATCHING_HEADS = ("itc", "itm")  # of the model for image-text matching; each weighs captions
 CHOICES = {
     "caption_decoding": ("beams", "sampling"),
-    "caption_weighting": ("mean", "clip"),
+    "caption_weighting": ("mean", "consensus", "clip", *MATCHING_HEADS),
     "neighbour_weighting": ("published", "softmax"),
 }
 
@@ -66,6 +67,7 @@ LARGEST = {
     "clip_batch": 65_536,  # what does not fit in memory is halved on the way
     "encoder_batch": 65_536,
     "caption_batch": 65_536,
+    "matching_batch": 65_536,
     "text_batch": 65_536,
     "shard_images": 1_000_000,  # of one shard everything is held in memory, and a kill loses all of it
 }
@@ -92,8 +94,10 @@ class Recipe:
     modifier_separator: str = ", "
     # what stands between caption and modifiers; the deck joins them with nothing
     separator: str = ""
-    # "auto" takes the first captioner of the weights folder
+    # "auto" takes the first captioner of the weights folder; several by name, joined by commas, each say their own, and
+    # their means count by their shares: none given, all alike
     captioner: str = "auto"
+    captioner_shares: dict[str, float] = field(default_factory=dict)
     # "beams": the best of beam search; "sampling": drawn from the most likely words that together have this
     # probability, by a seed, so that a run can be repeated
     caption_decoding: str = "beams"
@@ -105,7 +109,9 @@ class Recipe:
     seed: int = 0
     # of equal captions of an image only one counts
     distinct_captions: bool = False
-    # "mean": each caption of an image counts alike; "clip": by exp(cosine to the image / temperature)
+    # "mean": each caption of an image counts alike; by exp(cosine / temperature): "consensus", the mean cosine to the
+    # image's other captions in MiniLM's space, "clip" and "itc", that to the image by CLIP and by the Q-Former; "itm":
+    # by the probability that caption and image match
     caption_weighting: str = "mean"
     caption_temperature: float = 0.02
     # what the answer is made of, and each part's share: one alone is taken as it is, several as unit rows
@@ -121,6 +127,7 @@ class Recipe:
     clip_batch: int = 64
     encoder_batch: int = 64
     caption_batch: int = 16
+    matching_batch: int = 16
     text_batch: int = 256
     shard_images: int = 256
 
@@ -152,8 +159,8 @@ class Recipe:
                 raise UserError(f"recipe setting modifiers.{bank} is {count:,}; expected 0 to {MOST_MODIFIERS:,}")
         for name in self.estimates:
             declared(name)
-        for setting, shares in (("estimates", self.estimates), ("encoders", self.encoders)):
-            for name, share in shares.items():
+        for setting in ("estimates", "encoders", "captioner_shares"):
+            for name, share in getattr(self, setting).items():
                 if not 0 <= share <= 1:
                     raise UserError(f"recipe setting {setting}.{name} is {share}; expected 0 to 1")
         if self.encoders and not any(self.encoders.values()):
@@ -173,6 +180,16 @@ class Recipe:
     def needs(self, what: str) -> bool:
         """Whether any estimate with a share needs this."""
         return any(what in ESTIMATES[name].needs for name in self.shared)
+
+    @property
+    def matching_head(self) -> str | None:
+        """The head of image-text matching that weighs captions; None where another way does, or there are none."""
+        return self.caption_weighting if self.caption_weighting in MATCHING_HEADS and self.needs(CAPTIONS) else None
+
+
+def captioner_names(setting: str) -> list[str]:
+    """Example: "blip2, coca" -> ["blip2", "coca"]"""
+    return [name.strip() for name in setting.split(",")]
 
 
 RECIPES = {

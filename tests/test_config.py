@@ -42,6 +42,8 @@ def test_a_recipe_carries_the_name_it_is_listed_under(name):
         ("separator=1", "separator", "1"),
         ("separator=null", "separator", "null"),
         ("captioner=blip2", "captioner", "blip2"),
+        ("captioner=blip2,coca", "captioner", "blip2,coca"),
+        ("captioner_shares.blip2=0.7", "captioner_shares", {"blip2": 0.7}),
         ('modifiers={"flavors": 2}', "modifiers", {"flavors": 2}),
         ("modifiers={}", "modifiers", {}),
         ("modifiers.flavors=9", "modifiers", {"mediums": 1, "movements": 1, "flavors": 9}),
@@ -207,7 +209,7 @@ def test_sampling_needs_no_beams():
     ("setting", "words"),
     [
         ("caption_decoding=beam", "caption_decoding is 'beam'; expected one of beams, sampling"),
-        ("caption_weighting=median", "caption_weighting is 'median'; expected one of mean, clip"),
+        ("caption_weighting=median", "caption_weighting is 'median'; expected one of mean, consensus, clip, itc, itm"),
         ("neighbour_weighting=none", "neighbour_weighting is 'none'; expected one of published, softmax"),
         ("caption_temperature=0", "caption_temperature is 0.0; expected more than 0"),
         ("neighbour_temperature=-1", "neighbour_temperature is -1.0; expected more than 0"),
@@ -245,6 +247,7 @@ def test_an_estimates_share_is_set_by_its_name():
         (["estimates.prompts=0.5"], "sum to 0.5; expected shares that sum to 1"),
         (["estimates.heads=0"], r"unknown estimate 'heads' \(did you mean 'head'\?\). Valid: prompts, captions"),
         (["estimates.prompts=1.5", "estimates.head=-0.5"], "estimates.prompts is 1.5; expected 0 to 1"),
+        (["captioner_shares.blip=2"], "captioner_shares.blip is 2.0; expected 0 to 1"),
         (["neighbours=0"], "neighbours is 0; expected 1 to 10,000"),
     ],
 )

@@ -46,6 +46,7 @@ def describe(
     words: Mapping[str, str | Path] | None = None,
     captioner: str = "auto",
     device: str = "auto",
+    language: str = "en",
     features: str | Path = DEFAULT_FEATURES,
     ban: Iterable[str] = (),
     recursive: bool = False,
@@ -56,6 +57,7 @@ def describe(
     `images`: a file, a folder or a pattern, or several. `words`: files of phrases by the bank they replace or add.
     `ban`: no term with these words is taken. `write` puts captions beside the pictures: "txt", "jsonl", "csv" or
     `kernel.Sidecars("txt", existing="append")`; records are then those of pictures that were described for it.
+    `language`: "en" or "ko". `captioner`: one of the weights folder, or several joined by commas.
     Example: kernel.describe("images", "best", without=["artists"])[0]["prompt"]
     """
     from kernel.interrogator.request import Request
@@ -66,7 +68,7 @@ def describe(
 
     given = [images] if isinstance(images, str | Path) else list(images)
     own = {name: str(path) for name, path in (words or {}).items()}
-    request = Request(mode, top, tuple(without), own, str(features), tuple(ban))
+    request = Request(mode, top, tuple(without), own, str(features), tuple(ban), language=language)
     means = Means(captioner, device)
     if write is None:
         return describe_images(given, request, Path(weights), means, recursive=recursive)

@@ -18,13 +18,16 @@ def add_describe(commands: argparse._SubParsersAction) -> None:
     describe.add_argument("images", nargs="+", metavar="IMAGES", help="files, folders, or patterns such as 'a/*.png'")
     weights_option(describe)
     describe.add_argument("--mode", default="fast", help="classic, fast, best or negative (default %(default)s)")
+    describe.add_argument("--language", default="en", help="of the prompts: en, or ko (default %(default)s)")
     describe.add_argument("--top", type=positive, metavar="N",
                           help="terms at most (default 32; in mode classic flavors, default 3)")  # fmt: skip
     describe.add_argument("--without", action="append", default=[], metavar="BANK",
                           help="leaves a word bank out, such as artists; repeatable")  # fmt: skip
     describe.add_argument("--words", action="append", default=[], metavar="[BANK=]FILE",
                           help="your own phrases, one a line, in place of a bank or beside them")  # fmt: skip
-    describe.add_argument("--captioner", default="auto", metavar="NAME", help="default: the weights folder's first")
+    describe.add_argument("--captioner", default="auto", metavar="NAME",
+                          help="or several joined by commas: the best prompt of each one's caption "
+                          "(default: the weights folder's first)")  # fmt: skip
     describe.add_argument("--features", type=Path, default=DEFAULT_FEATURES, metavar="DIR",
                           help="keeps the features of phrases that the weights lack (default %(default)s)")  # fmt: skip
     describe.add_argument("--ban", type=Path, metavar="FILE", help="no term with these words, one a line, is taken")
@@ -73,7 +76,8 @@ def describe_command(options: argparse.Namespace) -> int:
 
     words = own_words(options.words)
     banned = tuple(read_phrases(options.ban).phrases) if options.ban else ()
-    request = Request(options.mode, options.top, tuple(options.without), words, str(options.features), banned)
+    request = Request(options.mode, options.top, tuple(options.without), words, str(options.features), banned,
+                      language=options.language)  # fmt: skip
     printer = Printer(options.images, options.json)
     means = Means(options.captioner, options.device, options.engine, options.address, options.scratch)
     sidecars = sidecars_asked(options)

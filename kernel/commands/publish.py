@@ -45,6 +45,8 @@ def add_steps(publish: Parser) -> None:
                          help="these, the best first, in place of the recipe's; 'captioners' lists all")  # fmt: skip
     weights.add_argument("--out", type=Path, default=KAGGLE_WEIGHTS, metavar="DIR", help="default %(default)s")
     download_options(weights, "; may lie on another disk", "each file")
+    weights.add_argument("--matching", action="store_true",
+                         help="with the model that caption_weighting=itm and itc ask")  # fmt: skip
     weights.add_argument("--encode", action="store_true",
                          help="then encodes the word banks; minutes on a GPU, hours without")  # fmt: skip
     bank_option(weights, "then puts this prompt bank into the folder")
@@ -161,16 +163,23 @@ def wheels_command(options: argparse.Namespace) -> None:
 
 def weights_command(options: argparse.Namespace) -> None:
     from kernel.publish.hub.download import pin_repositories
-    from kernel.publish.hub.weights import captioners_asked, encode_word_banks, publish_weights
+    from kernel.publish.hub.pins import MATCHING_MODELS, captioners_asked
+    from kernel.publish.hub.weights import publish_weights
 
     asked = captioners_asked(options.captioners)
     if options.pin:
-        for repository in pin_repositories(options.pins, keys=["clip", *asked, "sentences"] if asked else None):
+        found = pin_repositories(options.pins, keys=["clip", *asked, "sentences"] if asked else None)
+        if options.matching:
+            found += pin_repositories(options.pins, MATCHING_MODELS)
+        for repository in found:
             print(f"{repository}: {len(repository.files)} files")
         print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
         return
-    folder = publish_weights(recipe_named(options.recipe), options.out, options.scratch, options.pins, asked)
+    recipe = recipe_named(options.recipe)
+    folder = publish_weights(recipe, options.out, options.scratch, options.pins, asked=asked, matching=options.matching)
     if options.encode:
+        from kernel.banks.into_weights import encode_word_banks
+
         encode_word_banks(folder)
     if options.bank:
         from kernel.banks.into_weights import add_bank

@@ -61,7 +61,8 @@ def run_command(options: argparse.Namespace) -> int:
     if counts["degraded_rows"] > counts["bad_images"]:
         print(
             f"of {counts['images']} images {counts['no_captions']} have no captions, {counts['fewer_captions']} fewer "
-            f"than asked, on {counts['caption_failures']} the captioner failed",
+            f"than asked, on {counts['caption_failures']} the captioner failed, {counts['lacking_captioners']} lack "
+            f"those of one of several, and of {counts['unweighed_captions']} captions were not weighed",
             file=sys.stderr,
         )
     for image_id, reason in list(content["bad_images"].items())[:10]:

@@ -29,6 +29,7 @@ class Counts(TypedDict):
 
 class Asked(TypedDict):
     name: str
+    captioner: str
     estimates: dict[str, float]
     shard_images: int
     text_batch: int
@@ -82,7 +83,8 @@ class Finished:
     """What a run left, in the order of `ids`, which its submission.csv holds: whatever became of its images since.
 
     `answer` (n, 384), `estimates` by name as (n, 384) rows and (n,) bool where they say something, `captions` and
-    `modifiers` empty where the run did not come to them, `seen` (n,) bool: whether CLIP has seen the image.
+    `modifiers` empty where the run did not come to them, captions of several captioners behind the name of each, `seen`
+    (n,) bool: whether CLIP has seen the image.
     """
 
     path: Path
@@ -149,7 +151,7 @@ def finished_run(run: Path) -> Finished:
                 for name in shares
                 if results.estimate_path(folder, name).is_file()
             },
-            captions=results.read_captions(folder)[0],
+            captions=results.told_captions(folder, record["recipe"]["captioner"]),
             modifiers=modifiers_of(folder),
             nearest=results.read_nearest(folder),
             seen=np.abs(results.read_clip(folder)[0]).max(axis=1, initial=0) > 0,

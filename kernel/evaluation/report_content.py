@@ -15,7 +15,7 @@ from kernel.evaluation.finished import Finished
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.vectors import unit_rows
 from kernel.models.weights_folder import open_weights
-from kernel.pipeline.folder.results import encoded
+from kernel.pipeline.folder.results import apart, encoded, read_caption_scores, read_captions, unmade_images
 from kernel.pipeline.stages.load import kept
 from kernel.system.devices import Device
 
@@ -89,14 +89,25 @@ def best_of(all_cards: list[dict[str, Any]], number: int, by: str) -> list[dict[
 def reasons(run: Finished) -> dict[str, list[str]]:
     """Of each image that got less than asked: why."""
     found: dict[str, list[str]] = {}
+    captioner = run.record["recipe"]["captioner"]
     for image_id, reason in run.record["bad_images"].items():
         found.setdefault(image_id, []).append(f"bad image: {reason}")
     for image_id, reason in run.record["caption_failures"].items():
         found.setdefault(image_id, []).append(f"no captions: {reason}")
     for stage in kept():
         if stage.writes and run.record["counts"].get(f"no_{stage.lack}"):
-            for image_id in run.folder.unmade_images(stage.writes):
+            for image_id in unmade_images(run.folder, stage.writes, captioner):
                 found.setdefault(image_id, []).append(f"no {stage.lack}: the run ended before")
+    for name in apart(captioner) if run.record["counts"].get("lacking_captioners") else ():
+        for image_id, said in zip(run.ids, read_captions(run.folder, name)[0], strict=True):
+            if not said and image_id not in found:
+                found[image_id] = [f"no captions by {name}"]
+    weighting = run.record["recipe"]["caption_weighting"]
+    for name in apart(captioner) if run.record["counts"].get("unweighed_captions") else ():
+        scores, captions = read_caption_scores(run.folder, weighting, name), read_captions(run.folder, name)[0]
+        for image_id, own, texts in zip(run.ids, scores or (), captions, strict=True):
+            if own is None and texts:
+                found.setdefault(image_id, []).append(f"captions{name and f' by {name}'} not weighed")
     for name, sha256 in run.record["identity"]["estimates"]["encoders"].items():
         for image_id in run.folder.unmade_images(encoded(sha256)):
             found.setdefault(image_id, []).append(f"not seen by encoder {name}")

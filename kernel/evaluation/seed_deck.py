@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 
-from kernel.config import Recipe
+from kernel.config import Recipe, captioner_names
 from kernel.errors import UserError
 from kernel.evaluation.finished import GO_ON, Finished, finished_run
 
@@ -108,6 +108,8 @@ def reason_against(run: Finished) -> str | None:
         if source != real:
             return f"its {name} is {source}, the deck's was {real}. Make the real weights with 'publish weights'"
     deck = Recipe()
+    if len(captioner_names(named := content["recipe"]["captioner"])) > 1:
+        return f"its recipe has captioner={named}, the deck had one alone. Run with --recipe {deck.name}"
     for setting in DECK_SETTINGS:
         found, expected = content["recipe"][setting], getattr(deck, setting)
         # the banks' order is the order of the words, and dictionaries compare equal in any order

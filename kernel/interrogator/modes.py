@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from kernel.interrogator.chain import chains
-from kernel.interrogator.terms import NEGATIVE, TermTable
+from kernel.interrogator.request import NEGATIVE
+from kernel.interrogator.terms import TermTable
 from kernel.models.text_tower import TextTower
 
 # one term of each of these behind the caption, then the flavors
@@ -51,7 +52,7 @@ class Describer:
         made = []
         for caption, best in zip(captions, self.table.best(image_features, self.table.positive, most), strict=True):
             parts = self.parts(best)
-            prompt = ", ".join([caption, *(part["term"] for part in parts)])
+            prompt = ", ".join([*filter(None, [caption]), *(part["term"] for part in parts)])
             made.append((fitting(prompt, self.tower.is_full), parts))
         return made
 
@@ -62,15 +63,21 @@ class Describer:
         classic, fast = (way(image_features, captions, most) for way in (self.classic, self.fast))
         descriptions = []
         for number, (features, chain) in enumerate(zip(image_features, found, strict=True)):
-            steps = self.steps(shortlists[number], chain.picked[: chain.best_length])
-            made = [(captions[number], []), classic[number], fast[number], (chain.best_prompt, steps)]
+            caption, picked = captions[number], chain.picked[: chain.best_length]
+            if not caption:  # the chain began with a term
+                picked = [(chain.start, chain.start_worth), *picked]
+            steps = self.steps(shortlists[number], picked)
+            by_name = {"classic": classic[number], "fast": fast[number], "chain": (chain.best_prompt, steps)}
+            if caption:
+                by_name = {"caption": (caption, []), **by_name}
+            made = list(by_name.values())
             cosines = self.tower.cosines([prompt for prompt, _ in made], np.tile(features, (len(made), 1)))
             told = [
                 {"prompt": prompt, "similarity": float(cosine)}
                 for (prompt, _), cosine in zip(made, cosines, strict=True)
             ]
             chosen = int(cosines.argmax())
-            candidates = dict(zip(("caption", "classic", "fast", "chain"), told, strict=True))
+            candidates = dict(zip(by_name, told, strict=True))
             descriptions.append({**told[chosen], "parts": made[chosen][1], "candidates": candidates})
         return descriptions
 
@@ -110,7 +117,7 @@ def classic_prompt(caption: str, terms: dict[str, list[str]]) -> str:
     """
     medium, artist, trending, movement = (terms.get(name, []) for name in CLASSIC)
     own = [term for name, found in terms.items() if name not in (*CLASSIC, "flavors") for term in found]
-    first = [caption] if medium and caption.startswith(medium[0]) else [caption, *medium]
+    first = [caption] if medium and caption.startswith(medium[0]) else [*filter(None, [caption]), *medium]
     if medium and artist:
         first[-1] += f" {artist[0]}"
         artist = []

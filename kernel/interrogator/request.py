@@ -9,6 +9,10 @@ from kernel.errors import UserError, did_you_mean
 from kernel.system.records import read_record
 
 NAME = "request.json"
+LANGUAGES = {"en": "English", "ko": "Korean"}
+# clip-interrogator's order of the merged table, and its list for negative prompts, which stands apart
+MERGED = ("artists", "flavors", "mediums", "movements", "trendings")
+NEGATIVE = "negative"
 MODES = ("classic", "fast", "best", "negative")
 # clip-interrogator 0.6.0: three flavors in classic mode, 32 terms at most in the others
 TOP = {"classic": 3, "fast": 32, "best": 32, "negative": 32}
@@ -21,6 +25,7 @@ class Request:
     term that holds a `banned` word is chosen."""
 
     mode: str = "fast"
+    language: str = field(default="en", kw_only=True)
     top: int | None = None
     without: tuple[str, ...] = ()
     own: dict[str, str] = field(default_factory=dict)
@@ -30,12 +35,19 @@ class Request:
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             raise UserError(f"unknown mode {self.mode!r}{did_you_mean(self.mode, MODES)}. Valid: {', '.join(MODES)}")
+        if self.language not in LANGUAGES:
+            raise UserError(f"--language {self.language}: unknown. Valid: {', '.join(LANGUAGES)}")
         if self.top is not None and self.top < 1:
             raise UserError(f"--top {self.top}: expected 1 or more")
 
     @property
     def most(self) -> int:
         return self.top or TOP[self.mode]
+
+    @property
+    def spoken(self) -> str:
+        """The language's name, as manifests have it."""
+        return LANGUAGES[self.language]
 
     @property
     def needs_captions(self) -> bool:

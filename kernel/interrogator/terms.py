@@ -1,6 +1,5 @@
 """The phrases that take part in a description, bank by bank, and their features in one table."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,12 +8,11 @@ import numpy as np
 
 from kernel.banks.word_banks import Phrases, features_file, rank, read_features, read_phrases
 from kernel.errors import UserError, did_you_mean
-from kernel.interrogator.request import Request
+from kernel.interrogator.bans import allowed
+from kernel.interrogator.korean import korean_banks
+from kernel.interrogator.request import MERGED, NEGATIVE, Request
 from kernel.models.weights_folder import Weights
 
-# clip-interrogator's order of the merged table, and its list for negative prompts, which stands apart
-MERGED = ("artists", "flavors", "mediums", "movements", "trendings")
-NEGATIVE = "negative"
 # clip-interrogator 0.6.0: rows compared at a time, and the terms that a chain may choose from
 CHUNK = SHORTLIST = 2048
 # float32 rounding of a product taken for many images at once beside that for one
@@ -27,6 +25,14 @@ def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
     Mode negative takes the flavors, the user's added banks and, last, the negative one; the others all but that. Raises
     UserError when a file is no list, a name is none, or nothing is left.
     """
+    banks = korean_banks(request, weights) if request.language == "ko" else english_banks(request, weights)
+    if not any(allowed(words.phrases, request.banned) for words in banks):
+        raise UserError(f"mode {request.mode}: every term holds a banned word. Ban fewer of them")
+    return banks
+
+
+def english_banks(request: Request, weights: Weights) -> list[Phrases]:
+    """As `chosen_banks`, in English."""
     folder = weights.folder / "word_banks"
     shipped = [name for name in (*MERGED, NEGATIVE) if (folder / f"{name}.txt").is_file()]
     for name in request.without:
@@ -46,8 +52,6 @@ def chosen_banks(request: Request, weights: Weights) -> list[Phrases]:
             f"mode {request.mode}: no word bank is left that it could take terms of; {weights.folder} holds "
             f"{', '.join(shipped) or 'none'}. Leave out fewer of them, or add one with --words FILE"
         )
-    if not any(allowed(words.phrases, request.banned) for words in banks):
-        raise UserError(f"mode {request.mode}: every term holds a banned word. Ban fewer of them")
     return banks
 
 
@@ -61,17 +65,6 @@ def with_ways(words: Phrases) -> Phrases:
         for artist in words.phrases
     ]
     return replace(words, phrases=list(dict.fromkeys(ways)))
-
-
-def allowed(phrases: Sequence[str], banned: Sequence[str]) -> list[int]:
-    """The rows of phrases without these words, which are whole ones in any case: "art" is not in "party".
-
-    Example: allowed(["Art deco", "party", "pop art"], ["art"]) == [1]
-    """
-    if not banned:
-        return list(range(len(phrases)))
-    word = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, banned))})(?!\w)", re.IGNORECASE)
-    return [row for row, phrase in enumerate(phrases) if not word.search(phrase)]
 
 
 class TermTable:

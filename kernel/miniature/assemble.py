@@ -23,6 +23,7 @@ from kernel.miniature.world.folders import BANK_SEED, PRIOR_SEED, scenes
 from kernel.models.captioners.captioner import CaptionerKind
 from kernel.models.captioners.loading import KINDS
 from kernel.models.clip import clip_tokenizer_record
+from kernel.models.image_text_matching import CLASS_NAME, MATCHING, matching_tokenizer_record, read_processor
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
 from kernel.models.weights_folder import Weights, write_manifest
 from kernel.pipeline.workers.here import Here
@@ -45,6 +46,8 @@ def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
     captioners = [kind for kind in KINDS.values() if (checkpoints / kind.name).is_dir()]
     for kind in captioners:
         models[kind.name] = put_captioner(unfinished / "captioners" / kind.name, checkpoints, kind)
+    if (checkpoints / MATCHING).is_dir():
+        models[MATCHING] = put_matching(unfinished / MATCHING, checkpoints)
     models["sentences"] = put_sentences(unfinished / "sentences")
     banks = {"mediums": grammar.MEDIUMS, "movements": grammar.MOVEMENTS, "flavors": grammar.FLAVORS}
     for name, phrases in banks.items():
@@ -68,16 +71,25 @@ def put_clip(folder: Path, checkpoints: Path) -> dict[str, Any]:
 
 
 def put_captioner(folder: Path, checkpoints: Path, kind: CaptionerKind) -> dict[str, Any]:
-    """The captioner with CLIP's vision tower in it, as one safetensors file."""
+    put_with_tower(folder, checkpoints)
+    tokenizer = kind.tokenizer_record(kind.read_processor(folder))
+    return {"class": kind.class_name, **drawn_here(), "tokenizer": tokenizer}
+
+
+def put_matching(folder: Path, checkpoints: Path) -> dict[str, Any]:
+    put_with_tower(folder, checkpoints)
+    return {"class": CLASS_NAME, **drawn_here(), "tokenizer": matching_tokenizer_record(read_processor(folder))}
+
+
+def put_with_tower(folder: Path, checkpoints: Path) -> None:
+    """The checkpoint of the folder's name with CLIP's vision tower in it, as one safetensors file."""
     from kernel.miniature.training.captioner_parts import vision_weights
 
-    shutil.copytree(checkpoints / kind.name, folder)
+    shutil.copytree(checkpoints / folder.name, folder)
     state = load_file(folder / "model.safetensors")
     tower = vision_weights(load_file(checkpoints / "clip" / "open_clip_model.safetensors"))
     state |= {key: tensor.half() for key, tensor in tower.items()}
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer = kind.tokenizer_record(kind.read_processor(folder))
-    return {"class": kind.class_name, **drawn_here(), "tokenizer": tokenizer}
 
 
 def put_sentences(folder: Path) -> dict[str, Any]:

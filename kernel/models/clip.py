@@ -68,6 +68,10 @@ class ClipEncoder:
         )
         return cls(model.eval(), preprocess, tokenizer, device)
 
+    def is_full(self, text: str) -> bool:
+        """Whether a text takes all the tokens that CLIP reads."""
+        return bool(self.tokenizer([text])[0][-1] != 0)
+
     def encode_images(self, images: list[Image.Image]) -> np.ndarray:
         """RGB images -> (n, d)."""
         import torch
@@ -97,7 +101,6 @@ def load_model(folder: Path, device: Device) -> tuple[Any, Any]:
     device and dtype are already right. Raises RuntimeError when a tensor is missing, left over or of another shape.
     """
     import torch
-    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
     from safetensors.torch import load_file
 
     config = read_configuration(folder / CONFIG, Configuration)
@@ -114,9 +117,16 @@ def load_model(folder: Path, device: Device) -> tuple[Any, Any]:
     empty = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if empty:
         raise ValueError(f"no file holds its {', '.join(empty)}; expected a CLIP of plain transformers")
+    return model, image_transform(config, model.visual.image_size)
+
+
+def image_transform(config: dict[str, Any], size: Any) -> Any:
+    """An image to pixels of the tower's size, as open_clip_config.json says."""
+    from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
+
     preprocessing = merge_preprocess_dict(PreprocessCfg(), config.get("preprocess_cfg", {}))
-    preprocessing["size"] = model.visual.image_size
-    return model, image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
+    preprocessing["size"] = size
+    return image_transform_v2(PreprocessCfg(**preprocessing), is_train=False)
 
 
 def model_without_weights(folder: Path) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from kernel.models.clip import ClipEncoder
+from kernel.models.multilingual.encoder import MultilingualClip
 
 # tokens of texts' ends in one pass, each of which takes a copy of its beginning's keys and values; few enough on a CPU
 # to stay in its cache
@@ -18,14 +19,14 @@ TOKENS = {"cpu": 1024, "cuda": 16_384}
 class TextTower:
     """Cosines of texts to images; equal to those of `ClipEncoder.encode_texts` but for rounding."""
 
-    def __init__(self, clip: ClipEncoder, batch: int) -> None:
+    def __init__(self, clip: ClipEncoder | MultilingualClip, batch: int) -> None:
         self.clip, self.batch = clip, batch
         self.shares_beginnings = shares_beginnings(clip)
         self.known: dict[str, list[int]] = {}
 
     def is_full(self, text: str) -> bool:
         """Whether a text takes all the tokens that CLIP reads."""
-        return bool(self.clip.tokenizer([text])[0][-1] != 0)
+        return self.clip.is_full(text)
 
     def cosines(self, texts: list[str], image_features: np.ndarray) -> np.ndarray:
         """Of n texts to n images (n, d), each to its own -> (n,)."""
@@ -85,7 +86,7 @@ class TextTower:
         return beginning[: length - 1], ends
 
 
-def shares_beginnings(clip: ClipEncoder) -> bool:
+def shares_beginnings(clip: ClipEncoder | MultilingualClip) -> bool:
     """Whether this is the tower that `Beginning` computes: plain blocks, causal, read at the end token."""
     from open_clip.tokenizer import SimpleTokenizer
     from open_clip.transformer import ResidualAttentionBlock

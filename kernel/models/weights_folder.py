@@ -73,7 +73,15 @@ class TokenizerRecord(TypedDict, total=False):
 
 
 Model = TypedDict(
-    "Model", {"class": str, "source": str, "revision": str, "sha256": str, "tokenizer": NotRequired[TokenizerRecord]}
+    "Model",
+    {
+        "class": str,
+        "source": str,
+        "revision": str,
+        "sha256": str,
+        "tokenizer": NotRequired[TokenizerRecord],
+        "languages": NotRequired[list[str]],  # of a captioner; English where none are named
+    },
 )
 
 

@@ -3,7 +3,7 @@
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -12,17 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from kernel.banks.word_banks import Phrases
-from kernel.config import LOCAL, Recipe
+from kernel.config import LOCAL, Recipe, captioner_names
 from kernel.errors import UserError
+from kernel.interrogator.korean import KOREAN_CLIP, captioners_for, clip_name, korean_of, notes
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
-from kernel.models.captioners.loading import captioners_named, inspect_captioner
+from kernel.models.captioners.loading import inspect_captioner, kind_of
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.decoding import BadImage, decode
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
 from kernel.pipeline.folder.run_folder import RunFolder, Shards
-from kernel.pipeline.folder.scratch import require_scratch, scratch_folder
+from kernel.pipeline.folder.scratch import folder_of, require_scratch, scratch_folder
 from kernel.pipeline.images import ImageFile, image_paths, images_below, images_sha256, left_out_note
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages.load import StageWork
@@ -43,9 +44,9 @@ SHARD = {"classic": 64, "fast": 64, "best": 16, "negative": 16}
 
 @dataclass(frozen=True)
 class Means:
-    """With what pictures are described: a captioner of the weights folder, and the devices of this machine, or by the
-    engine ray the workers of the cluster at `address`. What is made lies in a folder of the `scratch` until all is, so
-    that a killed command goes on; a cluster's workers must see it."""
+    """With what pictures are described: a captioner of the weights folder, or several joined by commas, and the devices
+    of this machine, or by the engine ray the workers of the cluster at `address`. What is made lies in a folder of the
+    `scratch` until all is, so that a killed command goes on; a cluster's workers must see it."""
 
     captioner: str = "auto"
     device: str = "auto"
@@ -70,8 +71,10 @@ def describe(
     `images`: files, patterns and folders, of which `recursive` takes the subfolders too.
 
     Records hold `image`, `mode`, `prompt`, `similarity`, `parts`, `caption` but in mode negative, and in mode best
-    `candidates`; or `image`, `mode` and `error` of what cannot be described. Raises UserError before the first image
-    for anything about weights, banks or devices, and when a model cannot be used at all.
+    `candidates`; or `image`, `mode` and `error` of what cannot be described. Of several captioners each one's caption
+    makes a prompt, the one that CLIP finds nearest to the image is taken, and `captions` holds all by their captioners.
+    Raises UserError before the first image for anything about weights, banks or devices, and when a model cannot be
+    used at all.
     """
     return describe_files(meant(images, recursive), request, weights_folder, means, tell)
 
@@ -87,26 +90,38 @@ def describe_files(
     weights_folder: Path,
     means: Means,
     tell: Callable[[dict[str, Any]], None],
+    begun: Sequence[list[Path]] = (),
 ) -> list[dict[str, Any]]:
+    """As `describe`. `begun` are the pictures that killed commands began with: where the scratch folder holds what one
+    of them made, its pictures are described to their end, else the `paths` alone."""
     for warning in check_versions():
         print(f"warning: {warning}", file=STDERR)
     if not any(path.is_file() for path in paths):
         return without_models(paths, request.mode, tell)
-    files = [ImageFile(str(number), path) for number, path in enumerate(paths)]
+    files = numbered(paths)
     weights = open_weights(weights_folder)
     recipe = recipe_of(request.mode, means.captioner)
-    captioners = captioners_named(recipe, weights) if request.needs_captions else []
+    captioners = captioners_for(request, recipe, weights)
+    for note in notes(request, weights, captioners):
+        print(note, file=STDERR)
     banks = chosen_banks(request, weights)
     require_scratch(means.engine, means.scratch)
-    if captioners:
-        inspect_captioner(weights, captioners[0])
+    asked = captioners[: len(captioner_names(recipe.captioner))]
+    for name in asked:
+        inspect_captioner(weights, name)
     workers_of = engine_named(means.engine, means.device, means.address)
     with workers_of as workers, counted_warnings() as counted, ExitStack() as kept:
-        models = {name: weights.sha256(name) for name in ("clip", *captioners)}
-        identity = partial(identity_of, files, request, recipe, models, banks, workers.devices)
-        place = kept.enter_context(scratch_folder(means.scratch, identity))
+        models = {name: weights.sha256(name) for name in (clip_name(request, weights), *captioners)}
+        identity = partial(
+            identity_of, request=request, recipe=recipe, models=models, banks=banks, devices=workers.devices
+        )
+        if means.scratch:
+            earlier = map(numbered, begun)
+            files = next((own for own in earlier if folder_of(means.scratch, identity(own)).is_dir()), files)
+        place = kept.enter_context(scratch_folder(means.scratch, partial(identity, files)))
         job = job_in(place, files, request, recipe, weights)
-        results.drop_described_of_others(job.folder, {name: models[name] for name in captioners[:1]})
+        for by in results.apart(recipe.captioner):
+            results.drop_described_of_others(job.folder, {name: models[name] for name in asked}, by)
         line = Line(job, request, workers, tell)
         if line.job.of_unknown(banks).words:  # told now, not after hours of captions
             require_writable(Path(request.features))
@@ -116,6 +131,10 @@ def describe_files(
     for text, count in (counted + line.library_warnings).items():
         print(f"a library warned {count} times: {text}", file=STDERR)
     return line.records
+
+
+def numbered(paths: list[Path]) -> list[ImageFile]:
+    return [ImageFile(str(number), path) for number, path in enumerate(paths)]
 
 
 def without_models(paths: list[Path], mode: str, tell: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
@@ -148,10 +167,12 @@ def job_in(scratch: Path, files: list[ImageFile], request: Request, recipe: Reci
         write_whole(Path(own[name]), Path(path).read_bytes())
     replace(request, own=own).write(scratch)
     folder, features = RunFolder(scratch, files, recipe.shard_images), Path(request.features)
-    for shards in (results.CAPTIONS, results.DESCRIPTIONS):
+    captioned = [results.CAPTIONS.by(by) for by in results.apart(recipe.captioner)]
+    for shards in (*captioned, results.DESCRIPTIONS):
         (scratch / shards.stage).mkdir(exist_ok=True)
         folder.drop_unsound_shards(shards)
-    return Job(recipe, weights, folder, None, [], features=features)
+    clip = clip_name(request, weights)
+    return Job(recipe, weights, folder, None, [], features=features, clip=clip, language=request.spoken)
 
 
 def identity_of(
@@ -167,6 +188,7 @@ def identity_of(
         "images": [images_sha256(files), [str(file.path.absolute()) for file in files]],
         "request": {**asdict(request), "features": None, "own": None},
         "banks": [[own.name, own.phrases] for own in banks],
+        "korean": korean_of(request) if request.language == "ko" and KOREAN_CLIP not in models else None,
         "recipe": asdict(recipe),
         "models": models,
         "devices": sorted({device.title for device in devices}),
@@ -184,11 +206,17 @@ class Line:
         self.library_warnings: Counter[str] = Counter()
 
     def captions(self, captioners: list[str]) -> None:
-        """By the first captioner that can be used; images on which every one fails say so in their records."""
-        left = self.missing(results.CAPTIONS)
+        """By each of several captioners, or by the first that can be used; images on which every one fails say so in
+        their records."""
+        for by in results.apart(self.job.recipe.captioner):
+            self.captions_by(by, [by] if by else captioners)
+
+    def captions_by(self, by: str, captioners: list[str]) -> None:
+        left = self.missing(results.CAPTIONS.by(by))
         reasons: list[str] = []
         for name in captioners:
-            outcome = self.work(f"captions {name}", "captions", self.job.folder.sizes(left))
+            sizes = self.job.folder.sizes(left)
+            outcome = self.work(f"captions {name}", f"captions {by}".rstrip(), sizes, self.job_of(name))
             if not outcome.left:
                 return
             if NO_MACHINE in outcome.reasons:  # no fault of the captioner
@@ -202,7 +230,12 @@ class Line:
             ids = self.job.folder.shard_ids(shard)
             failed = dict.fromkeys(ids, f"no captioner could be used ({'; '.join(reasons)})")
             nothing = CaptionShard([[] for _ in ids], [None for _ in ids], failed=failed)
-            results.write_captions(self.job.folder, shard, nothing)
+            results.write_captions(self.job.folder, shard, nothing, by)
+
+    def job_of(self, captioner: str) -> Job:
+        """The job, with as many tokens a caption as this captioner's take."""
+        kind, recipe = kind_of(self.job.weights.models[captioner]["class"], captioner), self.job.recipe
+        return replace(self.job, recipe=replace(recipe, max_length=max(recipe.max_length, kind.longest_sentence)))
 
     def descriptions(self, banks: list[Phrases]) -> None:
         """Raises UserError when CLIP cannot be used."""

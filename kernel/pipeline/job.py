@@ -17,8 +17,9 @@ from kernel.system.work import plain
 @dataclass(frozen=True)
 class Job:
     """A run that was prepared: its recipe, its checked weights, its open run folder, the prompt bank that was given,
-    and the row (384,) of images of which nothing is known; of the stage `words` the lists to be encoded, and the folder
-    for their features where that is not the run's own."""
+    and the row (384,) of images of which nothing is known; of the stage `words` the lists to be encoded, the folder for
+    their features where that is not the run's own, and the model of the weights that makes them; and the language of
+    the captions."""
 
     recipe: Recipe
     weights: Weights
@@ -27,6 +28,8 @@ class Job:
     fallback: list[float]
     words: tuple[Phrases, ...] = ()
     features: Path | None = None
+    clip: str = "clip"
+    language: str = "English"
 
     @property
     def features_folders(self) -> tuple[Path, Path]:
@@ -35,11 +38,11 @@ class Job:
 
     def of_unknown(self, words: Iterable[Phrases]) -> "Job":
         """The same with those of the lists whose features no folder holds."""
-        sha256, folders = self.weights.sha256("clip"), self.features_folders
+        sha256, folders = self.weights.sha256(self.clip), self.features_folders
         return replace(self, words=tuple(own for own in words if features_file(own, sha256, folders) is None))
 
     def word_parts(self) -> list[Part]:
-        return parts_of(self.words, self.weights.sha256("clip"), self.features_folders[-1])
+        return parts_of(self.words, self.weights.sha256(self.clip), self.features_folders[-1])
 
     def missing_parts(self) -> dict[int, int]:
         """Of each part that is yet to be encoded, by its number, how many phrases it holds."""
@@ -47,7 +50,7 @@ class Job:
 
     def join_words(self) -> list[str]:
         """Makes one file of the parts of each list; the names of the lists of which parts are missing."""
-        sha256, folder = self.weights.sha256("clip"), self.features_folders[-1]
+        sha256, folder = self.weights.sha256(self.clip), self.features_folders[-1]
         return [own.name for own in self.words if not join_parts(own, sha256, folder)]
 
     def as_json(self) -> str:
@@ -66,4 +69,6 @@ class Job:
             content["fallback"],
             tuple(Phrases(**own) for own in content["words"]),
             Path(content["features"]) if content["features"] else None,
+            content["clip"],
+            content["language"],
         )

@@ -12,11 +12,12 @@ import numpy as np
 
 from kernel.banks.prompt_bank import RECORD, PromptBank, opened_bank, with_fitted_shares
 from kernel.banks.word_banks import Phrases, features_file, features_key, shipped_features, word_lists
-from kernel.config import Paths, Recipe
+from kernel.config import Paths, Recipe, captioner_names
 from kernel.errors import UserError
 from kernel.estimates.constant import constant_row
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.encoders.choice import chosen_encoders
+from kernel.models.image_text_matching import MATCHING, inspect_matching
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.pipeline.folder.run_folder import FORMAT, RunFolder, Shards, read_run
@@ -49,10 +50,15 @@ class Prepared:
     planned: Mapping[str, dict[str, Any]]
     warnings: list[str]
 
+    @property
+    def asked(self) -> list[str]:
+        """The captioner that the run would best have, or the several that it has."""
+        return self.captioners[: len(captioner_names(self.recipe.captioner))]
+
     def identity(self) -> dict[str, dict[str, Any]]:
         """For each stage of the run folder what its outputs depend on: images, device, versions, what it declares."""
         recipe, bank = self.recipe, self.bank
-        models = {name: self.weights.sha256(name) for name in ("clip", self.captioners[0], "sentences")}
+        models = {name: self.weights.sha256(name) for name in ("clip", *self.asked, "sentences")}
         kinds = sorted({device.title for device in self.devices})
         files = {"images": images_sha256(self.images), "device": ", ".join(kinds), "format": FORMAT,
                  "versions": deciding_versions()}  # fmt: skip
@@ -61,10 +67,14 @@ class Prepared:
             "recipe": asdict(recipe),
             "models": models,
             "clip": models["clip"],
-            "captioner": models[self.captioners[0]],  # by whatever name it was asked for
+            # by whatever name it was asked for; of several each file is one's, by its name, and tells its sha256
+            "captioner": models[self.asked[0]] if len(self.asked) == 1 else "several",
             "words": {own.name: features_key(models["clip"], own.phrases) for own in self.words},
             "bank": file_sha256(bank.folder / RECORD) if bank else None,
             "encoders": self.encoders,
+            "matching": {"head": recipe.matching_head, "model": self.weights.sha256(MATCHING)}
+            if recipe.matching_head
+            else None,
         }
         found: dict[str, dict[str, Any]] = {}
         for stage in kept():
@@ -84,7 +94,10 @@ def prepare(recipe: Recipe, paths: Paths, engine: Engine, limit: int | None) -> 
     encoders = chosen_encoders(recipe, weights)
     recipe, shares_from = with_fitted_shares(recipe, bank, encoders)
     devices = engine.devices
-    inspect_captioner(weights, captioners[0])
+    for name in captioners[: len(captioner_names(recipe.captioner))]:
+        inspect_captioner(weights, name)
+    if recipe.matching_head:
+        inspect_matching(weights)
     # small, so it stays, and on the CPU, as this process never touches a GPU
     encoder = SentenceEncoder.load(weights, Device("cpu"))
     fallback = constant_row(weights.folder, lambda: encoder)

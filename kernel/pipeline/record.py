@@ -13,10 +13,12 @@ from typing import Any
 
 from kernel import __version__
 from kernel.config import CAPTIONS, Paths, Recipe
+from kernel.models.image_text_matching import MATCHING
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import left_out
 from kernel.pipeline.preparation import Prepared
+from kernel.pipeline.stages import StageDeclaration
 from kernel.pipeline.stages.load import kept
 from kernel.system.deadline import Deadline, duration
 from kernel.system.memory import PeakMemory
@@ -83,6 +85,21 @@ class Record:
     def planned_seconds(self, *stages: str) -> float:
         return sum(self.planned.get(stage, {}).get("seconds_estimated", 0.0) for stage in stages)
 
+    def kept_seconds(self, pending: Mapping[str, int], left: float) -> float:
+        """Of the seconds left what is kept for stages with so many images before them: what is planned for these, an
+        equal part where nothing is, and equal parts at most."""
+        part = left / (len(pending) + 1)
+        planned = [
+            size / len(self.folder.images) * (self.planned_seconds(stage) if stage in self.planned else part)
+            for stage, size in pending.items()
+        ]
+        return min(sum(planned), len(pending) * part)
+
+    def first_seconds(self, stage: str) -> float:
+        """What a stage took to load its model and make its first batch; 0 where it has made none."""
+        pace = self.paces.get(stage)
+        return pace.seen[0][0] if pace and pace.seen else 0.0
+
     def forecast(self, deadline: Deadline) -> str:
         """One line: whether the run is estimated to fit, and what happens where not."""
         seconds = {stage: self.planned_seconds(stage) for stage in self.planned}
@@ -103,7 +120,9 @@ class Record:
     def write(self, problems: list[str]) -> dict[str, Any]:
         """Writes run.json as things stand, and returns its content; `problems` tell why, the shards what."""
         short = shortfall(self.folder, self.recipe, self.asked, self.encoders)
-        models, images = ("clip", *sorted(short["captioners"]), "sentences"), len(self.folder.images)
+        matching = [MATCHING] if self.recipe.matching_head else []
+        models = ("clip", *sorted(short["captioners"]), *matching, "sentences")
+        images = len(self.folder.images)
         content = {
             **self.static,
             "models": {name: self.weights.models[name]["source"] for name in models},
@@ -156,28 +175,38 @@ class Pace:
 def shortfall(folder: RunFolder, recipe: Recipe, asked: str, encoders: Mapping[str, str]) -> dict[str, Any]:
     """What a run's images got less than asked, read from its shards: whoever goes on with the run tells the same.
 
-    `asked` is the captioner that the run would best have, `encoders` the sha256 of its image encoders by name. As
-    run.json has it: `captioners`, who captioned how many; `counts` of rows that are less than asked, by reason;
-    {id: reason} of `bad_images` and, as `caption_failures`, of those left without captions because a captioner failed;
-    `problems`, a line for each kind of shortfall but bad images, which are listed one by one.
+    `asked` is the captioner that the run would best have unless the recipe names several, `encoders` the sha256 of its
+    image encoders by name. As run.json has it: `captioners`, who captioned how many; `counts` of rows that are less
+    than asked, by reason; {id: reason} of `bad_images` and, as `caption_failures`, of those left without captions
+    because a captioner failed; `problems`, a line for each kind of shortfall but bad images, which are listed one by
+    one.
     """
     total, bad = len(folder.images), results.read_clip(folder)[1]
     failed: dict[str, str] = {}
     lesser, reduced, unweighed = set[str](), set[str](), set[str]()
     captioners: Counter[str] = Counter()
-    weighed = set(folder.made(results.COSINES))
-    for shard, content in (results.caption_shards(folder) if recipe.needs(CAPTIONS) else {}).items():
-        named = zip(folder.shard_ids(shard), content.captioners, strict=True)
-        by = {image: name for image, name in named if name is not None}
-        captioners.update(by.values())
-        lesser |= {image for image, name in by.items() if name != asked}
-        bad |= content.bad
-        failed |= {image: reason for image, reason in content.failed.items() if image not in by}
-        reduced |= set(content.reduced)
-        unweighed |= set(by) if recipe.caption_weighting == "clip" and shard not in weighed else set()
+    captioned: Counter[str] = Counter()  # how many captioners said something of an image
+    apart = results.apart(recipe.captioner)
+    for one in apart if recipe.needs(CAPTIONS) else ():
+        scores = results.read_caption_scores(folder, recipe.caption_weighting, one)
+        for shard, content in results.caption_shards(folder, one).items():
+            named = zip(folder.shard_ids(shard), content.captioners, strict=True)
+            by = {image: name for image, name in named if name is not None}
+            captioners.update(by.values())
+            captioned.update(by.keys())
+            lesser |= {image for image, name in by.items() if name != (one or asked)}
+            bad |= content.bad
+            failed |= {image: f"{one}: {why}" if one else why for image, why in content.failed.items()}
+            reduced |= set(content.reduced)
+            own_scores = scores[slice(*folder.borders[shard])] if scores else content.captions
+            unweighed |= {image for image, own in zip(folder.shard_ids(shard), own_scores, strict=True)
+                          if own is None and image in by}  # fmt: skip
+    failed = {image: reason for image, reason in failed.items() if image not in captioned}
+    lacking = {image for image, count in captioned.items() if count < len(apart)}
+    each = ", ".join(f"{captioners[name]} by {name}" for name in apart)
     others = ", ".join(f"{count} by {name}" for name, count in captioners.items() if name != asked)
     kinds: list[tuple[str, str, Collection[str]]] = [
-        (f"no_{own.lack}", f"have no {own.lack}", folder.unmade_images(own.writes) if own.wanted(recipe) else ())
+        (f"no_{own.lack}", f"have no {own.lack}", missing(folder, own, recipe))
         for own in kept()
         if own.writes and own.lack
     ]
@@ -189,14 +218,22 @@ def shortfall(folder: RunFolder, recipe: Recipe, asked: str, encoders: Mapping[s
         ("no_encoder", "lack the answer of an image encoder", set().union(*unencoded)),
         ("caption_failures", "have none because the captioner failed on them", failed),
         ("fallback_captions", f"were captioned by a stand-in for {asked} ({others})", lesser),
+        ("lacking_captioners", f"lack the captions of one of several captioners ({each})", lacking),
         ("fewer_captions", "were captioned with less effort than asked", reduced),
+        ("unweighed_captions", "have captions that were not weighed, so they count alike", unweighed),
     )
     counts = {"images": total, "bad_images": len(bad), **{name: len(ids) for name, _, ids in kinds}}
     counts["degraded_rows"] = len(set(bad).union(*(ids for _, _, ids in kinds)))
-    said = [*((words, ids) for _, words, ids in kinds), ("have captions that CLIP did not weigh", unweighed)]
-    problems = [f"{len(ids)} of {total} images {words}" for words, ids in said if ids]
+    problems = [f"{len(ids)} of {total} images {words}" for _, words, ids in kinds if ids]
     return {"captioners": dict(captioners), "counts": counts, "bad_images": bad, "caption_failures": failed,
             "problems": problems}  # fmt: skip
+
+
+def missing(folder: RunFolder, stage: StageDeclaration, recipe: Recipe) -> set[str]:
+    """The ids of images that a stage of this recipe has not come to."""
+    if not (stage.writes and stage.wanted(recipe)):
+        return set()
+    return results.unmade_images(folder, stage.writes, recipe.captioner)
 
 
 def versions() -> dict[str, str]:

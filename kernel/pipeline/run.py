@@ -2,9 +2,10 @@
 captioner, and so on, with one model resident on a device at a time."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,11 @@ def run(
                 warnings += [*preflight(paths.run, len(ready.images), phrases, deadline), *ready.warnings]
                 folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
                 captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
-                results.drop_captions_of_others(folder, captioners)
+                for by in results.apart(ready.recipe.captioner):
+                    for shards in (results.CAPTIONS, results.COSINES, results.MATCHING) if by else ():
+                        folder.drop_unsound_shards(shards.by(by))
+                    results.drop_captions_of_others(folder, captioners, by)
+                    results.drop_matching_of_failed(folder, by)
                 for sha256 in ready.encoders.values():
                     folder.drop_unsound_shards(results.encoded(sha256))
                 record = Record(ready, paths, folder, warnings, library_warnings)
@@ -81,6 +86,7 @@ class Line:
         self.recipe, self.folder = job.recipe, job.folder
         self.submission = job.folder.folder / "submission.csv"
         self.ids = [image.id for image in ready.images]
+        self.apart = results.apart(job.recipe.captioner)
         self.problems: list[str] = []
 
     def run(self) -> dict[str, Any]:
@@ -98,15 +104,20 @@ class Line:
         # what is said of images alone does not change with captions, so it is made once, and no time is kept for it
         self.estimates(of_images, "estimates of images")
         behind = (captions.STAGE, *self.plain(of_captions=True))
-        names = self.ready.captioners
-        missing = any(self.pending(stage.writes) for stage in behind) or any(map(self.lesser, names))
-        if self.recipe.needs(CAPTIONS) and missing:
+        missing = any(self.pending(stage.writes, by) for stage in behind for by in self.apart)
+        if self.recipe.needs(CAPTIONS) and (missing or any(map(self.lesser, self.ready.captioners))):
             start = time.perf_counter()
             self.answer(of_texts, ["the run ended before its captions were done"], "estimates before captions")
-            # the last answer does this again, with `captions_per_image` texts an image instead of one
-            reserve = (self.recipe.captions_per_image + 1) * (time.perf_counter() - start)
-            self.captions(self.ends(reserve))
-            self.better_captions(reserve)
+            # the last answer does this again, with `captions_per_image` texts an image instead of one, and those
+            # twice where they are compared with one another first
+            again = 2 if self.recipe.caption_weighting == "consensus" else 1
+            texts = again * self.recipe.captions_per_image * len(self.apart)
+            reserve = (texts + 1) * (time.perf_counter() - start)
+            if len(self.apart) > 1:
+                self.captions_apart(reserve)
+            else:
+                self.captions(reserve)
+                self.better_captions(reserve)
         return self.answer(of_texts, self.problems)
 
     def words(self) -> None:
@@ -151,9 +162,12 @@ class Line:
 
     def shards(self, stage: StageDeclaration, ends: Ends) -> Outcome:
         """A stage's shards that are missing, of those of which all that it reads is there."""
-        ready = set(range(len(self.folder.borders))).intersection(*map(self.folder.made, stage.reads))
-        pending = {shard: size for shard, size in self.pending(stage.writes).items() if shard in ready}
-        outcome = self.work(stage, pending, ends)
+        pending: dict[int, int] = {}
+        for by in self.apart:
+            reads = [own.by(by) for own in stage.reads]
+            ready = set(range(len(self.folder.borders))).intersection(*map(self.folder.made, reads))
+            pending |= {shard: size for shard, size in self.pending(stage.writes, by).items() if shard in ready}
+        outcome = self.work(stage, dict(sorted(pending.items())), ends)
         if outcome.left:
             why = "the time was over" if outcome.out_of_time else f"{stage.label} was given up ({outcome.why})"
             self.problems.append(f"{why} before {stage.aim}")
@@ -168,8 +182,9 @@ class Line:
             best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
         results.write_modifiers(self.folder, best)
 
-    def captions(self, ends: Ends) -> None:
+    def captions(self, reserve: float) -> None:
         """Captions by the first captioner that can be used, then what is made of them; nothing here may end a run."""
+        ends = self.ends_before_scores(reserve)
         for name in self.ready.captioners:
             outcome = self.work(captions.STAGE, self.pending(results.CAPTIONS), ends, by=name)
             if outcome.out_of_time:
@@ -179,7 +194,35 @@ class Line:
             self.give_up("captioner", name, outcome)
         else:
             self.problems.append("no captioner is left, so images without captions go without")
-        self.of_captions(ends)
+        self.of_captions(self.ends(reserve))
+
+    def captions_apart(self, reserve: float) -> None:
+        """Captions by each of several captioners, every image through one and then through the next; one that cannot be
+        used is left out, and the others answer. None takes those behind it their time; what these do not need of it
+        goes back to those whose own did not suffice."""
+        late = []
+        for place, name in enumerate(self.apart):
+            pending = {own: sum(self.pending(results.CAPTIONS, own).values()) for own in self.apart[place + 1 :]}
+            behind = {f"{captions.STAGE.label} {own}": size for own, size in pending.items() if size}
+            if self.late_by(name, self.ends_before_scores(reserve, behind)):
+                late.append(name)
+        for name in late.copy() if self.apart[-1] not in late else ():  # else nothing is left
+            loads = self.record.first_seconds(f"{captions.STAGE.label} {name}")
+            if loads < self.deadline.left() - reserve and not self.late_by(name, self.ends_before_scores(reserve)):
+                late.remove(name)
+        self.problems += [f"the time was over before {name} had captioned every image" for name in late]
+        if set(self.apart) <= set(self.record.given_up):
+            self.problems.append("no captioner is left, so images without captions go without")
+        self.of_captions(self.ends(reserve))
+
+    def late_by(self, name: str, ends: Ends) -> bool:
+        """Captions by one of several captioners; whether the time was over before it had captioned every image."""
+        label, whole = f"{captions.STAGE.label} {name}", self.folder.whole(results.CAPTIONS.by(name))
+        pending = {shard: size for shard, size in self.folder.sizes().items() if shard not in whole}
+        outcome = self.work(captions.STAGE, pending, ends, by=name, label=label)
+        if outcome.left and not outcome.out_of_time:
+            self.give_up("captioner", name, outcome)
+        return outcome.out_of_time
 
     def better_captions(self, reserve: float) -> None:
         """Captions that a stand-in made, anew by a better captioner, each tried once a run; where it fails, they stand.
@@ -188,12 +231,11 @@ class Line:
         """
         if self.folder.unmade_images(results.CAPTIONS):
             return
-        seconds = self.record.planned_seconds(*(stage.label for stage in self.plain(of_captions=True)))
         for name in self.ready.captioners:
             shards = {} if name in self.record.given_up else self.folder.sizes(self.lesser(name))
             if not shards:
                 continue
-            ends = self.ends(reserve + seconds)
+            ends = self.ends_before_scores(reserve)
             outcome = self.work(captions.STAGE, shards, ends, by=name, label="better captions")
             if outcome.out_of_time:
                 self.problems.append(f"the time was over before {name} had captioned what a stand-in had")
@@ -205,8 +247,8 @@ class Line:
                 return
 
     def lesser(self, better: str) -> list[int]:
-        """The shards with images that a captioner captioned which only stands in for this one."""
-        lesser = self.ready.captioners[self.ready.captioners.index(better) + 1 :]
+        """The shards with images that a captioner captioned which only stands in for this one; of several none does."""
+        lesser = self.ready.captioners[self.ready.captioners.index(better) + 1 :] if self.apart == [""] else []
         return [
             shard
             for shard, content in (results.caption_shards(self.folder) if lesser else {}).items()
@@ -262,6 +304,8 @@ class Line:
         job: Job | None = None,
     ) -> Outcome:
         """The items, {number: its images}, on the devices, with a progress bar over all; none where all are made."""
+        if items and ends.begins.left() <= 0:  # a model that loads now would make nothing, and take the answer its time
+            return Outcome(left=[*items], out_of_time=True)
         label, name = label or stage.label, f"{stage.name} {by}".rstrip()
         pending, total = sum(items.values()), len(self.ids) if total is None else total
         # an estimate is made at once, so its first batches say nothing of its time
@@ -282,9 +326,9 @@ class Line:
         self.record.took(label, outcome.host_bytes, outcome.device_bytes)
         return outcome
 
-    def pending(self, shards: Shards | None) -> dict[int, int]:
-        """Of a stage's shards those that are not made, and their images."""
-        made = set(self.folder.made(shards)) if shards else set()
+    def pending(self, shards: Shards | None, by: str = "") -> dict[int, int]:
+        """Of a stage's shards those that are not made, of several captioners by this one, and their images."""
+        made = set(self.folder.made(shards.by(by))) if shards else set()
         return {shard: size for shard, size in self.folder.sizes().items() if shard not in made}
 
     def ends(self, reserve: float) -> Ends:
@@ -295,3 +339,11 @@ class Line:
     def ends_before(self, most: float, *labels: str) -> Ends:
         """Leaves what is planned for these, and at most this share of what is left."""
         return self.ends(min(self.record.planned_seconds(*labels), most * max(self.deadline.left(), 0)))
+
+    def ends_before_scores(self, reserve: float, behind: Mapping[str, int] = MappingProxyType({})) -> Ends:
+        """Leaves `reserve` seconds, what is planned for weighing captions, and what is kept for captioners behind this
+        one with so many images before them: as captioners fill the time that they have, none would be left for it."""
+        scores = [stage.label for stage in self.plain(of_captions=True)]
+        left = max(self.deadline.left() - reserve, 0)
+        scoring = min(self.record.planned_seconds(*scores), len(scores) / (len(scores) + 1) * left) if scores else 0
+        return self.ends(reserve + scoring + self.record.kept_seconds(behind, left - scoring))

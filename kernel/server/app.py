@@ -1,9 +1,12 @@
 """The page and the HTTP API: what is asked, what is answered, and the words where it cannot be."""
 
 import asyncio
+import errno
+import os
 import shutil
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +22,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
 from kernel import __version__
-from kernel.errors import UserError, shown
+from kernel.errors import UserError, of_this_machine, shown
 from kernel.interrogator.request import MODES, TOP
 from kernel.models.weights_folder import BANK_FOLDER, MANIFEST, read_manifest
 from kernel.server.describing import Describing, Unavailable
@@ -67,7 +70,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     code: {"model": Refusal, "description": said}
     for code, said in {
         400: "not a form", 401: "a password is needed", 403: "of another site", 413: "too much at once",
-        422: "what is asked cannot be", 503: "the models cannot answer now",
+        422: "what is asked cannot be", 503: "the models, or the machine, cannot answer now",
     }.items()
 }  # fmt: skip
 
@@ -97,6 +100,7 @@ def application(place: Place, rules: Rules) -> Guard:
     app.add_exception_handler(RequestValidationError, invalid)
     app.add_exception_handler(HTTPException, refused_by_framework)
     app.add_exception_handler(UserError, refused)
+    app.add_exception_handler(OSError, refused_by_machine)
     return Guard(app, rules)
 
 
@@ -104,7 +108,7 @@ def add_answers(app: FastAPI) -> None:
     known = choices(app.state.place.weights)
     pictures_schema = {"items": {"type": "string", "format": "binary"}, "minItems": 1, "maxItems": MOST_PICTURES}
     banks_schema = {"items": {"type": "string", "enum": known["banks"]}}
-    captioner_schema = {"enum": ["auto", *known["captioners"]]}
+    captioner_schema = {"examples": ["auto", *known["captioners"]]}
 
     @app.post("/describe", responses=REFUSALS)
     async def describe(
@@ -115,7 +119,9 @@ def add_answers(app: FastAPI) -> None:
         without: Annotated[
             list[str], Form(description="word banks that are left out", json_schema_extra=banks_schema)
         ] = [],  # noqa: B006
-        captioner: Annotated[str, Form(json_schema_extra=captioner_schema)] = "auto",
+        captioner: Annotated[
+            str, Form(description="one, or several joined by commas", json_schema_extra=captioner_schema)
+        ] = "auto",
         nearest: Annotated[int, Form(ge=0, le=MOST_NEAREST, description="prompts of the prompt bank a picture")] = 0,
     ) -> Records:
         """The prompt of each picture, what it is made of, and how near each part is to the picture.
@@ -129,7 +135,7 @@ def add_answers(app: FastAPI) -> None:
                 "them in several requests",
             )
         asked = {"mode": mode, "top": top or None, "without": without, "captioner": captioner, "neighbours": nearest}
-        with tempfile.TemporaryDirectory(dir=app.state.scratch, ignore_cleanup_errors=True) as scratch:
+        with tempfile.TemporaryDirectory(dir=still_there(app.state.scratch), ignore_cleanup_errors=True) as scratch:
             names = [shown(picture.filename or "") for picture in pictures]
             reasons = {number: too_big(picture) for number, picture in enumerate(pictures)}
             images = await asyncio.to_thread(
@@ -197,12 +203,22 @@ async def unless_gone(request: Request, answer: Any) -> Any:
         await asyncio.gather(answering, left, return_exceptions=True)
 
 
+def still_there(folder: Path) -> Path:
+    """The folder, made anew where the system has cleared its temporary files of what is old; nobody else's, who could
+    put what lies in it elsewhere."""
+    folder.mkdir(0o700, exist_ok=True)
+    if folder.lstat().st_uid != os.getuid():
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(folder))
+    return folder
+
+
 def saved(folder: Path, pictures: dict[int, UploadFile]) -> dict[int, str]:
     """The pictures as files that are named by their numbers: no name from outside is ever a path."""
     paths = {number: str(folder / str(number)) for number in pictures}
     for number, path in paths.items():
         with open(path, "wb") as file:
             shutil.copyfileobj(pictures[number].file, file)
+        pictures[number].file.close()  # what waits for its turn lies on the disk once
     return paths
 
 
@@ -228,15 +244,19 @@ def choices(weights: Path) -> dict[str, Any]:
 
 def zip_of(texts: list[Text]) -> bytes:
     """A zip of IMAGE.txt files; pictures of one stem are told apart by their suffix, and then by a number."""
-    taken: set[str] = set()
+    taken: set[str] = set()  # in lower case: some systems tell no A.txt from a.txt
+    numbers: Counter[str] = Counter()
     body = BytesIO()
     with zipfile.ZipFile(body, "w", zipfile.ZIP_DEFLATED) as archive:
         for own in texts:
             image = PurePosixPath(shown(own.image).replace("\\", "/"))
-            ways = [image.stem or "picture", image.name or "picture"]
-            ways += [f"{ways[0]}-{number}" for number in range(2, len(texts) + 2)] if ways[1] in taken else []
-            name = next(way for way in ways if way not in taken)
-            taken.add(name)
+            name = stem = image.stem or "picture"
+            if name.casefold() in taken:
+                name = image.name or "picture"
+            while name.casefold() in taken:
+                numbers[stem.casefold()] += 1
+                name = f"{stem}-{numbers[stem.casefold()] + 1}"
+            taken.add(name.casefold())
             archive.writestr(f"{name}.txt", own.text + "\n")
     return body.getvalue()
 
@@ -245,8 +265,15 @@ async def refused(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": str(error)}, 503 if isinstance(error, Unavailable) else 422)
 
 
+async def refused_by_machine(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, OSError)
+    return JSONResponse({"error": f"on the server's machine, {of_this_machine(error)}"}, 503)
+
+
 async def refused_by_framework(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, OSError):  # the disk was full while a form was read, which is told as a bad form
+        return await refused_by_machine(request, error.__cause__)
     words = str(error.detail)
     if error.status_code in (404, 405):
         words = f"{request.method} {shown(request.url.path)}: {words}. What there is stands on the page /docs"

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -47,9 +49,11 @@ class Describing:
     """Requests wait here; `run` is the only one that talks to the worker, so no two are ever mixed up."""
 
     def __init__(self, weights: Path, device: str, features: Path, scratch: Path) -> None:
-        self.first = {"weights": str(weights), "device": device, "features": str(features), "scratch": str(scratch)}
+        self.first = {"weights": str(weights), "device": device, "features": str(features)}
+        self.scratch = scratch
         self.one_at_a_time = False
         self.waiting: asyncio.Queue[Request] = asyncio.Queue()
+        self.awaited: set[Request] = set()  # somebody waits for its answer, or it is at the worker still
         self.asked = 0
         self.current: Request | None = None
         self.worker: asyncio.subprocess.Process | None = None
@@ -60,6 +64,7 @@ class Describing:
         that is no fault of the request; cancelled, the worker stops at it after the step that it is at."""
         request = Request(images, asked, scratch)
         self.waiting.put_nowait(request)
+        self.awaited.add(request)
         try:
             return await asyncio.shield(request.answer)
         except asyncio.CancelledError:
@@ -67,35 +72,42 @@ class Describing:
             if request is self.current:
                 await self.send(cancel=self.asked)
                 with suppress(UserError):  # its pictures stay until the worker has let go of them
-                    await request.answer
+                    await asyncio.shield(request.answer)  # `run` answers it, even where this is cancelled once more
             raise
+        finally:
+            self.awaited.discard(request)
 
     def now(self) -> At:
-        return At(self.at.said, self.at.made, self.at.of, self.waiting.qsize())
+        return At(self.at.said, self.at.made, self.at.of, len(self.awaited - {self.current}))
 
     async def run(self) -> None:
         """Answers request after request, for ever; cancelled, it ends the worker."""
         try:
             while True:
                 request = self.current = await self.waiting.get()
-                if not request.gone:
-                    try:
-                        request.answer.set_result(await self.made(request))
-                    except Exception as error:
-                        request.answer.set_exception(error)
+                try:
+                    request.answer.set_result(await self.made(request))
+                except Exception as error:
+                    request.answer.set_exception(error)
                 self.current, self.at = None, At()
         finally:
             left = [self.current] if self.current else []
             while not self.waiting.empty():
                 left.append(self.waiting.get_nowait())
             self.current = None
+            ended = "the server is ending: nothing was described. Start it again"
             for request in left:
-                request.answer.set_exception(Unavailable("the server is ending: nothing was described. Start it again"))
+                if request.gone:  # nobody would retrieve it
+                    request.answer.cancel()
+                else:
+                    request.answer.set_exception(Unavailable(ended))
             await self.end()
 
     async def made(self, request: Request) -> list[dict[str, Any]]:
         died = ""
         for _ in range(TRIES):
+            if request.gone:
+                return []
             self.at = At()
             self.asked += 1
             await self.started()
@@ -108,6 +120,8 @@ class Describing:
                 return reply["records"]
             if "refused" in reply:
                 raise UserError(reply["refused"])
+            if "unusable" in reply:
+                raise Unavailable(reply["unusable"])
             if "failed" in reply:
                 raise Unavailable(
                     f"the models failed ({reply['failed']}): nothing was described. Send it again, or fewer pictures"
@@ -126,8 +140,9 @@ class Describing:
     async def started(self) -> None:
         if self.worker is None:
             self.worker = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "kernel.server.worker",
+                sys.executable, "-m", "kernel.server.worker", str(self.scratch),
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=MOST_BYTES, env=child_environment(),
+                start_new_session=True,  # what a terminal sends to all, even its own end, is the parent's to decide
             )  # fmt: skip
             await self.send(**self.first, one_at_a_time=self.one_at_a_time)
 
@@ -155,6 +170,7 @@ class Describing:
         worker, self.worker = self.worker, None
         if worker is None:
             return 0
-        with suppress(ProcessLookupError):
-            worker.kill()
+        if worker.returncode is None:  # else its number may be another process's by now
+            with suppress(ProcessLookupError):  # not worker.kill(), which may take the exit code from who waits for it
+                os.kill(worker.pid, signal.SIGKILL)
         return await worker.wait()

@@ -39,10 +39,12 @@ class Refused(HTTPException):
 
 @dataclass(frozen=True)
 class Rules:
-    """`names` are those under which the server may be asked besides loopback's; `address` is where it listens when not
+    """`names` are those under which the server may be asked besides loopback's, and whose pages may ask it, as a
+    proxy's may; `machine` is one more, of whose pages only the server's own may. `address` is where it listens when not
     on loopback, where any IP address is a name of it, and the `password` is asked for."""
 
     names: frozenset[str] = frozenset()
+    machine: str | None = None
     address: str | None = None
     password: str | None = None
     most_bytes: int = 2**28  # of one request
@@ -117,7 +119,7 @@ class Guard:
 
     def is_own(self, host: str) -> bool:
         name = name_of(host)
-        if is_loopback(name) or name in self.rules.names:
+        if is_loopback(name) or name in (*self.rules.names, self.rules.machine):
             return True
         return self.rules.address is not None and is_address(name)
 

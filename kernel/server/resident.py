@@ -8,7 +8,7 @@ from typing import Any
 
 from kernel.banks.nearest import nearest
 from kernel.banks.prompt_bank import RECORD, PromptBank
-from kernel.errors import UserError
+from kernel.errors import UserError, kind_and_line
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import chosen_banks
 from kernel.models.captioners.loading import captioners_named
@@ -24,7 +24,7 @@ from kernel.pipeline.stages.words import WordsStage
 from kernel.pipeline.workers.here import Here
 from kernel.system.devices import Device
 from kernel.system.memory import is_out_of_memory, release_memory
-from kernel.system.work import Ends, Maker, Outcome, Share
+from kernel.system.work import CannotBeUsed, Ends, Maker, Outcome, Share
 
 Told = Callable[[str, int, int], None]  # what is being made, how much of it is done, of how much
 
@@ -47,6 +47,7 @@ class Resident:
         self.captioners: dict[str, CaptionsStage] = {}
         self.described: dict[tuple[Any, ...], DescriptionsStage] = {}
         self.bank: PromptBank | None = None
+        self.given_up: dict[str, str] = {}  # stages of captioners that could not be loaded, even alone, and why
 
     def describe(
         self,
@@ -80,18 +81,39 @@ class Resident:
             record |= {"nearest": line.nearest[str(number)]} if str(number) in line.nearest else {}
         return line.records
 
+    def make_room(self) -> None:
+        """From now on one model at a time; those that are there may have come to small batches meanwhile."""
+        self.one_at_a_time, self.clip = True, None
+        self.described.clear()
+        self.captioners.clear()
+        release_memory()
+
     def maker(self, stage: str, job: Job, request: Request) -> Maker:
-        """The stage over this job, its model loaded unless it is there; where memory is full, alone."""
+        """The stage over this job, its model loaded unless it is there; where memory is full, alone.
+
+        A captioner that cannot be loaded is not read again for each request, which would cost the next one its place.
+        """
+        if stage in self.given_up:
+            raise CannotBeUsed(f"given up until the server is started again: {self.given_up[stage]}")
         if self.one_at_a_time:
             self.drop_others(stage)
         try:
             return self.loaded(stage, job, request)
         except Exception as error:
             if not is_out_of_memory(error):
+                self.give_up(stage, error)
                 raise
             self.one_at_a_time = True
         self.drop_others(stage)
-        return self.loaded(stage, job, request)
+        try:
+            return self.loaded(stage, job, request)
+        except Exception as error:
+            self.give_up(stage, error)
+            raise
+
+    def give_up(self, stage: str, error: Exception) -> None:
+        if stage.startswith("captions"):
+            self.given_up[stage] = kind_and_line(error)
 
     def loaded(self, stage: str, job: Job, request: Request) -> Maker:
         kind, _, captioner = stage.partition(" ")
@@ -157,6 +179,15 @@ class ResidentLine(Line):
         self.nearest: dict[str, list[dict[str, Any]]] = models.nearest({}, neighbours) if neighbours else {}
 
     def work(self, stage: str, title: str, items: dict[int, int], job: Job | None = None) -> Outcome:
+        """Where both models could be loaded, and then left no room to compute in, each is tried once more alone."""
+        outcome = self.tried(stage, title, items, job)
+        no_memory = outcome.left and "memory" in outcome.why.lower()  # of the error its words alone are left
+        if no_memory and not self.models.one_at_a_time:
+            self.models.make_room()
+            outcome = self.tried(stage, title, {item: items[item] for item in outcome.left}, job)
+        return outcome
+
+    def tried(self, stage: str, title: str, items: dict[int, int], job: Job | None) -> Outcome:
         made, total = 0, sum(items.values())
         outcome, loaded = Outcome(), partial(self.maker, stage, job or self.job)
         self.say(title, made, total)

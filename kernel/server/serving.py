@@ -11,6 +11,7 @@ from typing import Any
 
 from kernel.errors import UserError, first_line
 from kernel.models.weights_folder import open_weights
+from kernel.system.devices import check_name
 from kernel.system.offline import is_loopback
 
 LOOPBACK = "127.0.0.1"
@@ -71,7 +72,7 @@ def read_password(file: Path | None) -> str | None:
     if file is None:
         return os.environ.get(PASSWORD)
     try:
-        with file.open(encoding="utf-8") as opened:
+        with file.open(encoding="utf-8-sig") as opened:
             return opened.readline(10_000).rstrip("\r\n")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or first_line(error)
@@ -88,7 +89,10 @@ class Serving:
     """
 
     def __init__(self, at: Address, weights: Path, device: str, features: Path) -> None:
-        """Raises UserError when the weights are incomplete, the address cannot be had, or the extra is missing."""
+        """Raises UserError when there is no such device, the weights are incomplete, the address cannot be had, or the
+        extra is missing."""
+        if device != "auto":
+            check_name(device)
         open_weights(weights, hashes=False)  # whole and byte for byte in the worker, before its first model
         require_extra()
         from uvicorn import Config, Server
@@ -96,8 +100,8 @@ class Serving:
         from kernel.server.app import Place, application
         from kernel.server.guard import Rules
 
-        names = {name.lower() for name in at.names} | ({socket.gethostname().lower()} if at.host else set())
-        rules = Rules(frozenset(names), at.host, at.password)
+        machine = socket.gethostname().lower() if at.host else None
+        rules = Rules(frozenset(name.lower() for name in at.names), machine, at.host, at.password)
         self.socket = at.listening()
         host, port = self.socket.getsockname()[:2]
         self.address = f"http://{f'[{host}]' if ':' in host else host}:{port}"

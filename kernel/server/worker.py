@@ -7,7 +7,6 @@ import json
 import os
 import queue
 import shutil
-import signal
 import sys
 import threading
 from contextlib import suppress
@@ -26,9 +25,9 @@ from kernel.system.work import reason_of
 class Orders:
     """What the parent says: what to describe, in turn, and the numbers of what nobody waits for any more."""
 
-    def __init__(self, lines: TextIO) -> None:
-        self.lines, self.waiting, self.cancelled = lines, queue.SimpleQueue[dict[str, Any]](), set[int]()
-        self.scratch: Path | None = None
+    def __init__(self, lines: TextIO, scratch: Path) -> None:
+        self.lines, self.scratch = lines, scratch
+        self.waiting, self.cancelled = queue.SimpleQueue[dict[str, Any]](), set[int]()
         threading.Thread(target=self.read, daemon=True).start()
 
     def read(self) -> None:
@@ -38,20 +37,18 @@ class Orders:
                 self.cancelled.add(order["cancel"])
             else:
                 self.waiting.put(order)
-        if self.scratch is not None:
-            shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.rmtree(self.scratch, ignore_errors=True)
         os._exit(1)  # the parent is gone: whatever this process is at, nobody waits for it
 
 
-def main() -> int:
+def main(scratch: Path) -> int:
+    """Answers until its parent ends; then the folder `scratch`, in which the uploads lie, is removed."""
     refuse_network()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends Ctrl-C to both; the parent decides
     # whatever a library prints must not stand among the answers
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    orders = Orders(sys.stdin)
+    orders = Orders(sys.stdin, scratch)
     first = orders.waiting.get()
-    orders.scratch = Path(first["scratch"])
     models: Resident | None = None
     while True:
         order = orders.waiting.get()
@@ -62,8 +59,8 @@ def main() -> int:
                 models = Resident(Path(first["weights"]), device, features, first["one_at_a_time"])
             with counted_warnings(), long_lived():
                 answer(answers, records=records_of(models, order, orders, answers))
-        except UserError as error:
-            answer(answers, refused=str(error))
+        except UserError as error:  # without models the device or the weights are to blame, and no request
+            answer(answers, **{"unusable" if models is None else "refused": str(error)})
         except Cancelled:
             answer(answers, cancelled=True)
         except Exception as error:  # whatever a model raises: the next request may well go
@@ -86,4 +83,4 @@ def answer(answers: TextIO, **content: Any) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(Path(sys.argv[1])))

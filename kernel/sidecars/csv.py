@@ -16,9 +16,10 @@ COLUMNS = ("filename", "prompt")
 def csv_bytes(rows: Iterable[Iterable[str]], header: Iterable[str] = COLUMNS) -> bytes:
     """Example: [("a.png", "a fox, fog")] -> b'filename,prompt\\na.png,"a fox, fog"\\n'"""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    plain, quoted = (csv.writer(text, lineterminator="\n", quoting=how) for how in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL))
+    for row in (list(own) for own in (header, *rows)):
+        # which the plain one leaves bare before Python 3.13
+        (quoted if any("\r" in cell for cell in row) else plain).writerow(row)
     return text.getvalue().encode()
 
 

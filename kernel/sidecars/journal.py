@@ -2,14 +2,16 @@
 
 `.describe.jsonl` lies beside what is written until the command's end. Its first line says what was asked; then follow
 the captions that an overwriting command found when it began, what each picture's captions become, written before they
-are, and after each writing a line that says so. A kill leaves at most its last line unfinished. In other folders that
-the command writes into, the first line alone points to it.
+are, and after each writing a line that says so; and how many were made when a command with a scratch folder began. A
+kill leaves at most its last line unfinished. In other folders that the command writes into, the first line alone points
+to it.
 """
 
 import fcntl
 import json
 import os
 import reprlib
+from contextlib import suppress
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,8 @@ FORMAT = 1
 
 class Journal:
     """`found`: captions by absolute path as an overwriting command found them first; `made`: the changes, in order;
-    `unwritten`: of these the last, of which nothing says that they are in their files."""
+    `unwritten`: of these the last, of which nothing says that they are in their files; `begun`: how many were made when
+    each command with a scratch folder began."""
 
     def __init__(self, home: Path, folders: set[Path], asked: dict[str, Any]) -> None:
         """Raises UserError when another command was interrupted in one of the folders, or writes there now."""
@@ -34,16 +37,33 @@ class Journal:
         self.found: dict[str, list[str]] = {}
         self.made: dict[str, Change] = {}
         self.unwritten: list[Change] = []
+        self.begun: list[int] = []
         for folder in (home, *self.others):
             refuse_others(folder, self.head(folder, asked))
-        if not self.path(home).exists():
+        begun = [] if self.path(home).exists() else [home]
+        if begun:
             write_whole(self.path(home), line_of(self.head(home, asked)))
         self.file = FileIO(self.path(home), "r+")
-        lock(self.file, self.path(home))
-        self.read()
-        for folder in self.others:
-            if not self.path(folder).exists():
-                write_whole(self.path(folder), line_of(self.head(folder, asked)))
+        try:
+            lock(self.file, self.path(home))
+            self.read()
+            self.begin_in_others(asked, begun)
+        except BaseException:
+            self.file.close()  # and with it the lock, which a notebook would keep with the traceback
+            raise
+
+    def begin_in_others(self, asked: dict[str, Any], begun: list[Path]) -> None:
+        """`begun` are the folders in which this command began its journal."""
+        try:
+            for folder in self.others:
+                if not self.path(folder).exists():
+                    write_whole(self.path(folder), line_of(self.head(folder, asked)))
+                    begun.append(folder)
+        except OSError as error:
+            if self.home in begun:  # nothing is made yet, so nothing is left
+                for own in begun[::-1]:
+                    self.path(own).unlink(missing_ok=True)
+            raise OSError(error.errno, f"{folder}: {error.strerror}") from error
 
     @staticmethod
     def path(folder: Path) -> Path:
@@ -69,6 +89,11 @@ class Journal:
         if "written" in row:
             self.unwritten = []
             return
+        if "begun" in row:
+            if row["begun"] not in range(len(self.made) + 1):
+                raise ValueError("not so many were made")
+            self.begun.append(int(row["begun"]))
+            return
         image, before = os.path.abspath(self.home / row["image"]), captions_in(row["before"])
         if "\0" in image:
             raise ValueError("no name of a file")
@@ -89,6 +114,12 @@ class Journal:
         self.write({"image": self.name(change.image), "before": change.before, "after": change.after})
         self.made[os.path.abspath(change.image)] = change
         self.unwritten.append(change)
+
+    def begin(self) -> None:
+        """Keeps that a command with a scratch folder begins."""
+        if len(self.made) not in self.begun:
+            self.write({"begun": len(self.made)})
+            self.begun.append(len(self.made))
 
     def written(self) -> None:
         self.write({"written": True})
@@ -137,7 +168,7 @@ def lock(file: FileIO, path: Path) -> None:
 
 
 def refuse_others(folder: Path, head: dict[str, Any]) -> None:
-    """Raises UserError where another command than that of `head` was interrupted in `folder`."""
+    """Raises UserError where another command than that of `head` was interrupted in `folder`, or is at work."""
     path = Journal.path(folder)
     try:
         with open_file(path) as file:
@@ -150,6 +181,8 @@ def refuse_others(folder: Path, head: dict[str, Any]) -> None:
         raise UserError(not_a_journal(path)) from error
     if found == head:
         return
+    with suppress(OSError), FileIO(Journal.path(home), "r+") as file:
+        lock(file, Journal.path(home))  # whose command may be at work, not interrupted
     told = [
         f"{name} was {reprlib.repr(found['asked'].get(name))}, is {reprlib.repr(head['asked'][name])}"
         for name in differing[:3]
@@ -158,7 +191,8 @@ def refuse_others(folder: Path, head: dict[str, Any]) -> None:
         told.append(f"its journal lies in {home}")
     raise UserError(
         f"{path}: a describe --write with other options was interrupted here ({'; '.join(told)}), and both would write "
-        f"the same captions. Run that one again to its end, or remove {path} to give it up: what is written stays"
+        f"the same captions. Run that one again to its end, or remove {path} to give it up, and {NAME} in each other "
+        "folder that it wrote into: what is written stays"
     )
 
 

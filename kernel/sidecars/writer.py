@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from glob import has_magic
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,8 @@ class Writer:
         pictures = list({os.path.abspath(path): path for path in reversed(pictures)}.values())[::-1]
         self.files = files_of(asked)
         require_names(asked, pictures)
-        self.home = asked.csv_path.parent if asked.kind == "csv" else home_of(given[0])
-        folders = {self.home if asked.kind == "csv" else path.parent for path in pictures}
+        self.home = asked.csv_path.parent if asked.kind == "csv" else home_among(given)
+        folders = set() if asked.kind == "csv" else {path.parent for path in pictures if path.parent.is_dir()}
         self.kept = self.failed = 0
         self.changed: list[Path] = []
         self.too_long: list[Path] = []
@@ -55,7 +56,11 @@ class Writer:
         settings = {**vars(asked), "out": asked.out and os.path.basename(asked.out)}
         with writing(self.home, CURE):
             self.journal = Journal(self.home, folders, plain({"images": names, **settings, **command}))
-            self.left = self.go_on()
+            try:
+                self.left = self.go_on()
+            except BaseException:
+                self.journal.file.close()  # as in `stop`
+                raise
 
     def go_on(self) -> list[Path]:
         """Writes what an interrupted command had made and not written; returns the pictures that are to be described.
@@ -84,11 +89,14 @@ class Writer:
             return now
         return self.journal.found[place]
 
-    @property
-    def asked_for(self) -> list[Path]:
-        """The pictures that were to be described when the command first began, in order."""
-        left = set(self.left)
-        return [image for image in self.before if image in left or os.path.abspath(image) in self.journal.made]
+    def begun(self) -> list[list[Path]]:
+        """The pictures that were to be described when each command with a scratch folder began, which is named by them:
+        in order, this one's last."""
+        with writing(self.home, CURE):
+            self.journal.begin()
+        left, made = set(self.left), list(self.journal.made)
+        since = [set(made[count:]) for count in self.journal.begun]
+        return [[image for image in self.before if image in left or os.path.abspath(image) in own] for own in since]
 
     @property
     def written(self) -> int:
@@ -120,11 +128,14 @@ class Writer:
 
     def stop(self) -> None:
         """Before the end, wherever it came. What was made is written, and the same command goes on; of one that had
-        made nothing, as its options were wrong, nothing is left."""
+        made nothing, as its options were wrong, nothing is left; but what an earlier, killed one of it had found is, as
+        what was corrected since is told by that."""
         if self.journal.made:
-            self.files.write(self.journal.unwritten)  # without a word of that, as another line may be half made
-        else:
+            with suppress(OSError, UserError):  # why the command ends is told; the next one writes these
+                self.files.write(self.journal.unwritten)  # without a word of that, as another line may be half made
+        elif not self.journal.found:
             self.journal.remove()
+        self.journal.file.close()  # in a notebook the process, and so its lock, outlives the command
 
     def finish(self) -> str:
         """Ends the command; returns what it did, in a line."""
@@ -155,6 +166,14 @@ def require_names(asked: Sidecars, pictures: list[Path]) -> None:
             raise UserError(
                 f"{str(image)!r}: the name is not UTF-8, and a {asked.kind} file is. Rename it, or give --write txt"
             )
+
+
+def home_among(given: list[str]) -> Path:
+    """That of the first which is there. Raises UserError where none is."""
+    found = next((home for home in map(home_of, given) if home.is_dir()), None)
+    if found is None:
+        raise UserError(f"{home_of(given[0])}: no such folder; expected one with pictures. Correct it, then run again")
+    return found
 
 
 def home_of(given: str) -> Path:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import json
 import math
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from kernel.errors import UserError
 
 writer = ""  # of this process's unfinished files, where write_as was told
 fence: Path | None = None
+LONGEST_NAME = 255  # bytes that a disk takes as one
 # a full disk, a quota that is used up, a limit on a file's size
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -32,7 +34,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def unfinished_path(path: Path) -> Path:
-    return path.with_name(f".{path.name}{writer}.tmp")
+    name = f".{path.name}{writer}.tmp"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}{writer}.tmp"
+    return path.with_name(name)
 
 
 def write_as(name: str) -> None:
@@ -102,3 +107,8 @@ def cannot_write(folder: Path, error: OSError, needed: int | None = None) -> Use
         f"{folder}: cannot be written ({error.strerror or error}){what}. No half-written submission was left; {cure}, "
         "then run again: finished shards are kept"
     )
+
+
+def device_of(path: Path) -> int:
+    """The disk that a path lies on."""
+    return os.stat(path).st_dev

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from kernel.errors import UserError
+from kernel.models.encoders.towers import WEIGHTS
 from kernel.models.vectors import check_finite
 from kernel.pipeline.images import ImageFile, one_of_each_folder
 from kernel.pipeline.stages.batches import BatchSize, encode_files
@@ -24,7 +25,7 @@ from kernel.system.tensor_files import read_header
 from kernel.system.terminal.progress import progress_bar
 from kernel.system.work import Ends, Engine, Outcome, Share, plain
 from kernel.training.pairs import TarMember
-from kernel.training.tower.opened import Encode, NamedTower
+from kernel.training.tower.opened import BLIP2, CLIP, Encode, NamedTower
 
 SHARD = 512  # pictures
 
@@ -68,10 +69,12 @@ class Seeing:
         return [self.folder]
 
     def inputs(self) -> list[Path]:
-        """The weights, and of the pictures, which all lie together, one: one that is not seen counts as bad."""
+        """The weights, of a tower of timm its own, and of the pictures, which all lie together, one: one that is not
+        seen counts as bad."""
         assert isinstance(self.seen, NamedTower)
         first = min(self.folder.glob("[0-9]*.json"))
-        return [self.seen.weights.manifest, *one_of_each_folder(read_list(self.folder, int(first.stem)))]
+        tower = [] if self.seen.name in (CLIP, BLIP2) else [Path(self.seen.name) / WEIGHTS]
+        return [self.seen.weights.manifest, *tower, *one_of_each_folder(read_list(self.folder, int(first.stem)))]
 
     def as_json(self) -> str:
         assert isinstance(self.seen, NamedTower), "another process has no such tower at hand"

@@ -17,10 +17,20 @@ import numpy as np
 
 from kernel.banks.build import build_bank
 from kernel.banks.prompt_bank import PromptBank
-from kernel.config import CAPTIONS, DEFAULT_WEIGHTS, ENCODERS, ESTIMATES, RECIPES, BankSettings, Paths
+from kernel.config import (
+    CAPTIONS,
+    CHOICES,
+    DEFAULT_WEIGHTS,
+    ENCODERS,
+    ESTIMATES,
+    RECIPES,
+    BankSettings,
+    Paths,
+    Recipe,
+)
 from kernel.estimates import estimate
 from kernel.estimates.known import Known
-from kernel.estimates.texts import weighed_captions
+from kernel.estimates.texts import consensus, weighed_captions
 from kernel.evaluation.evaluate import bootstrap_interval, pairwise_cosine
 from kernel.miniature.world.folders import ABLATION_BANK_SEED, ABLATION_SEED, draw_folder, scenes, write_prompts
 from kernel.models.linear_head import Gram, Head, fit_head
@@ -40,6 +50,12 @@ SPLITS = 3
 SCORED, FITTED, BANK_PROMPTS, BANK_LEAST = 500, 200, 30_000, 20_000
 FOLDS = 5
 BASELINE = "baseline"
+# the other ways to weigh captions, each by the name of its row
+WEIGHTINGS = {f"captions by {way}": way for way in CHOICES["caption_weighting"] if way != "mean"}
+# other captioners of the miniature weights than the first, each by the name of its row
+CAPTIONERS = {"captions of blip": "blip", "captions of blip2 and blip": "blip2,blip"}
+SCORING = ("caption cosines", "image-text matching")  # the stages that score captions
+OF_CAPTIONS = ("captions", "estimates")  # the first words of the stages that other captioners take anew
 
 
 @dataclass(frozen=True)
@@ -112,25 +128,61 @@ def drawn(pairs: Path, prompts: list[str], weights_folder: Path, bank_folder: Pa
     """Every estimate of one draw but the encoder's, and the seed deck's own (`baseline`, joined by nothing), timed."""
     weights, device = open_weights(weights_folder), find_device("auto")
     text = RECIPES["text"]
-    content = run(replace(text, estimates={"captions": 1.0}), Paths(pairs / "images", weights_folder, pairs / "run"))
+    where = Paths(pairs / "images", weights_folder, pairs / "run")
+    content = whole_run(text, where)
     images = list_images(pairs / "images")
-    folder = RunFolder(pairs / "run", images, text.shard_images)
+    captioners = {name: captioned(replace(text, captioner=captioner), pairs, weights_folder, len(images))
+                  for name, captioner in CAPTIONERS.items()}  # fmt: skip
+    folder = RunFolder(where.run, images, text.shard_images)
     features, captions = results.read_clip(folder)[0], results.read_captions(folder)[0]
     modifiers = results.read_modifiers(folder)
     encoder = SentenceEncoder.load(weights, device)
     bank = PromptBank.open(bank_folder, weights.sha256("clip"), weights.sha256("sentences"))
     estimates = {}
     seconds = {stage: content["seconds"][stage] / len(images) for stage in ("clip", "captions")}
-    stated = [name for name in ESTIMATES if ENCODERS not in ESTIMATES[name].needs]
-    for name in (*stated, BASELINE):
+    ways = {name: (name, text) for name in ESTIMATES if ENCODERS not in ESTIMATES[name].needs}
+    ways[BASELINE] = ("prompts", RECIPES["baseline"])
+    ways |= {name: ("captions", replace(text, caption_weighting=way)) for name, way in WEIGHTINGS.items()}
+    for name, (kind, recipe) in ways.items():
+        weighing = weighed(recipe, where) if name in WEIGHTINGS else 0.0
         start = time.perf_counter()
-        recipe = RECIPES["baseline"] if name == BASELINE else text
-        said = weighed_captions(captions, None, recipe)
-        known = Known(recipe, device, encoder, bank, features, said, modifiers)
-        rows, _ = estimate("prompts" if name == BASELINE else name, known)
-        seconds[f"estimate {name}"] = (time.perf_counter() - start) / len(images)
+        scores = results.read_caption_scores(folder, recipe.caption_weighting)
+        if recipe.caption_weighting == "consensus":
+            scores = consensus(captions, encoder, recipe.text_batch)
+        said = weighed_captions(captions, scores, recipe)
+        rows, _ = estimate(kind, Known(recipe, device, encoder, bank, features, said, modifiers))
+        seconds[f"estimate {name}"] = (weighing + time.perf_counter() - start) / len(images)
         estimates[name] = unit_rows(rows)
+    for name, (rows, spent) in captioners.items():
+        estimates[name], seconds[f"estimate {name}"] = unit_rows(rows), spent
     return Draw(features, estimates, encoder.encode(prompts, text.text_batch), seconds)
+
+
+def whole_run(recipe: Recipe, where: Paths) -> dict[str, Any]:
+    """Captions by this recipe and what is made of them. Raises ValueError where a row got less than asked: a way to
+    answer that was given up must not stand in the table as one that changes nothing."""
+    content = run(replace(recipe, estimates={"captions": 1.0}), where)
+    if content["problems"]:
+        raise ValueError(f"{where.run}: {'; '.join(content['problems'])}")
+    return content
+
+
+def weighed(recipe: Recipe, where: Paths) -> float:
+    """Scores captions that are there as the recipe says, in the run folder; the seconds of that alone."""
+    seconds = whole_run(recipe, where)["seconds"]
+    return sum(seconds.get(stage, 0.0) for stage in SCORING)
+
+
+def captioned(recipe: Recipe, pairs: Path, weights_folder: Path, images: int) -> tuple[np.ndarray, float]:
+    """The estimate of captions of the recipe's captioners, and the seconds an image of these and of that.
+
+    In a run folder of their own, as captions of one captioner and of several lie in different files.
+    """
+    where = Paths(pairs / "images", weights_folder, pairs / f"run-{recipe.captioner.replace(',', '-')}")
+    content = whole_run(recipe, where)
+    own = {stage: seconds for stage, seconds in content["seconds"].items() if stage.split(" ")[0] in OF_CAPTIONS}
+    folder = RunFolder(where.run, list_images(pairs / "images"), recipe.shard_images)
+    return results.read_estimate(folder, "captions")[0], sum(own.values()) / images
 
 
 def cross_fitted(features: np.ndarray, embeddings: np.ndarray) -> tuple[Head, np.ndarray]:
@@ -161,6 +213,7 @@ def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
     """Means, intervals and seconds of every way to answer on the scored draw; what is fitted is fitted on the other."""
     ways: dict[str, tuple[list[str], np.ndarray]] = {name: ([name], np.ones(1)) for name in ESTIMATES}
     ways["prior"] = ways.pop("constant")
+    ways |= {name: ([name], np.ones(1)) for name in (*WEIGHTINGS, *CAPTIONERS)}
     for name in ESTIMATES:
         rest = [other for other in ESTIMATES if other != name]
         ways[f"text without {name}"] = (rest, best_shares(products(fit_on.rows(*rest), fit_on.truth)))
@@ -180,6 +233,8 @@ def judged(fit_on: Draw, score_on: Draw, shares: np.ndarray) -> dict[str, Any]:
         "estimates": estimates,
         "text_minus_baseline": summary(cosines["text"] - cosines[BASELINE]),
         "text_minus_shrunk_baseline": summary(cosines["text"] - cosines["baseline, shrunk"]),
+        "weighted_minus_captions": {name: summary(cosines[name] - cosines["captions"]) for name in WEIGHTINGS},
+        "captioners_minus_captions": {name: summary(cosines[name] - cosines["captions"]) for name in CAPTIONERS},
     }
 
 
@@ -191,7 +246,7 @@ def seconds_of(names: list[str], shares: np.ndarray, on: Draw) -> float:
     """Own work of the estimates with a share, and once each stage that any of them needs."""
     used = {name for name, share in zip(names, shares, strict=True) if share > 0}
     stages = {"clip"} if used != {"constant"} else set()
-    captioned = {BASELINE, *(name for name in ESTIMATES if CAPTIONS in ESTIMATES[name].needs)}
+    captioned = {BASELINE, *WEIGHTINGS, *(name for name in ESTIMATES if CAPTIONS in ESTIMATES[name].needs)}
     stages |= {"captions"} if used & captioned else set()
     return sum(on.seconds[stage] for stage in stages) + sum(on.seconds[f"estimate {name}"] for name in used)
 
@@ -249,6 +304,9 @@ def main() -> None:
             difference = split[f"text_minus_{other}"]
             low, high = difference["ci95"]
             print(f"text minus {other}: {difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
+        for name, difference in (split["weighted_minus_captions"] | split["captioners_minus_captions"]).items():
+            low, high = difference["ci95"]
+            print(f"{name} minus captions: {difference['mean']:+.4f} ({low:+.4f} to {high:+.4f})")
     low, high = content["second_draw"]["text_minus_baseline"]["ci95"]
     mean = content["second_draw"]["text_minus_baseline"]["mean"]
     print(f"\nsecond draw, shares of split 0: text minus baseline {mean:+.4f} ({low:+.4f} to {high:+.4f})")

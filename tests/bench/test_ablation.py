@@ -2,12 +2,15 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from kernel.config import ESTIMATES
-from tests.bench.ablation import FOLDS, Draw, ablation, cross_fitted, seconds_of
+from kernel.config import ESTIMATES, RECIPES, Paths
+from kernel.errors import UserError
+from kernel.models.image_text_matching import Matcher
+from tests.bench.ablation import FOLDS, Draw, ablation, cross_fitted, seconds_of, weighed
 from tests.models.test_linear_head import linear_rows, naive_ridge
 
 SMALL = {"scored": 12, "fitted": 12, "bank_prompts": 300, "bank_least": 100}
@@ -25,7 +28,11 @@ def test_every_split_has_every_way_to_answer_with_its_interval_and_seconds(made)
     assert [split["seed"] for split in content["splits"]] == [0, 1, 2]
     for split in content["splits"]:
         ways = {"prior", "baseline", "baseline, shrunk", "text", "text, published shares"}
+        ways |= {f"captions by {way}" for way in ("consensus", "clip", "itc", "itm")}
+        ways |= {"captions of blip", "captions of blip2 and blip"}
         assert ways | {f"text without {name}" for name in ESTIMATES} <= set(split["estimates"])
+        assert set(split["weighted_minus_captions"]) == {way for way in ways if way.startswith("captions by")}
+        assert set(split["captioners_minus_captions"]) == {way for way in ways if way.startswith("captions of")}
         for own in split["estimates"].values():
             assert own["ci95"][0] <= own["mean"] <= own["ci95"][1]
             assert own["seconds_per_image"] >= 0
@@ -49,6 +56,24 @@ def test_no_scored_or_fitted_prompt_is_in_the_bank(made):
     for path in out.glob("*/prompts.csv"):
         with path.open(newline="") as file:
             assert not held & {row["prompt"] for row in csv.DictReader(file)}
+
+
+def test_a_weighting_that_was_given_up_is_no_row_of_the_table(image_folder, weights_folder, tmp_path, monkeypatch):
+    def refuse(cls, *given):
+        raise UserError("no such model today")
+
+    monkeypatch.setattr(Matcher, "load", classmethod(refuse))
+    with pytest.raises(ValueError, match="image-text matching was given up .*no such model today"):
+        weighed(
+            replace(RECIPES["text"], caption_weighting="itm"), Paths(image_folder, weights_folder, tmp_path / "run")
+        )
+
+
+def test_seconds_of_a_weighting_are_those_of_its_scores_alone(image_folder, weights_folder, tmp_path):
+    where = Paths(image_folder, weights_folder, tmp_path / "run")
+    spent = weighed(replace(RECIPES["text"], caption_weighting="itm"), where)
+    assert spent == json.loads((where.run / "run.json").read_text())["seconds"]["image-text matching"]
+    assert weighed(replace(RECIPES["text"], caption_weighting="consensus"), where) == 0
 
 
 def test_a_stage_that_estimates_share_is_counted_once():

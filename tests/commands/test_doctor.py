@@ -48,7 +48,7 @@ def test_what_is_whole_is_ok_and_a_run_can_start(weights_folder, capsys):
     assert all(line.split()[0] in (OK, MISSING, WRONG) for line in lines[:-1])
     assert lines[-1] == "a run can start"
     of_run = {"python", *DECLARED, "device", "weights", "weights, clip", "weights, blip2", "weights, blip",
-              "weights, sentences", "recipe", "disk"}  # fmt: skip
+              "weights, matching", "weights, sentences", "recipe", "disk"}  # fmt: skip
     found = examine(weights_folder)
     assert {own.name for own in found if own.needed} == of_run
     assert {name for name, state in states(found).items() if state == OK} >= of_run

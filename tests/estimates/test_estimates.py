@@ -150,7 +150,7 @@ def test_what_the_folder_holds_is_read_once_for_all_estimates(finished, weights,
     asked: Counter[str] = Counter()
     for name in ("read_clip", "read_captions", "read_modifiers"):
         really = getattr(results, name)
-        monkeypatch.setattr(results, name, lambda own, name=name, really=really: asked.update([name]) or really(own))
+        monkeypatch.setattr(results, name, lambda *own, name=name, really=really: asked.update([name]) or really(*own))
     stage = EstimatesStage.load(job, cpu)
     for item in range(len(FAST.shared)):
         for _ in stage.make(item, Share(len(folder.images), Deadline())):

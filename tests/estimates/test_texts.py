@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from kernel.config import Recipe
 from kernel.estimates import estimate, estimating
 from kernel.estimates.known import Known, Said
-from kernel.estimates.texts import compose, modifier_line, weighed_captions
+from kernel.estimates.texts import compose, consensus, modifier_line, together, weighed_captions
 from kernel.models.sentences import SentenceEncoder
 
 DECK = Recipe()
@@ -110,6 +110,28 @@ def test_captions_count_by_their_cosine_with_the_image():
     assert said.weights == pytest.approx([np.exp(-1), 1])
 
 
+def test_captions_count_by_the_probability_that_they_match():
+    (said,) = weighed_captions([["a", "b"]], [[0.0, 800.0]], replace(RECIPE, caption_weighting="itm"))
+    assert said.weights == pytest.approx([0.5, 1])
+    (said,) = weighed_captions([["a", "b"]], [[-800.0, -801.0]], replace(RECIPE, caption_weighting="itm"))
+    assert said.weights == pytest.approx([1, np.exp(-1)])
+
+
+def test_captions_are_compared_with_the_image_s_others(known_of):
+    encoder = known_of([], []).encoder
+    fish, cat = encoder.encode(["a fish", "a cat"], 8)
+    near = float(fish @ cat)
+    found = consensus([["a fish", "a fish", "a cat"], [], ["a hill"]], encoder, 8)
+    assert found == [pytest.approx([(1 + near) / 2, (1 + near) / 2, near], abs=1e-6), [], pytest.approx([0], abs=1e-6)]
+
+
+def test_many_images_are_compared_part_by_part(known_of, monkeypatch):
+    encoder, said = known_of([], []).encoder, [["a fish", "a cat"], ["a hill", "a fish", "a cat"]]
+    whole = consensus(said, encoder, 8)
+    monkeypatch.setattr("kernel.estimates.texts.IMAGES", 1)
+    assert [pytest.approx(own, abs=1e-6) for own in whole] == consensus(said, encoder, 8)
+
+
 @pytest.mark.parametrize("cosines", [None, [[0.3, 0.4, 0.3]]])
 def test_of_equal_captions_one_counts_where_the_recipe_says_so(cosines):
     (said,) = weighed_captions([["a", "b", "a"]], cosines, replace(RECIPE, distinct_captions=True))
@@ -152,3 +174,19 @@ def test_texts_of_many_images_are_embedded_part_by_part(known_of, monkeypatch):
     np.testing.assert_array_equal(same, usable)
     np.testing.assert_allclose(in_parts, rows, atol=1e-6)
     assert usable.tolist() == [False, True, True, False, True, True, False]
+
+
+def test_several_captioners_count_by_their_shares_however_many_captions_each_has():
+    by = {"blip2": [Said(["a", "b"], [1.0, 3.0])], "coca": [Said(["c"], [0.2])]}
+    assert together(by, {}) == [Said(["a", "b", "c"], [0.25, 0.75, 1.0])]
+    assert together(by, {"blip2": 0.8, "coca": 0.2}) == [Said(["a", "b", "c"], pytest.approx([0.2, 0.6, 0.2]))]
+
+
+def test_who_says_nothing_of_an_image_leaves_it_to_the_others():
+    by = {"blip2": [Said([], []), Said([], [])], "coca": [Said(["c", "d"], [1.0, 1.0]), Said([], [])]}
+    assert together(by, {"blip2": 0.8, "coca": 0.2}) == [Said(["c", "d"], [0.1, 0.1]), Said([], [])]
+
+
+def test_a_single_captioner_s_captions_stay_as_they_are():
+    said = [Said(["a", "b"], [1.0, 3.0]), Said([], [])]
+    assert together({"": said}, {}) is said

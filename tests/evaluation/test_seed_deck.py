@@ -259,6 +259,11 @@ def test_a_run_with_another_recipe_is_refused_with_the_setting(written, changes)
     assert f"its recipe has {name}=" in refusal(written(recipe=replace(Recipe(), **changes)))
 
 
+def test_a_run_of_several_captioners_is_refused_also_where_but_one_of_them_spoke(written):
+    run = written(recipe=replace(Recipe(), captioner="blip2,coca"))
+    assert "its recipe has captioner=blip2,coca, the deck had one alone. Run with --recipe baseline" in refusal(run)
+
+
 @pytest.mark.parametrize("changes", [{"separator": ", "}, {"normalise": False}, {"clip_batch": 1}])
 def test_a_setting_that_changes_no_word_is_no_hindrance(written, changes):
     assert reason_against(finished_run(written(recipe=replace(Recipe(), **changes)))) is None

@@ -8,6 +8,7 @@ from kernel.banks.word_banks import read_phrases
 from kernel.config import RECIPES
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
+from kernel.models.image_text_matching import Matcher
 from kernel.models.sentences import SentenceEncoder
 from tests.gpu.rounding import COSINE, RELATIVE_ERROR
 
@@ -43,6 +44,14 @@ def test_clip_reads_the_same_in_texts(clips, texts):
 def test_sentences_stay_float32(weights, cuda, cpu, texts):
     on_gpu, on_cpu = (SentenceEncoder.load(weights, device).encode(texts, 16) for device in (cuda, cpu))
     np.testing.assert_allclose(on_gpu, on_cpu, atol=1e-4)
+
+
+@pytest.mark.parametrize("head", ["itm", "itc"])
+def test_image_text_matching_scores_the_same(weights, cuda, cpu, pictures, drawn, head):
+    captions = [[drawn[0][1].caption, scene.caption] for _, scene in drawn]
+    half, full = (np.array(Matcher.load(weights, own).scores(pictures, captions, head)) for own in (cuda, cpu))
+    # cosines lie within 1 and -1, log odds of what was learned far outside
+    np.testing.assert_allclose(half, full, atol=RELATIVE_ERROR * max(1.0, float(np.abs(full).max())))
 
 
 @pytest.fixture(scope="module", params=["blip", "blip2"])

@@ -15,6 +15,8 @@ ALL = {"mediums": ["a photo"], "artists": ["by Ann"], "trendings": ["flickr"], "
         ("a fox", {"artists": ["by Ann"], "flavors": ["fog"]}, "a fox, by Ann, fog"),
         ("a fox", {"pets": ["a cat"], **ALL}, "a fox, a photo by Ann, flickr, dada, a cat, fog, dusk"),
         ("a fox", {}, "a fox"),
+        ("", ALL, "a photo by Ann, flickr, dada, fog, dusk"),
+        ("", {"flavors": ["fog"]}, "fog"),
     ],
 )
 def test_the_classic_order(caption, terms, expected):

@@ -4,8 +4,9 @@ import pytest
 from kernel.banks.word_banks import Phrases, rank
 from kernel.errors import UserError
 from kernel.interrogator import terms
+from kernel.interrogator.bans import allowed
 from kernel.interrogator.request import Request
-from kernel.interrogator.terms import TermTable, allowed, chosen_banks
+from kernel.interrogator.terms import TermTable, chosen_banks
 
 
 @pytest.fixture

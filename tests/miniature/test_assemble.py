@@ -8,7 +8,7 @@ from kernel.models.weights_folder import open_weights
 
 def test_the_assembled_folder_is_complete_by_its_own_manifest(weights):
     assert weights.captioners[0] == "blip2"
-    assert set(weights.models) == {"clip", "sentences", *weights.captioners}
+    assert set(weights.models) == {"clip", "matching", "sentences", *weights.captioners}
 
 
 def test_captioners_hold_clips_vision_tower(weights):

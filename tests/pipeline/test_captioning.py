@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +13,7 @@ from kernel.config import DEFAULT_WEIGHTS
 from kernel.errors import UserError
 from kernel.interrogator.request import Request
 from kernel.models.clip import clip_tokenizer
+from kernel.models.weights_folder import write_manifest
 from kernel.pipeline.captioning import describe_into
 from kernel.sidecars.asked import Sidecars
 from kernel.sidecars.journal import NAME
@@ -93,6 +96,18 @@ def test_a_caption_too_long_for_the_tokens_is_told(here, image_folder, capsys):
     assert read_txt(image_folder / "a.txt") == [f"{record}, {record}"]
 
 
+def test_a_tokenizer_that_does_not_load_is_one_line_before_the_first_image(here, image_folder, capsys, weights):
+    own = Path(shutil.copytree(weights.folder, here / "own"))
+    config = own / "clip" / "open_clip_config.json"
+    content = json.loads(config.read_text())
+    content["model_cfg"]["text_cfg"]["hf_tokenizer_name"] = str(here / "build")  # where none is
+    config.write_text(json.dumps(content))
+    write_manifest(own, weights.models, weights.captioners)
+    assert main(["describe", "images", "--write", "txt", "--max-tokens", "9", "--weights", str(own)]) == 1
+    assert f"error: {own / 'clip'}: open_clip cannot load it" in capsys.readouterr().err
+    assert len(list(image_folder.iterdir())) == 6
+
+
 def test_a_bad_image_has_no_caption_and_the_others_have(here, image_folder, capsys):
     (image_folder / "c.png").write_bytes(b"no image")
     assert main(["describe", "images", "--write", "txt"]) == 1
@@ -111,6 +126,19 @@ def test_two_pictures_of_one_name_would_share_a_txt(here, image_folder, capsys):
     assert described(capsys, "images", "--write", "csv") == ["7 captions written, 0 kept as they were"]
 
 
+@pytest.mark.parametrize("names", [("a.png", "a.png_original"), ("f.one", "f.two")])
+def test_what_is_a_picture_by_its_content_alone_would_share_a_txt_too(here, image_folder, capsys, names):
+    picture = (image_folder / "a.png").read_bytes()
+    for path in image_folder.glob("[bf].png"):
+        path.unlink()
+    for name in names:
+        (image_folder / name).write_bytes(picture)
+    (image_folder / "c.txt").write_text("by hand\n")  # is no picture
+    assert main(["describe", "images/*", "--write", "txt"]) == 1
+    assert f"images: {' and '.join(names)} would share {names[0][0]}.txt; one" in capsys.readouterr().err
+    assert sorted(path.name for path in image_folder.glob("*.txt")) == ["c.txt"]
+
+
 def test_what_was_made_is_kept_where_the_disk_refuses_the_rest(here, image_folder, capsys, monkeypatch):
     def write(path, data):
         raise OSError(28, "No space left on device")
@@ -123,6 +151,18 @@ def test_what_was_made_is_kept_where_the_disk_refuses_the_rest(here, image_folde
     monkeypatch.setattr("kernel.pipeline.captioning.describe_files", None)
     assert described(capsys, "images", "--write", "jsonl") == ["6 captions written, 0 kept as they were"]
     assert len((image_folder / "metadata.jsonl").read_text().splitlines()) == 6
+
+
+def test_where_the_disk_takes_no_caption_at_all_the_way_on_is_told(here, image_folder, capsys, monkeypatch):
+    def write(path, data):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kernel.sidecars.txt.write_whole", write)
+        assert main(["describe", "images", "--write", "txt"]) == 1
+        said = "images: cannot be written (No space left on device); free space"
+        assert said in capsys.readouterr().err
+    assert described(capsys, "images", "--write", "txt") == ["6 captions written, 0 kept as they were"]
 
 
 def test_a_command_that_fails_midway_has_written_what_it_made_and_goes_on(here, image_folder, capsys, monkeypatch):

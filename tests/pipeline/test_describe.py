@@ -11,6 +11,8 @@ from kernel.banks.word_banks import read_phrases
 from kernel.commands.describe import own_words
 from kernel.config import Recipe
 from kernel.errors import UserError
+from kernel.models.captioners.asked.florence2 import FLORENCE2
+from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
 from kernel.pipeline.describe import CAPTIONS, found
@@ -148,6 +150,20 @@ def test_a_captioner_that_fails_on_everything_hands_over_to_the_next(here, image
     assert "captioner blip2 was given up" in capsys.readouterr().err
 
 
+def test_a_captioner_that_is_asked_in_words_may_say_more_than_another(here, image_folder, monkeypatch):
+    begin, lengths = CaptionsStage.__init__, []
+
+    def told(self, job, device, name):
+        lengths.append((name, job.recipe.max_length))
+        begin(self, job, device, name)
+
+    monkeypatch.setattr(CaptionsStage, "__init__", told)
+    monkeypatch.setattr(BLIP2, "longest_sentence", FLORENCE2.longest_sentence)
+    for captioner in ("blip2", "blip"):
+        kernel.describe("images/a.png", captioner=captioner)
+    assert lengths == [("blip2", 77), ("blip", CAPTIONS["max_length"])]
+
+
 def test_without_any_captioner_every_image_says_so(here, image_folder, monkeypatch):
     def load(*arguments):
         raise UserError("broken")
@@ -155,6 +171,55 @@ def test_without_any_captioner_every_image_says_so(here, image_folder, monkeypat
     monkeypatch.setattr("kernel.pipeline.stages.captions.load_captioner", load)
     records = kernel.describe(image_folder)
     assert len(records) == 6 and all("no captioner could be used (blip2: " in record["error"] for record in records)
+
+
+@pytest.mark.parametrize("names", [("blip2", "blip"), ("blip", "blip2")])  # of one who wins always, last and first
+@pytest.mark.parametrize("mode", ["classic", "fast", "best"])
+def test_of_several_captioners_the_prompt_nearest_to_the_image_is_taken(here, image_folder, mode, names):
+    both, first, second = (kernel.describe(image_folder, mode, captioner=name) for name in (",".join(names), *names))
+    told_apart = 0
+    for record, *alone in zip(both, first, second, strict=True):
+        assert record.pop("captions") == {name: own["caption"] for name, own in zip(names, alone, strict=True)}
+        nearer = max(alone, key=lambda own: own["similarity"])
+        assert record["similarity"] == pytest.approx(nearer["similarity"], abs=1e-5)
+        assert (record["prompt"], record["caption"]) in [(own["prompt"], own["caption"]) for own in alone]
+        if abs(alone[0]["similarity"] - alone[1]["similarity"]) > 1e-4:
+            assert record["prompt"] == nearer["prompt"] and list(record) == list(nearer)
+            told_apart += 1
+    assert told_apart
+
+
+def test_of_several_captioners_one_that_fails_is_left_out_and_told(here, image_folder, monkeypatch, capsys):
+    loaded = load_captioner
+    expected = kernel.describe(image_folder, captioner="blip")
+
+    def load(weights, name, device):
+        if name == "blip2":
+            raise UserError("broken")
+        return loaded(weights, name, device)
+
+    monkeypatch.setattr("kernel.pipeline.stages.captions.load_captioner", load)
+    records = kernel.describe(image_folder, captioner="blip2,blip")
+    assert "captioner blip2 was given up (UserError: broken)" in capsys.readouterr().err
+    for record, alone in zip(records, expected, strict=True):
+        assert record == {**alone, "similarity": record["similarity"], "captions": {"blip": alone["caption"]}} | {
+            "parts": record["parts"]
+        }
+
+
+def test_where_each_of_several_captioners_fails_every_image_says_so(here, image_folder, monkeypatch):
+    def load(*arguments):
+        raise UserError("broken")
+
+    monkeypatch.setattr("kernel.pipeline.stages.captions.load_captioner", load)
+    for record in kernel.describe(image_folder, captioner="blip2,blip"):
+        assert all(f"no captioner could be used ({name}: " in record["error"] for name in ("blip2", "blip"))
+
+
+def test_a_mode_without_captions_takes_none_of_several_captioners(here, image_folder):
+    assert kernel.describe(image_folder, "negative", captioner="blip2,blip") == kernel.describe(
+        image_folder, "negative"
+    )
 
 
 def test_clip_that_cannot_be_used_is_told(here, image_folder, monkeypatch):
@@ -175,6 +240,8 @@ def test_clip_that_cannot_be_used_is_told(here, image_folder, monkeypatch):
         (["empty"], "empty: no images found"),
         (["*.gif"], "*.gif: no file fits this pattern"),
         (["images", "--captioner", "git"], "holds no captioner 'git'"),
+        (["images", "--captioner", "blip,git"], "holds no captioner 'git'"),
+        (["images", "--captioner", "blip,blip"], "captioner=blip,blip names 'blip' more than once"),
     ],
 )
 def test_what_is_wrong_is_told_before_the_first_image(here, image_folder, capsys, arguments, said):

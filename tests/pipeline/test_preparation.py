@@ -22,7 +22,7 @@ def tree(folder: Path) -> set[str]:
 @pytest.mark.parametrize("name", ["run", "deep/er/run"])
 def test_a_new_folder_is_made_with_its_stages_and_its_record(tmp_path, name):
     opened(tmp_path / name)
-    assert tree(tmp_path / name) == {"clip", "encoders", "captions", "cosines", "estimates", "run.json"}
+    assert tree(tmp_path / name) == {"clip", "encoders", "captions", "cosines", "matching", "estimates", "run.json"}
 
 
 def test_an_empty_folder_is_a_new_run(tmp_path):
@@ -70,7 +70,7 @@ def test_a_changed_run_removes_the_outputs_of_the_changed_stages_alone(tmp_path)
     (tmp_path / "submission.csv").write_text("older")
     again = opened(tmp_path, FEWER_BEAMS)
     kept = {"clip/00000.safetensors", "clip/00000.safetensors.sha256"}
-    assert tree(tmp_path) == {"clip", *kept, "encoders", "captions", "cosines", "estimates", "run.json"}
+    assert tree(tmp_path) == {"clip", *kept, "encoders", "captions", "cosines", "matching", "estimates", "run.json"}
     assert again.has_shard(results.CLIP, 0)
 
 

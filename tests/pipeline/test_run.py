@@ -32,8 +32,8 @@ from tests.conftest import ROOT
 FAST = replace(RECIPES["baseline"], num_beams=2, captions_per_image=2, shard_images=2)
 
 
-SHORTFALL = ("bad_images", "no_features", "no_encoder", "caption_failures", "fallback_captions", "fewer_captions",
-             "no_captions", "degraded_rows")  # fmt: skip
+SHORTFALL = ("bad_images", "no_features", "no_encoder", "caption_failures", "fallback_captions", "lacking_captioners",
+             "fewer_captions", "unweighed_captions", "no_captions", "degraded_rows")  # fmt: skip
 
 
 def paths(tmp_path, weights_folder, name="run") -> Paths:
@@ -192,7 +192,7 @@ def test_a_changed_recipe_makes_the_stages_again_that_depend_on_the_change(
     assert (where.run / "submission.csv").read_bytes() != first
     assert (where.run / "captions" / "00000.json").stat().st_mtime_ns == captioned
     run(replace(FAST, modifiers={"mediums": 2}, max_length=10), where)
-    expected = "max_length, recipe changed since the last run: captions, cosines, estimates made again"
+    expected = "max_length, recipe changed since the last run: captions, cosines, matching, estimates made again"
     assert expected in capsys.readouterr().err
     assert (where.run / "captions" / "00000.json").stat().st_mtime_ns != captioned
 

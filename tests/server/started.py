@@ -32,14 +32,15 @@ class Started:
 
 @contextmanager
 def started(weights: Path, folder: Path, *options: str, **environment: str) -> Iterator[Started]:
-    """Runs in `folder`, in which its temporary files lie too. Ended by SIGKILL where the test has not ended it."""
+    """Runs in `folder`, in which its temporary files lie too, and in a session of its own, as from a terminal. Ended by
+    SIGKILL where the test has not ended it."""
     notes, scratch = folder / "stderr", folder / "tmp"
     scratch.mkdir()
     with notes.open("w") as stderr:
         process = subprocess.Popen(
             [sys.executable, "-m", "kernel", "serve", "--port", "0", "--weights", str(weights), "--device", "cpu",
              "--features", str(folder / "features"), *options],
-            cwd=folder, stdout=subprocess.PIPE, stderr=stderr, text=True,
+            cwd=folder, stdout=subprocess.PIPE, stderr=stderr, text=True, start_new_session=True,
             env={**child_environment(), "TMPDIR": str(scratch), **environment},
         )  # fmt: skip
     with process:

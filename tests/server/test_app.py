@@ -1,9 +1,16 @@
 """The API on the miniature models: what it answers, and its words where it cannot."""
 
+import errno
+import os
+import shutil
+import stat
 import zipfile
 from io import BytesIO
+from pathlib import Path
+from tempfile import SpooledTemporaryFile
 
 import pytest
+from fastapi import UploadFile
 from PIL import Image
 
 import kernel
@@ -128,13 +135,58 @@ def test_no_text_of_a_zip_takes_another_s_place_or_lies_outside(client):
         ("..", "5"),
         ("c:\\d.png", "6"),
         ("", "7"),
+        ("A.png", "8"),
     ]
     found = zipped(client, *texts)
-    assert sorted(text.strip() for text in found.values()) == list("1234567")
+    assert sorted(text.strip() for text in found.values()) == list("12345678")
+    assert len({name.casefold() for name in found}) == 8  # where upper and lower case are one too
     assert not any("/" in name or "\\" in name for name in found)
+
+
+def test_many_texts_of_one_name_are_numbered(client):
+    found = zipped(client, *(("image.png", str(number)) for number in range(5000)))
+    assert list(found)[:4] == ["image.txt", "image.png.txt", "image-2.txt", "image-3.txt"]
+    assert list(found.values()) == [f"{number}\n" for number in range(5000)]
 
 
 def test_uploads_are_gone_after_the_answer(client, pictures):
     scratch = client.app.application.state.scratch
     described(client, pictures[:2], mode="negative", top=1)
     assert scratch.is_dir() and list(scratch.iterdir()) == []
+
+
+def test_a_temporary_folder_that_the_system_cleared_is_made_anew(client, pictures):
+    scratch = client.app.application.state.scratch
+    shutil.rmtree(scratch)
+    assert described(client, pictures[:1], mode="negative", top=1)[0]["prompt"]
+    assert stat.S_IMODE(scratch.stat().st_mode) == 0o700
+
+
+def test_a_folder_of_another_user_in_its_place_is_refused_with_words(client, pictures, monkeypatch):
+    another = os.getuid() + 1
+    monkeypatch.setattr(os, "getuid", lambda: another)
+    answer = client.post("/describe", files=parts(pictures[:1]))
+    assert answer.status_code == 503 and "it belongs to another user" in answer.json()["error"]
+
+
+def full(*given):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_told_with_words(client, pictures, monkeypatch):
+    monkeypatch.setattr(app, "saved", full)
+    answer = client.post("/describe", files=parts(pictures[:1]))
+    assert answer.status_code == 503 and "No space left on device" in answer.json()["error"]
+
+
+def test_a_disk_that_fills_up_while_a_form_is_read_is_told_with_words(client, pictures, monkeypatch):
+    monkeypatch.setattr(SpooledTemporaryFile, "write", full)
+    answer = client.post("/describe", files=parts(pictures[:1]))
+    assert answer.status_code == 503 and "No space left on device" in answer.json()["error"]
+
+
+def test_what_waits_lies_on_the_disk_once(tmp_path):
+    uploads = {number: UploadFile(BytesIO(bytes([number]))) for number in range(3)}
+    files = app.saved(tmp_path, uploads)
+    assert [Path(files[number]).read_bytes() for number in range(3)] == [b"\0", b"\1", b"\2"]
+    assert all(upload.file.closed for upload in uploads.values())

@@ -94,6 +94,13 @@ def test_behind_a_proxy_its_name_may_be_the_page_s():
     assert asked(Rules(frozenset({"proxy.example"})), "POST", origin="https://proxy.example")[0] == 200
 
 
+def test_by_the_machine_s_own_name_only_its_own_page_can_send_anything():
+    rules = Rules(machine="box.lan")
+    assert asked(rules, "POST", host="box.lan:8765", origin="http://box.lan:8765")[0] == 200
+    assert asked(rules, "POST", host="box.lan:8765", origin="http://box.lan:3000")[0] == 403
+    assert asked(Rules(), host="")[0] == 403  # no name is no machine's
+
+
 def basic(user: str, password: str) -> str:
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
 

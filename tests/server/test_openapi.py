@@ -34,6 +34,6 @@ def test_the_api_answers_as_it_is_described(schema, path, method, generation):
     @given(case=schema[path][method].as_strategy(generation_mode=generation))
     @settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     def answers(case):
-        case.call_and_validate(excluded_checks=NOT_OF_FORMS if path == "/describe" else [])
+        case.call_and_validate(timeout=300, excluded_checks=NOT_OF_FORMS if path == "/describe" else [])
 
     answers()

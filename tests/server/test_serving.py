@@ -1,5 +1,6 @@
 """The command as a process: what it imports, whom it talks to, how it ends, and what it refuses to begin."""
 
+import codecs
 import json
 import os
 import re
@@ -17,6 +18,7 @@ import pytest
 
 import kernel
 from kernel.__main__ import main
+from kernel.server.serving import read_password
 from tests.conftest import ROOT
 from tests.processes import alive, children
 from tests.server.started import started
@@ -74,28 +76,28 @@ def test_it_listens_on_loopback_alone_and_talks_to_nobody(server):
     assert all(remote.startswith(("0100007F", "00000000")) for _, remote in found), found
 
 
+def tracer_of(pid: int) -> int:
+    found = re.search(r"TracerPid:\s+(\d+)", Path(f"/proc/{pid}/status").read_text())
+    assert found
+    return int(found[1])
+
+
 def test_no_connection_leaves_the_machine_from_the_start_to_the_answer(weights_folder, tmp_path, pictures):
     if shutil.which("strace") is None:
         pytest.skip("strace, which tells every connection of a process, is not installed")
     with started(weights_folder.resolve(), tmp_path) as server:
         trace = tmp_path / "trace"
-        follow = [
-            "strace",
-            "-f",
-            "-qq",
-            "-e",
-            "trace=connect,sendto,bind",
-            "-o",
-            str(trace),
-            "-p",
-            str(server.process.pid),
-        ]
-        tracer = subprocess.Popen(follow, stderr=subprocess.PIPE)
-        while not trace.exists():
+        watched = "trace=connect,sendto,bind,execve"
+        follow = ["strace", "-f", "-qq", "-e", watched, "-o", str(trace), "-p", str(server.process.pid)]
+        tracer = subprocess.Popen(follow, stderr=subprocess.PIPE, text=True)
+        while tracer_of(server.process.pid) != tracer.pid:
+            if tracer.poll() is not None:
+                pytest.skip(f"strace may not follow a process here: {tracer.communicate()[1].strip()}")
             time.sleep(0.05)
         assert posted(server.address, pictures[0][1], mode="negative", top="1")[0]["prompt"]
         tracer.terminate()
-        tracer.wait()
+        tracer.communicate()
+    assert "execve(" in trace.read_text()  # it saw the worker begin
     calls = re.findall(r'AF_INET6?.*?inet_(?:addr|pton)\((?:AF_INET6, )?"([^"]+)"', trace.read_text())
     assert set(calls) <= {"127.0.0.1", "::1"}
 
@@ -112,14 +114,20 @@ def test_the_server_itself_imports_no_model_library():
 
 def ended(pid: int) -> bool:
     """Waits for what the system still cleans up."""
-    for _ in range(100):
+    for _ in range(600):  # while it still imports it sees nothing of its parent
         if not alive(pid):
             return True
         time.sleep(0.1)
     return False
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9)])
+HUNG_UP = pytest.param(  # a terminal that was closed
+    signal.SIGHUP, -signal.SIGHUP,
+    marks=pytest.mark.skipif(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN, reason="hang-ups are ignored (nohup)"),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGINT, 0), (signal.SIGTERM, 0), (signal.SIGKILL, -9), HUNG_UP])
 def test_however_it_ends_its_worker_ends_and_no_upload_is_left(weights_folder, tmp_path, pictures, number, code):
     with started(weights_folder.resolve(), tmp_path) as server:
         connection = socket.create_connection(("127.0.0.1", int(server.address.rpartition(":")[2])))
@@ -133,7 +141,7 @@ def test_however_it_ends_its_worker_ends_and_no_upload_is_left(weights_folder, t
         connection.sendall(f"{head}content-type: multipart/form-data; boundary=b\r\n\r\n".encode() + form)
         while not (found := children(server.process.pid)):  # it was asked, and begins to load
             time.sleep(0.05)
-        server.process.send_signal(number)
+        os.killpg(server.process.pid, number)  # all that a terminal would signal
         assert server.process.wait(timeout=60) == code
         connection.close()
         assert ended(found[0])
@@ -155,6 +163,7 @@ def test_however_it_ends_its_worker_ends_and_no_upload_is_left(weights_folder, t
         (["--host", "box.lan"], "--host box.lan: expected an IP address of this machine"),
         (["--host", "0.0.0.0", "--password-file", "short"], "the password has 5 characters; expected 8 or more"),
         (["--password-file", "none"], "none: the password cannot be read (No such file or directory)"),
+        (["--device", "gpu"], "--device gpu: unknown device; expected auto, cpu, cuda or cuda:N"),
         (["--weights", "none"], "none/manifest.json: not found"),
         (["--port", "70000"], "127.0.0.1:70000: cannot be listened on"),
         (["--port", "TAKEN"], "cannot be listened on (Address already in use"),
@@ -175,6 +184,11 @@ def test_without_its_packages_it_says_what_to_install(weights_folder, monkeypatc
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     assert main(["serve", "--weights", str(weights_folder)]) == 1
     assert "pip install 'image-to-prompts-kernel[serve]'" in capsys.readouterr().err
+
+
+def test_a_password_file_may_begin_with_the_mark_that_windows_writes(tmp_path):
+    (tmp_path / "password").write_bytes(codecs.BOM_UTF8 + b"a long password\r\n")
+    assert read_password(tmp_path / "password") == "a long password"
 
 
 def test_other_machines_are_let_in_by_the_password_alone(weights_folder, tmp_path):

@@ -56,3 +56,15 @@ def test_a_file_whose_rows_would_be_lost_is_refused(tmp_path, content, said):
 
 def test_names_and_prompts_alone_become_rows():
     assert csv_bytes([("a.png", "a fox, fog")]) == b'filename,prompt\na.png,"a fox, fog"\n'
+
+
+def test_a_cell_with_a_lone_carriage_return_stays_one(tmp_path):
+    images, out = pictures(tmp_path, "ab"), tmp_path / "batch.csv"
+    out.write_bytes(b'filename,prompt\nz.png,"one\rtwo"\na.png,"old\r"\n')
+    for _ in range(2):  # what is written is read again
+        writer = writer_on(tmp_path, images, "csv", out=str(out))
+        for image in writer.left:
+            writer.tell(record_of(image, "a fox", ()))
+        writer.finish()
+    rows = [["filename", "prompt"], ["z.png", "one\rtwo"], ["a.png", "old\r"], ["b.png", "a fox"]]
+    assert rows_of(out) == rows

@@ -9,10 +9,11 @@ from io import FileIO
 import pytest
 
 from kernel.errors import UserError
+from kernel.sidecars.asked import Sidecars
 from kernel.sidecars.journal import NAME
 from kernel.sidecars.tables import FEWEST
 from kernel.sidecars.txt import read_txt, txt_path
-from kernel.sidecars.writer import home_of
+from kernel.sidecars.writer import Writer, home_of
 from tests.sidecars.records import killed, pictures, record_of, writer_on
 
 NEW = "a fox, fog, ink"
@@ -131,6 +132,19 @@ def test_a_caption_that_was_corrected_after_the_kill_stays(tmp_path, existing):
     assert writer.changed == ([images[1]] if existing == "overwrite" else [])
 
 
+def test_a_caption_that_was_corrected_after_the_kill_stays_though_the_next_command_ended_early_too(tmp_path):
+    (image,) = pictures(tmp_path, "a")
+    txt_path(image).write_text("old\n")
+    killed(writer_on(tmp_path, [image], existing="overwrite"))
+    txt_path(image).write_text("by hand\n")
+    for _ in range(2):
+        writer = writer_on(tmp_path, [image], existing="overwrite")
+        writer.stop()  # before its first record
+    writer = writer_on(tmp_path, [image], existing="overwrite")
+    write_all(writer)
+    assert read_txt(txt_path(image)) == ["by hand"] and writer.changed == [image]
+
+
 def test_a_caption_that_was_set_back_after_the_kill_stays(tmp_path):
     (image,) = pictures(tmp_path, "a")
     txt_path(image).write_text("old\n")
@@ -189,7 +203,7 @@ def test_a_command_with_other_options_is_refused_until_the_interrupted_one_is_do
         with pytest.raises(UserError) as refused:
             writer_on(tmp_path, images, **settings)
         assert f"interrupted here ({said})" in str(refused.value)
-        assert f"remove {tmp_path / NAME} to give it up" in str(refused.value)
+        assert f"remove {tmp_path / NAME} to give it up, and {NAME} in each other folder" in str(refused.value)
     (tmp_path / NAME).unlink()
     write_all(writer_on(tmp_path, images, existing="prepend"))
 
@@ -208,6 +222,55 @@ def test_two_commands_at_once_are_refused(tmp_path):
     with pytest.raises(UserError, match="another describe --write is at work here"):
         writer_on(tmp_path, images, existing="append")
     write_all(writer)
+
+
+def test_where_what_was_made_cannot_be_written_another_command_can_begin_in_this_process(tmp_path, monkeypatch):
+    images = pictures(tmp_path)
+    killed(writer_on(tmp_path, images))
+
+    def refused(files, changes):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kernel.sidecars.txt.TextFiles.write", refused)
+        with pytest.raises(UserError, match="No space left on device") as kept:
+            writer_on(tmp_path, images)
+    assert write_all(writer_on(tmp_path, images)) == "3 captions written, 0 kept as they were"
+    assert kept.tb is not None  # as a notebook keeps it, and with it all that the command held
+
+
+def test_a_picture_in_a_folder_that_is_not_there_is_one_without_a_caption(tmp_path):
+    images = [*pictures(tmp_path / "x", "a"), tmp_path / "z" / "b.png"]
+    writer = Writer(Sidecars("txt"), [str(image) for image in images[::-1]], images[::-1], {})
+    writer.tell({"image": str(images[1]), "mode": "fast", "error": "no such file"})
+    writer.tell(record_of(images[0]))
+    assert writer.finish() == "1 captions written, 0 kept as they were, 1 images without one"
+    assert read_txt(txt_path(images[0])) == [NEW] and not list(tmp_path.rglob(NAME))
+    with pytest.raises(UserError, match="z: no such folder"):
+        Writer(Sidecars("txt"), [str(images[1])], images[1:], {})
+
+
+def test_where_one_folder_cannot_be_written_it_is_named_and_nothing_is_left(tmp_path, monkeypatch):
+    images = pictures(tmp_path / "x") + pictures(tmp_path / "x" / "y", "d") + pictures(tmp_path / "x" / "z", "e")
+
+    def write(path, data):
+        if path.parent.name == "z":
+            raise OSError(13, "Permission denied")
+        path.write_bytes(data)
+
+    monkeypatch.setattr("kernel.sidecars.journal.write_whole", write)
+    with pytest.raises(UserError, match=r"cannot be written \(.*/x/z: Permission denied\)"):
+        writer_on(tmp_path / "x", images)
+    assert not list(tmp_path.rglob(NAME))
+
+
+def test_a_command_with_other_options_is_not_told_to_remove_the_journal_of_one_at_work(tmp_path):
+    images = pictures(tmp_path / "x") + pictures(tmp_path / "x" / "y", "d")
+    writer = writer_on(tmp_path / "x", images, existing="append")
+    for folder, own in ((tmp_path / "x", images), (tmp_path / "x" / "y", images[3:])):
+        with pytest.raises(UserError, match="x/.describe.jsonl: another describe --write is at work here"):
+            writer_on(folder, own)
+    assert [write_all(writer), *tmp_path.rglob(NAME)] == ["4 captions written, 0 kept as they were"]
 
 
 @pytest.mark.parametrize("content", [b"", b"[]\n", b"no json\n", b'{"format": 1}\n', b'{"asked": 1, "home": 2}\n'])
@@ -264,14 +327,17 @@ def test_a_command_that_is_stopped_at_a_picture_writes_it_once(tmp_path, noted, 
     assert rows == [NEW, NEW]
 
 
-@pytest.mark.parametrize("line", [b'{"picture": "a.png"}', b'{"image": "a.png", "before": [], "after": [1]}', b"3"])
+@pytest.mark.parametrize("line", [b'{"picture": "a.png"}', b'{"image": "a.png", "before": [], "after": [1]}', b"3",
+                                  b'{"begun": 1}', b'{"begun": "0"}'])  # fmt: skip
 def test_a_spoilt_line_of_a_journal_is_told(tmp_path, line):
     images = pictures(tmp_path)
     killed(writer_on(tmp_path, images))
-    with (tmp_path / NAME).open("ab") as file:
-        file.write(line + b"\n")
-    with pytest.raises(UserError, match="expected what an interrupted describe --write left"):
+    whole = (tmp_path / NAME).read_bytes()
+    (tmp_path / NAME).write_bytes(whole + line + b"\n")
+    with pytest.raises(UserError, match="expected what an interrupted describe --write left") as kept:
         writer_on(tmp_path, images)
+    (tmp_path / NAME).write_bytes(whole)
+    assert write_all(writer_on(tmp_path, images)).startswith("3 captions written") and kept.tb is not None
 
 
 def test_after_a_kill_while_the_journal_was_removed_nothing_is_left_to_do(tmp_path, monkeypatch):

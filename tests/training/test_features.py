@@ -5,7 +5,8 @@ from PIL import Image
 from kernel.errors import UserError
 from kernel.pipeline.images import ImageFile
 from kernel.training import features
-from kernel.training.features import AtHand, features_of
+from kernel.training.features import AtHand, Seeing, features_of, write_list
+from kernel.training.tower.opened import NamedTower
 from tests.engines import HERE
 
 
@@ -63,3 +64,10 @@ def test_a_tower_that_fails_on_all_is_told_and_what_is_made_is_kept(files, tmp_p
 def test_numbers_that_are_not_finite_are_refused(files, tmp_path):
     with pytest.raises(UserError, match="reds row 0 of 7 holds a number that is not finite"):
         features_of(files, tmp_path / "kept", AtHand(lambda: lambda images: reds(images) * np.nan), 2, "reds", HERE)
+
+
+def test_whoever_works_for_a_tower_of_timm_must_see_the_same_one(files, tmp_path, weights):
+    write_list(tmp_path, 0, files[:3])
+    for name, own in (("clip", []), (str(tmp_path / "timm"), [tmp_path / "timm" / "model.safetensors"])):
+        work = Seeing(tmp_path, NamedTower(name, weights), 2)
+        assert work.inputs() == [weights.manifest, *own, tmp_path / "0.png"]

@@ -350,11 +350,12 @@ class Scripted(Deadline):
     """A deadline far away; what CLIP gets of it too, and that of captions says these seconds left one after the other.
 
     Each stage (words, CLIP, captions) asks for two: when it begins nothing more, and when it is ended as hanging.
+    Before the model is loaded there is time.
     """
 
     def __init__(self, *seconds: float) -> None:
         super().__init__(None)
-        object.__setattr__(self, "script", iter(seconds))
+        object.__setattr__(self, "script", iter((1e6, *seconds)))
         object.__setattr__(self, "asked", [])
 
     def left(self) -> float:

@@ -38,6 +38,7 @@ MESSAGES = [
         f"{RUN} --recipe baselin",
         ["unknown recipe 'baselin'", "did you mean 'baseline'", "Valid recipes: baseline, text"],
     ),
+    ("describe images --weights weights --language kr", ["--language kr", "Valid: en, ko"]),
     (f"{RUN} --set num_beam=3", ["unknown setting 'num_beam'", "did you mean 'num_beams'", "captions_per_image"]),
     (f"{RUN} --set num_beams=three", ["num_beams=three", "expected int, such as 5"]),
     (f"{RUN} --set estimates.neighbors=0.5", ["unknown estimate 'neighbors'", "did you mean 'neighbours'", "head"]),

@@ -52,6 +52,9 @@ WAYS = {
     KERNEL + "report RUN --images IMAGES --weights build/weights": reader("RUN/report.html"),
     KERNEL + "captioners": reader(),
     KERNEL + "run IMAGES --out RUN --set captioner=blip": reader("RUN-own/submission.csv"),
+    KERNEL + "run IMAGES --out RUN --set captioner=blip2,blip": reader("RUN-own/submission.csv"),
+    KERNEL + "plan --set captioner=blip2,coca": reader(),
+    KERNEL + "describe IMAGES --captioner blip2,blip": reader(),
     KERNEL + "doctor": reader(),
     KERNEL + "doctor --deep --json": reader(),
     KERNEL + "explain IMAGE --weights build/weights": reader(),
@@ -68,6 +71,8 @@ WAYS = {
     ),
     KERNEL + "describe IMAGES --write jsonl --recursive --ban /home/me/words.txt": reader("IMAGES/metadata.jsonl"),
     KERNEL + "describe IMAGES --write csv --out captions.csv": reader("captions.csv"),
+    KERNEL + "describe IMAGES --language ko": reader(),
+    KERNEL + "describe IMAGE --language ko --mode best --json": reader(),
     KERNEL + BANK: reader("build/prompt_bank/bank.json"),
     KERNEL + "train PAIRS --weights build/weights --out ENCODER": reader("ENCODER/encoder.json", more=" --near 0.99"),
     KERNEL + "fit PAIRS --bank BANK --out FIT": reader(
@@ -157,6 +162,9 @@ WAYS = {
     ),
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip2": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"
+    ),
+    ".venv/bin/python -m kernel.miniature.training.train_matching": slow(
+        " --steps 1 --pictures 64 --batch 8 --out OUT", "OUT/model.safetensors"
     ),
     ".venv/bin/python -m kernel.miniature.training.train_captioner blip --steps 1800": slow(
         " --steps 1 --pictures 64 --batch 8 --out OUT"

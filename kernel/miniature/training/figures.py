@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from kernel.banks.word_banks import rank, read_phrases
-from kernel.config import DEFAULT_WEIGHTS, RECIPES
+from kernel.config import DEFAULT_WEIGHTS, MATCHING_HEADS, RECIPES
 from kernel.miniature.world.drawing import draw
 from kernel.miniature.world.folders import HELD_OUT_SEED
-from kernel.miniature.world.grammar import Scene, scene_stream
+from kernel.miniature.world.grammar import Scene, other, scene_stream
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
+from kernel.models.image_text_matching import MATCHING, Matcher
 from kernel.models.weights_folder import Weights, open_weights
 from kernel.system.devices import find_device
 from kernel.system.offline import refuse_network
@@ -61,6 +62,31 @@ def captioner_figures(
     }
 
 
+def matching_figures(weights: Weights, pictures: list[Image.Image], scenes: list[Scene]) -> dict[str, dict[str, float]]:
+    """By head the shares of pictures whose own caption outranks one with another color, and one with another subject.
+
+    The other words are drawn by a seed, so the figures can be repeated.
+    """
+    matcher, rng = Matcher.load(weights, find_device("auto")), np.random.default_rng(0)
+    captions = [
+        [scene.caption, *(other(scene, part, rng).caption for part in ("color", "subject"))] for scene in scenes
+    ]
+    figures = {}
+    for head in MATCHING_HEADS:
+        batch = RECIPES["baseline"].matching_batch
+        scores = np.array(
+            [
+                own
+                for start in range(0, len(pictures), batch)
+                for own in matcher.scores(pictures[start : start + batch], captions[start : start + batch], head)
+            ]
+        )
+        figures[head] = dict(
+            zip(("color", "subject"), (scores[:, :1] > scores[:, 1:]).mean(axis=0).tolist(), strict=True)
+        )
+    return figures
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
@@ -74,6 +100,8 @@ def main() -> None:
     figures: dict[str, object] = {"pictures": len(pictures), **clip_figures(weights, pictures, scenes)}
     for name in weights.captioners:
         figures[name] = captioner_figures(weights, name, pictures, scenes)
+    if MATCHING in weights.models:
+        figures[MATCHING] = matching_figures(weights, pictures, scenes)
     if options.json:
         print(json.dumps(figures))
     else:

@@ -4,7 +4,8 @@ Every medium, movement and flavor stands word for word in CLIP-Interrogator's li
 changes the picture so that a person sees it (`drawing.py`).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +107,14 @@ class Scene:
             movement=self.movement,
             flavors=", ".join(self.flavors),
         )
+
+
+def other(scene: Scene, part: str, rng: np.random.Generator) -> Scene:
+    """The scene with another "color", "subject" or "setting"."""
+    phrases = {"color": COLORS, "subject": SUBJECTS, "setting": SETTINGS}[part]
+    others = [own for own in phrases if own != getattr(scene, part)]
+    changed: dict[str, Any] = {part: others[rng.integers(len(others))]}
+    return replace(scene, **changed)
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:

@@ -79,7 +79,6 @@ class Blip2(CaptionerKind):
     # T5 overflows in half precision in its `wo` matrices; the Q-Former and its queries were trained in float32.
     # Versions of transformers differ in which of these they keep by themselves.
     full_precision = ("wo", "query_tokens", "qformer")
-    stored_share = 0.6
     # by the class itself: EVA ViT-g with 39 layers of 1,408, Q-Former with 12 layers of 768, 32 queries
     published = (
         Published(

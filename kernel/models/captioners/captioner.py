@@ -101,10 +101,10 @@ class CaptionerKind(ABC):
 
     A manifest names `class_name`; `name` is the folder in `captioners/` that `publish weights` and the miniature world
     fill. `configuration` is the type of its config.json and `largest` what numbers of its files may be where others'
-    may not (see kernel/models/configurations.py). `full_precision` are
-    dotted parts of the names of parameters that stay float32 on a GPU, `stored_share` what the halved file takes of its
-    download, `weights_files` the names that it may have there. `published` are the sizes that can be planned by name.
-    `prompt_kind` says what a model is asked with beside the image: "none", "task" words or a "chat".
+    may not (see kernel/models/configurations.py). `full_precision` are dotted parts of the names of parameters that
+    stay float32 on a GPU, `weights_files` the names that the file of weights may have on the hub. `published` are the
+    sizes that can be planned by name. `prompt_kind` says what a model is asked with beside the image: "none", "task"
+    words or a "chat"; `longest_sentence` is `max_length` in `describe` where that is more than others'.
     """
 
     class_name: str
@@ -113,10 +113,10 @@ class CaptionerKind(ABC):
     config_file = CONFIG
     largest: dict[str, int] = {}
     full_precision: tuple[str, ...] = ()
-    stored_share: float = 0.5
     weights_files: tuple[str, ...] = ("model.safetensors",)
     published: tuple[Published, ...] = ()
     prompt_kind = "none"
+    longest_sentence = 0
 
     # loading
 
@@ -167,7 +167,7 @@ class CaptionerKind(ABC):
 
     def read_config(self, path: Path, advice: str = ADVICE) -> dict[str, Any]:
         """A config.json of this kind, all of it. Raises UserError."""
-        return read_configuration(path, self.configuration, advice)
+        return read_configuration(path, self.configuration, advice, self.largest)
 
     def tokenizer_record(self, processor: Any) -> dict[str, Any]:
         """What the manifest keeps of the tokenizer."""
@@ -185,8 +185,16 @@ class CaptionerKind(ABC):
 
     # captioning
 
-    def prompt(self, processor: Any, images: list[Image.Image], device: Device) -> dict[str, Any]:
-        """What the model is asked with: the images' pixels on the device, and a kind's own words if it needs any."""
+    def asked_in(self, language: str) -> bool:
+        """Whether it can be asked for captions in a language; one that is asked in no words says what it was trained
+        to."""
+        return True
+
+    def prompt(
+        self, processor: Any, images: list[Image.Image], device: Device, language: str = "English"
+    ) -> dict[str, Any]:
+        """What the model is asked with: the images' pixels on the device, and a kind's own words if it needs any, in
+        the language that its captions are to be in."""
         pixels = processor(images=images, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels.to(device.name, device.dtype)}
 
@@ -265,12 +273,13 @@ class CaptionerKind(ABC):
 
 @dataclass
 class Captioner:
-    """One captioning model with its processor, on a device."""
+    """One captioning model with its processor, on a device, and the language that it is asked for."""
 
     kind: CaptionerKind
     model: Any
     processor: Any
     device: Device
+    language: str = "English"
 
     def captions(self, images: list[Image.Image], recipe: Recipe, seed: int = 0) -> list[list[str]]:
         """RGB images -> for each its `captions_per_image` captions: beams best first, or sampled by `seed`.
@@ -289,7 +298,7 @@ class Captioner:
         """What `decoding` makes of the images, one after the other, in the recipe's lengths."""
         import torch
 
-        prompt = self.kind.prompt(self.processor, images, self.device)
+        prompt = self.kind.prompt(self.processor, images, self.device, self.language)
         decoding = {**decoding, **self.kind.lengths(self.model, recipe), **FINITE}
         with torch.inference_mode():
             return [text.strip() for text in self.kind.said(self.model, self.processor, prompt, decoding)]

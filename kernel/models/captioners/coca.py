@@ -92,7 +92,9 @@ class Coca(CaptionerKind):
                 part.attn_mask = torch.full(part.attn_mask.shape, float("-inf")).triu(1)
         return model
 
-    def prompt(self, processor: Any, images: list[Image.Image], device: Device) -> dict[str, Any]:
+    def prompt(
+        self, processor: Any, images: list[Image.Image], device: Device, language: str = "English"
+    ) -> dict[str, Any]:
         import torch
 
         pixels = torch.stack([processor.preprocess(image) for image in images])

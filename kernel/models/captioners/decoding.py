@@ -16,7 +16,8 @@ def beam_search(
 
     `next_scores` takes rows (images x beams, tokens) and returns log probabilities (images x beams, vocabulary) of what
     comes next. A row's score is the sum of its words' over their number, `end` among them, as transformers counts with
-    its length penalty of 1. A search ends when no open row can still better an image's `beams` finished ones.
+    its length penalty of 1. An image's search ends when no open row betters its `beams` finished ones, whatever is
+    beside it; at the last word open rows count as they are.
     """
     import torch
 
@@ -24,6 +25,7 @@ def beam_search(
     totals = torch.full((images, beams), float("-inf"))
     totals[:, 0] = 0.0
     finished: list[list[tuple[float, Any]]] = [[] for _ in range(images)]
+    over = [False] * images  # no row is taken any more, however long the images beside it go on
     for length in range(1, longest):
         said = next_scores(rows).float().cpu()
         candidates = (totals.view(-1, 1) + said).view(images, -1)
@@ -34,7 +36,7 @@ def beam_search(
             for rank, (total, place) in enumerate(zip(best[image].tolist(), places[image].tolist(), strict=True)):
                 row, token = image * beams + place // said.shape[1], place % said.shape[1]
                 if token == end:
-                    if rank < beams and total > float("-inf"):
+                    if rank < beams and total > float("-inf") and not over[image]:
                         finished[image].append((total / length, rows[row, 1:]))
                 elif open_rows < beams:
                     kept += [row, token]
@@ -43,12 +45,14 @@ def beam_search(
             finished[image] = sorted(finished[image], key=lambda own: -own[0])[:beams]
         chosen = torch.tensor(kept).view(-1, 2)
         rows = torch.cat([rows[chosen[:, 0]], chosen[:, 1:]], dim=1)
-        if all(len(own) == beams and own[-1][0] >= float(totals[n, 0]) / length for n, own in enumerate(finished)):
+        for n, own in enumerate(finished):
+            over[n] = over[n] or (len(own) == beams and own[-1][0] >= float(totals[n, 0]) / length)
+        if all(over):
             break
     for image, own in enumerate(finished):
         unfinished = [(float(totals[image, n]) / max(1, rows.shape[1] - 1), rows[image * beams + n, 1:])
                       for n in range(beams)]  # fmt: skip
-        finished[image] = sorted([*own, *(unfinished if len(own) < beams else [])], key=lambda each: -each[0])[:beams]
+        finished[image] = sorted([*own, *([] if over[image] else unfinished)], key=lambda each: -each[0])[:beams]
     return [[row for _, row in own] for own in finished]
 
 

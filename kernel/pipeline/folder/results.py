@@ -4,29 +4,53 @@ Whatever is said of all images is in their order.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
+from kernel.config import MATCHING_HEADS, captioner_names
 from kernel.pipeline.folder.run_folder import MOST_BYTES, RunFolder, Shards
 from kernel.system.files import write_json, write_whole
 from kernel.system.opening import read_whole
 
-CLIP: Shards = Shards("clip", ".safetensors", lambda folder, shard: read_rows(folder, CLIP, shard)[2])
-CAPTIONS = Shards("captions", ".json", lambda folder, shard: read_caption_shard(folder, shard).unmade)
-COSINES = Shards("cosines", ".json")  # of each image's captions
+
+def unmade_in_json(folder: RunFolder, shards: Shards, shard: int) -> list[str]:
+    return folder.read_json(shards, shard)["unmade"]
+
+
+def unmade_of_rows(folder: RunFolder, shards: Shards, shard: int) -> list[str]:
+    return read_rows(folder, shards, shard)[2]
+
+
+CLIP = Shards("clip", ".safetensors", unmade_of_rows)
+CAPTIONS = Shards("captions", ".json", unmade_in_json, of_captions=True)
+COSINES = Shards("cosines", ".json", of_captions=True)  # of each image's captions
+MATCHING = Shards("matching", ".json", unmade_in_json, of_captions=True)
+# by the recipe's `caption_weighting` where a stage finds it; the others are found when answers are made
+WEIGHED_BY = {"clip": COSINES, **dict.fromkeys(MATCHING_HEADS, MATCHING)}
 DESCRIPTIONS = Shards("descriptions", ".json")  # by image what `describe` found, or its `error`
 
 
 def encoded(sha256: str) -> Shards:
     """The rows of one image encoder: of another one they are other files."""
-    shards = Shards(
-        "encoders", f".{sha256[:16]}.safetensors", lambda folder, shard: read_rows(folder, shards, shard)[2]
-    )
-    return shards
+    return Shards("encoders", f".{sha256[:16]}.safetensors", unmade_of_rows)
+
+
+def apart(captioner: str) -> list[str]:
+    """By whom the captions of a run lie apart, as its recipe names captioners: several by their names, one by none.
+
+    Example: "blip2,coca" -> ["blip2", "coca"], "blip2" -> [""]
+    """
+    names = captioner_names(captioner)
+    return names if len(names) > 1 else [""]
+
+
+def unmade_images(folder: RunFolder, shards: Shards, captioner: str) -> set[str]:
+    """The ids of images that a stage has not come to, of captions those that it came to for no captioner."""
+    return set.intersection(*(folder.unmade_images(shards.by(name)) for name in apart(captioner)))
 
 
 def write_rows(
@@ -115,53 +139,102 @@ class CaptionShard:
         return any(own in lesser and image not in self.failed for image, own in zip(ids, self.captioners, strict=True))
 
 
-def write_captions(folder: RunFolder, shard: int, content: CaptionShard) -> None:
-    folder.shard_path(COSINES, shard).unlink(missing_ok=True)  # of other captions
-    folder.write_json(CAPTIONS, shard, asdict(content), whole=not content.unmade)
+def write_captions(folder: RunFolder, shard: int, content: CaptionShard, by: str = "") -> None:
+    """Of several captioners `by` one of them, as in all that follows."""
+    for shards in (COSINES, MATCHING):
+        folder.shard_path(shards.by(by), shard).unlink(missing_ok=True)  # of other captions
+    folder.write_json(CAPTIONS.by(by), shard, asdict(content), whole=not content.unmade)
 
 
-def read_caption_shard(folder: RunFolder, shard: int) -> CaptionShard:
+def read_caption_shard(folder: RunFolder, shard: int, by: str = "") -> CaptionShard:
     """What `write_captions` wrote."""
-    return CaptionShard(**folder.read_json(CAPTIONS, shard))
+    return CaptionShard(**folder.read_json(CAPTIONS.by(by), shard))
 
 
-def caption_shards(folder: RunFolder) -> dict[int, CaptionShard]:
+def caption_shards(folder: RunFolder, by: str = "") -> dict[int, CaptionShard]:
     """Those that are there."""
-    return {shard: read_caption_shard(folder, shard) for shard in folder.made(CAPTIONS)}
+    return {shard: read_caption_shard(folder, shard, by) for shard in folder.made(CAPTIONS.by(by))}
 
 
-def read_captions(folder: RunFolder) -> tuple[list[list[str]], dict[str, str]]:
+def read_captions(folder: RunFolder, by: str = "") -> tuple[list[list[str]], dict[str, str]]:
     """The captions of each image, none where its shard was not made, and {id: reason} of bad images."""
     captions: list[list[str]] = [[] for _ in folder.images]
     bad: dict[str, str] = {}
-    for shard, content in caption_shards(folder).items():
+    for shard, content in caption_shards(folder, by).items():
         captions[slice(*folder.borders[shard])] = content.captions
         bad |= content.bad
     return captions, bad
 
 
-def drop_captions_of_others(folder: RunFolder, known: dict[str, str]) -> None:
+def told_captions(folder: RunFolder, captioner: str) -> list[list[str]]:
+    """The captions of each image for people to read; of several captioners' each follows its captioner's name.
+
+    Example: captioner "blip2,coca" -> [["blip2: a fox", "coca: a red fox"]]
+    """
+    found: list[list[str]] = [[] for _ in folder.images]
+    for name in apart(captioner):
+        for told, own in zip(found, read_captions(folder, name)[0], strict=True):
+            told += [f"{name}: {caption}" if name else caption for caption in own]
+    return found
+
+
+def unscored(folder: RunFolder, scores: Shards, shard: int, captioner: str) -> Iterator[str]:
+    """By whom there are captions of a shard, but none of these scores of them."""
+    for name in apart(captioner):
+        if folder.shard_path(CAPTIONS.by(name), shard).is_file():
+            if not folder.shard_path(scores.by(name), shard).is_file():
+                yield name
+
+
+def drop_captions_of_others(folder: RunFolder, known: dict[str, str], by: str = "") -> None:
     """Removes captions of captioners other than these, {name: sha256}, so that they are made again."""
-    for shard, content in caption_shards(folder).items():
+    for shard, content in caption_shards(folder, by).items():
         if not content.sha256.items() <= known.items():
-            folder.shard_path(CAPTIONS, shard).unlink()
+            folder.shard_path(CAPTIONS.by(by), shard).unlink()
 
 
-def drop_described_of_others(folder: RunFolder, known: dict[str, str]) -> None:
+def drop_described_of_others(folder: RunFolder, known: dict[str, str], by: str = "") -> None:
     """Removes captions of captioners other than these, and of shards where one failed, with what was described by
     them: they may be made better now."""
-    for shard, content in caption_shards(folder).items():
+    for shard, content in caption_shards(folder, by).items():
         if content.failed or not content.sha256.items() <= known.items():
             for shards in (DESCRIPTIONS, CAPTIONS):
-                folder.shard_path(shards, shard).unlink(missing_ok=True)
+                folder.shard_path(shards.by(by), shard).unlink(missing_ok=True)
 
 
-def read_cosines(folder: RunFolder) -> list[list[float] | None]:
-    """Of each image's captions, in their order, the cosines with the image; None where its shard was not made."""
-    cosines: list[list[float] | None] = [None for _ in folder.images]
-    for shard in set(folder.made(COSINES)) & set(folder.made(CAPTIONS)):
-        cosines[slice(*folder.borders[shard])] = folder.read_json(COSINES, shard)
-    return cosines
+def drop_matching_of_failed(folder: RunFolder, by: str = "") -> None:
+    """Removes scores of shards with images on which the model failed: it may not fail on them now."""
+    for shard in folder.made(MATCHING.by(by)):
+        if folder.read_json(MATCHING.by(by), shard)["failed"]:
+            folder.shard_path(MATCHING.by(by), shard).unlink()
+
+
+@dataclass(frozen=True)
+class MatchingShard:
+    """Of a shard's images in their order a score of each caption, None where there is none though there are captions;
+    by id: `failed` holds the reasons of images that the model failed on, `unmade` those not come to."""
+
+    scores: list[list[float] | None]
+    failed: dict[str, str] = field(default_factory=dict)
+    unmade: list[str] = field(default_factory=list)
+
+
+def write_matching(folder: RunFolder, shard: int, content: MatchingShard, by: str = "") -> None:
+    folder.write_json(MATCHING.by(by), shard, asdict(content), whole=not content.unmade)
+
+
+def read_caption_scores(folder: RunFolder, weighting: str, by: str = "") -> list[list[float] | None] | None:
+    """Of each image's captions, in their order, what the stage of this weighting found: cosines with the image, or log
+    odds of `itm`; None of an image for which it found none, and of all where no stage is asked."""
+    if weighting not in WEIGHED_BY:
+        return None
+    kind = WEIGHED_BY[weighting]
+    shards = kind.by(by)
+    scores: list[list[float] | None] = [None for _ in folder.images]
+    for shard in set(folder.made(shards)) & set(folder.made(CAPTIONS.by(by))):
+        content = folder.read_json(shards, shard)
+        scores[slice(*folder.borders[shard])] = content if kind is COSINES else content["scores"]
+    return scores
 
 
 def estimate_path(folder: RunFolder, name: str) -> Path:

@@ -9,7 +9,7 @@ What shards hold is told by results.py.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,16 @@ MOST_BYTES = 2**30  # of JSON that a stage left: a kilobyte for each of a millio
 @dataclass(frozen=True)
 class Shards:
     """The files of a stage, one a shard, in the folder of its name; `unmade` tells of a shard that is there the ids of
-    images for which the time did not suffice."""
+    images for which the time did not suffice. Those `of_captions` each of several captioners has for itself."""
 
     stage: str
     suffix: str
-    unmade: Callable[["RunFolder", int], list[str]] = lambda folder, shard: []
+    unmade: Callable[["RunFolder", "Shards", int], list[str]] = lambda folder, shards, shard: []
+    of_captions: bool = False
+
+    def by(self, captioner: str) -> "Shards":
+        """Those of one of several captioners; these themselves where they are of no captions, or one's alone ("")."""
+        return replace(self, suffix=f".{captioner}{self.suffix}") if captioner and self.of_captions else self
 
 
 class Run(TypedDict):
@@ -78,7 +83,7 @@ class RunFolder:
         return {
             image_id
             for shard in range(len(self.borders))
-            for image_id in (shards.unmade(self, shard) if shard in made else self.shard_ids(shard))
+            for image_id in (shards.unmade(self, shards, shard) if shard in made else self.shard_ids(shard))
         }
 
     def write_shard(self, shards: Shards, shard: int, data: bytes, whole: bool = True) -> None:
@@ -105,11 +110,14 @@ class RunFolder:
         there = path.is_file() and seal_path(path).is_file()
         return there and seal_path(path).read_bytes() == self.seal(shards.stage, path.name, path.read_bytes())
 
+    def whole(self, shards: Shards) -> list[int]:
+        """The shards that are there but for what was cut off or altered or comes from elsewhere."""
+        return [shard for shard in self.made(shards) if self.has_shard(shards, shard)]
+
     def drop_unsound_shards(self, shards: Shards) -> None:
-        """Removes what was cut or altered or comes from elsewhere, so that every shard that is there can be read."""
-        for shard in self.made(shards):
-            if not self.has_shard(shards, shard):
-                self.shard_path(shards, shard).unlink()
+        """Removes what is not whole, so that every shard that is there can be read."""
+        for shard in {*self.made(shards)}.difference(self.whole(shards)):
+            self.shard_path(shards, shard).unlink()
 
     def seal(self, stage: str, name: str, data: bytes) -> bytes:
         settings = json.dumps(self.identity.get(stage), sort_keys=True)

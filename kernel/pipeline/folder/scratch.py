@@ -25,6 +25,12 @@ def require_scratch(engine: str, scratch: Path | None) -> None:
         )
 
 
+def folder_of(scratch: Path, identity: Any) -> Path:
+    """Named by a sha256 of all that decides what is made."""
+    told = json.dumps(identity, sort_keys=True).encode(errors="surrogateescape")
+    return scratch / f"describe-{hashlib.sha256(told).hexdigest()[:16]}"
+
+
 @contextmanager
 def scratch_folder(scratch: Path | None, identity: Callable[[], Any]) -> Iterator[Path]:
     """A folder for as long as the block runs. In `scratch` it is named by a sha256 of the `identity`, all that decides
@@ -34,8 +40,7 @@ def scratch_folder(scratch: Path | None, identity: Callable[[], Any]) -> Iterato
         with tempfile.TemporaryDirectory(prefix="image-to-prompts-") as own:
             yield Path(own)
         return
-    name = hashlib.sha256(json.dumps(identity(), sort_keys=True).encode(errors="surrogateescape")).hexdigest()[:16]
-    folder = scratch / f"describe-{name}"
+    folder = folder_of(scratch, identity())
     with writing(folder, "give --scratch a folder that you may write into, then run again"):
         folder.mkdir(parents=True, exist_ok=True)
     with only_run(folder, "--scratch"):

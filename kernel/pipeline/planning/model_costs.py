@@ -21,6 +21,7 @@ from kernel.models.captioners.loading import kind_of
 from kernel.models.clip import meta_clip
 from kernel.models.encoders.record import Tower
 from kernel.models.encoders.towers import meta_tower
+from kernel.models.image_text_matching import itm_logits, meta_matching
 
 PUBLISHED = Path(__file__).with_name("published.json")
 Costs = TypeVar("Costs", bound=Callable[..., Any])
@@ -85,6 +86,18 @@ class Encoding:
     name: str
     weights: Weighed
     image: Work
+
+
+@dataclass(frozen=True)
+class Matching:
+    """Image-text matching: weights, the work of an image, once, and of a caption beside it; `patches_bytes` is what the
+    vision tower says of an image, which stays while its captions pass."""
+
+    name: str
+    weights: Weighed
+    image: Work
+    caption: Work
+    patches_bytes: int
 
 
 @dataclass(frozen=True)
@@ -192,6 +205,22 @@ def encoder_costs(name: str, towers: list[Tower], half: bool) -> Encoding:
     seen = [torch.empty(1, 3, own, own, device="meta", dtype=torch.float16 if half else None) for own in sizes]
     image = count(lambda: [model(own) for model, own in zip(models, seen, strict=True)], half)
     return Encoding(name, weigh(models), image)
+
+
+@counted_once
+def matching_costs(name: str, config: dict[str, Any], tokens: int, half: bool) -> Matching:
+    """By ITM, which takes all that ITC does and more; a caption of `tokens` tokens."""
+    import torch
+
+    model = meta_matching(config, half)
+    side = model.config.vision_config.image_size
+    pixels = torch.empty(1, 3, side, side, device="meta", dtype=torch.float16 if half else torch.float32)
+    ids = torch.zeros(1, tokens, device="meta", dtype=torch.long)
+    seen: list[Any] = []
+    image = count(lambda: seen.append(model.vision_model(pixel_values=pixels).last_hidden_state), half)
+    # of the patches each caption gets a copy of its own
+    caption = count(lambda: itm_logits(model, seen[0][[0]], ids, None), half)
+    return Matching(name, weigh(model), image, caption, seen[0].nbytes)
 
 
 @counted_once

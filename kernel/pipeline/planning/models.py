@@ -9,27 +9,36 @@ from math import prod
 from pathlib import Path
 
 from kernel.banks.word_banks import read_phrases
-from kernel.config import CAPTIONS, ENCODERS, Recipe
+from kernel.config import CAPTIONS, ENCODERS, Recipe, captioner_names
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.captioner import Published
-from kernel.models.captioners.loading import BY_DEFAULT, captioners_named, kind_of, published_captioners
+from kernel.models.captioners.loading import BY_DEFAULT, captioners_named, kind_of, names_in, published_captioners
 from kernel.models.captioners.loading import SHIPPED as TAKEN
 from kernel.models.clip import CONFIG, Configuration
 from kernel.models.configurations import read_configuration
 from kernel.models.encoders.choice import chosen_encoders
 from kernel.models.encoders.record import Pixels, Tower, read_encoder_record
+from kernel.models.image_text_matching import (
+    MATCHING,
+    PUBLISHED,
+    PUBLISHED_CONFIG,
+    inspect_matching,
+    read_matching_config,
+)
 from kernel.models.sentences import Bert
 from kernel.models.weights_folder import ADVICE, Weights, check_header
 from kernel.pipeline.planning.model_costs import (
     Captioning,
     Clip,
     Encoding,
+    Matching,
     Weighed,
     Work,
     captioner_costs,
     clip_costs,
     counted_once,
     encoder_costs,
+    matching_costs,
     sentence_costs,
 )
 from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
@@ -54,27 +63,32 @@ SHIPPED = {"auto": TAKEN[BY_DEFAULT[0]].name, **{key: own.name for key, own in T
 
 @dataclass(frozen=True)
 class Models:
-    """The models to plan with, MiniLM with the work of a prompt, the lengths of the word lists, and the image encoders
-    that have a tower of their own."""
+    """The models to plan with, of captioners those that the recipe names, MiniLM with the work of a prompt, the lengths
+    of the word lists, the image encoders that have a tower of their own, and image-text matching where it is asked."""
 
     clip: Clip
-    captioner: Captioning | None
+    captioners: tuple[Captioning, ...]
     sentences: tuple[Weighed, Work]
     word_lists: Mapping[str, int]
     encoders: tuple[Encoding, ...] = ()
+    matching: Matching | None = None
 
 
 def published_models(recipe: Recipe, half: bool) -> Models:
     """What the recipe names, by the published sizes. Raises UserError for an unknown captioner."""
-    name = SHIPPED.get(recipe.captioner, recipe.captioner)
-    if recipe.needs(CAPTIONS) and name not in CAPTIONERS:
-        raise UserError(
-            f"captioner {recipe.captioner!r} is none whose size is known{did_you_mean(recipe.captioner, CAPTIONERS)}; "
-            f"expected one of {', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
-        )
-    captioner = captioner_costs(CAPTIONERS[name], half) if recipe.needs(CAPTIONS) else None
+    names = names_in(recipe, [*SHIPPED, *CAPTIONERS]) if recipe.needs(CAPTIONS) else []
+    for name in names:
+        if SHIPPED.get(name, name) not in CAPTIONERS or (name == "auto" and len(names) > 1):
+            raise UserError(
+                f"captioner {name!r} is none whose size is known{did_you_mean(name, CAPTIONERS)}; expected one of "
+                f"{', '.join([*SHIPPED, *CAPTIONERS])}, as in --set captioner=blip"
+            )
+    captioners = tuple(captioner_costs(CAPTIONERS[SHIPPED.get(name, name)], half) for name in names)
     encoders = (encoder_costs(ENCODER, [ENCODER_TOWER], half),) if recipe.needs(ENCODERS) else ()
-    return Models(published_clip(half), captioner, sentence_costs(ASSUMED.prompt_tokens), PHRASES, encoders)
+    matching = None
+    if recipe.matching_head:
+        matching = matching_costs(PUBLISHED, PUBLISHED_CONFIG, ASSUMED.caption_tokens, half)
+    return Models(published_clip(half), captioners, sentence_costs(ASSUMED.prompt_tokens), PHRASES, encoders, matching)
 
 
 @counted_once
@@ -89,18 +103,17 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
 
     Raises UserError for a captioner that the folder does not hold and for a configuration that makes no model.
     """
-    name = captioners_named(recipe, weights)[0]
-    clip_folder, captioner_folder, sentence_folder = map(weights.model_folder, ("clip", name, "sentences"))
+    named = captioners_named(recipe, weights)[: len(captioner_names(recipe.captioner))]
+    clip_folder, sentence_folder = map(weights.model_folder, ("clip", "sentences"))
     try:
         clip_config = read_configuration(clip_folder / CONFIG, Configuration)["model_cfg"]
         clip = clip_costs(weights.models["clip"]["source"], clip_config, half)
-        kind = kind_of(weights.models[name]["class"], captioner_folder)
-        published = Published(name, kind.class_name, kind.read_config(captioner_folder / kind.config_file))
-        captioner = captioner_costs(published, half) if recipe.needs(CAPTIONS) else None
+        captioners = tuple(captioner_of(weights, name, half) for name in named if recipe.needs(CAPTIONS))
         asked = chosen_encoders(recipe, weights)
         towers = {own: read_encoder_record(weights.encoder_folder(own)).towers for own in asked}
         looking = {name: [tower for tower in own if tower.kind != "clip"] for name, own in towers.items()}
         encoders = [encoder_costs(name, own, half) for name, own in looking.items() if own]
+        matching = matching_of(weights, half) if recipe.matching_head else None
         sentence_config = read_configuration(sentence_folder / "config.json", Bert)
         sentences, sentence = sentence_costs(ASSUMED.prompt_tokens, sentence_config)
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, AssertionError, ArithmeticError) as error:
@@ -112,11 +125,27 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
         replace(own, weights=as_stored(own.weights, weights.encoder_folder(own.name), half)) for own in encoders
     ]
     clip = replace(clip, weights=as_stored(clip.weights, clip_folder, half))
-    captioner = captioner and replace(captioner, weights=as_stored(captioner.weights, captioner_folder, half))
     # MiniLM is float32 on every device; on a GPU nothing stays mapped
     sentences = as_stored(sentences, sentence_folder, half)
     lists = {path.stem: len(read_phrases(path).phrases) for path in (weights.folder / "word_banks").glob("*.txt")}
-    return Models(clip, captioner, (sentences, sentence), lists, tuple(encoders))
+    return Models(clip, captioners, (sentences, sentence), lists, tuple(encoders), matching)
+
+
+def captioner_of(weights: Weights, name: str, half: bool) -> Captioning:
+    folder = weights.model_folder(name)
+    kind = kind_of(weights.models[name]["class"], folder)
+    published = Published(name, kind.class_name, kind.read_config(folder / kind.config_file))
+    costs = captioner_costs(published, half)
+    return replace(costs, weights=as_stored(costs.weights, folder, half))
+
+
+def matching_of(weights: Weights, half: bool) -> Matching:
+    """Image-text matching of this folder. Raises UserError where it holds none."""
+    inspect_matching(weights)
+    folder = weights.model_folder(MATCHING)
+    config = read_matching_config(folder / "config.json")
+    costs = matching_costs(weights.models[MATCHING]["source"], config, ASSUMED.caption_tokens, half)
+    return replace(costs, weights=as_stored(costs.weights, folder, half))
 
 
 def as_stored(weights: Weighed, folder: Path, half: bool) -> Weighed:

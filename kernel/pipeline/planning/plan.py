@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from kernel.config import BANK, CAPTIONS, MODIFIERS, NEAREST, Recipe
+from kernel.config import BANK, CAPTIONS, MODIFIERS, NEAREST, Recipe, captioner_names
 from kernel.errors import UserError
 from kernel.pipeline.planning import stage_costs as costs
 from kernel.pipeline.planning.bank_costs import bank_cost, neighbours_stage, room_note
@@ -80,7 +80,8 @@ def plan(
     if recipe.needs(NEAREST) and prompts < recipe.neighbours:
         raise UserError(f"a bank of {prompts} prompts for {recipe.neighbours} neighbours; expected at least as many")
     models = models or published_models(recipe, half=not gpu.is_cpu)
-    clip, captioner, (sentences, sentence) = models.clip, models.captioner, models.sentences
+    clip, captioners, (sentences, sentence) = models.clip, models.captioners, models.sentences
+    matching = models.matching if recipe.matching_head else None  # a cure may ask none of it
     usable = costs.usable_bytes(gpu)
     whole = costs.Case(recipe, gpu, clip, sentences, images, usable)
     share = replace(whole, images=math.ceil(images / gpu.count))
@@ -93,16 +94,21 @@ def plan(
         notes.append("the word banks' features are taken to lie in the weights folder")
 
     asked = prompts if asks_bank else 0
-    stages = [costs.reading_stage(clip, captioner, sentences, gpu, asked), costs.clip_stage(share)]
+    reading = costs.reading_stage(clip, captioners, sentences, gpu, asked, matching)
+    stages = [reading, costs.clip_stage(share)]
     stages += [costs.encoder_stage(share, encoder) for encoder in models.encoders]
     if any(recipe.modifiers.values()):
         stages.append(costs.words_stage(whole, features_shipped, models.word_lists))
-    if captioner:
-        stages.append(costs.captions_stage(share, captioner))
-        if gpu.count > 1 and stages[-1].memory_at(1) > usable:
-            notes.append(costs.split_note(gpu, captioner, stages[-1], usable))
+    for captioner in captioners:
+        stage = costs.captions_stage(share, captioner)
+        stages.append(stage if len(captioners) == 1 else replace(stage, name=f"{stage.name} {captioner.name}"))
+        if gpu.count > 1 and stage.memory_at(1) > usable:
+            notes.append(costs.split_note(gpu, captioner, stage, usable))
+    if captioners:
         if recipe.caption_weighting == "clip":
             stages.append(costs.cosines_stage(share))
+        if matching:
+            stages.append(costs.matching_stage(share, matching))
     if recipe.needs(CAPTIONS) or recipe.needs(MODIFIERS):
         stages.append(costs.sentences_stage(whole, sentence))
     if recipe.needs(NEAREST):
@@ -113,7 +119,7 @@ def plan(
         if (least := stage.memory_at(1)) > usable:
             found = f"{least / GB:.2f} GB at batch 1, usable are {usable / GB:.2f} GB of {gpu.name}"
             problems.append(f"{stage.name}: {found}")
-    host = costs.host_bytes(whole, captioner, models.word_lists)
+    host = costs.host_bytes(whole, captioners, models.word_lists, matching)
     for what, needed in host.items():
         # at the same time is no must
         if needed > host_memory and not what.startswith("models loading at the same time"):
@@ -122,8 +128,9 @@ def plan(
     if seconds > deadline_seconds:
         problems.append(f"time: {seconds / 3600:.1f} h, {deadline_seconds / 3600:.1f} h are allowed")
     planned = Plan(
-        recipe, captioner.name if captioner else None, images, gpu, usable, stages, seconds, deadline_seconds, host,
-        host_memory, bank_cost(gpu, clip, prompts) if prompts else None, not problems, problems, [], notes,
+        recipe, ", ".join(own.name for own in captioners) or None, images, gpu, usable, stages, seconds,
+        deadline_seconds, host, host_memory, bank_cost(gpu, clip, prompts) if prompts else None, not problems,
+        problems, [], notes,
     )  # fmt: skip
     return replace(planned, cures=list(cures(planned, again))) if problems and with_cures else planned
 
@@ -140,16 +147,24 @@ def cures(failed: Plan, again: Callable[..., Plan]) -> Iterator[str]:
     elif failed.captioner:
         yield "dtype: weights are in half precision already, but for the parts that overflow in it"
     if failed.captioner:
+        names = captioner_names(recipe.captioner)
+        alone = names if len(names) > 1 else []
+        name = next((name for name in alone if fits(recipe=with_captioner(recipe, name))), None)
+        if name:
+            shares = " --set 'captioner_shares={}'" if recipe.captioner_shares else ""  # which name others too
+            yield f"one captioner: --set captioner={name}{shares}"
         # of a weights folder's own captioner no smaller one is known
         own = CAPTIONERS.get(failed.captioner)
         smaller = [name for name in reversed(PROPOSED) if own and CAPTIONERS[name].parameters < own.parameters]
-        name = next((name for name in smaller if fits(recipe=replace(recipe, captioner=name))), None)
+        name = next((name for name in smaller if fits(recipe=with_captioner(recipe, name))), None)
         if name:
             alias = next((alias for alias, model in SHIPPED.items() if model == name and alias != "auto"), name)
             yield f"smaller captioner: --set captioner={alias} ({name})"
         fewer = next((changed for changed in with_fewer_beams(recipe) if fits(recipe=changed)), None)
         if fewer:
             yield f"fewer beams: --set num_beams={fewer.num_beams} --set captions_per_image={fewer.captions_per_image}"
+    if recipe.matching_head and fits(recipe=replace(recipe, caption_weighting="mean")):
+        yield "captions that count alike: --set caption_weighting=mean"
     if failed.seconds > failed.deadline_seconds:
         counts = range(gpu.count + 1, MOST_GPUS + 1) if not gpu.is_cpu else range(0)
         more = next((n for n in counts if fits(gpu=replace(gpu, count=n))), None)
@@ -158,6 +173,10 @@ def cures(failed: Plan, again: Callable[..., Plan]) -> Iterator[str]:
         runs = next((n for n in range(2, MOST_RUNS + 1) if fits(images=math.ceil(images / n))), None)
         if runs:
             yield f"shards: {runs} runs of {math.ceil(images / runs):,} images each"
+
+
+def with_captioner(recipe: Recipe, name: str) -> Recipe:
+    return replace(recipe, captioner=name, captioner_shares={})
 
 
 def with_fewer_beams(recipe: Recipe) -> Iterator[Recipe]:

@@ -10,7 +10,16 @@ from dataclasses import asdict, dataclass
 from inspect import unwrap
 from typing import Any
 
-from kernel.pipeline.planning.model_costs import PUBLISHED, captioner_costs, encoder_costs, key_of, sentence_costs
+from kernel.models.image_text_matching import PUBLISHED as MATCHING
+from kernel.models.image_text_matching import PUBLISHED_CONFIG as OF_MATCHING
+from kernel.pipeline.planning.model_costs import (
+    PUBLISHED,
+    captioner_costs,
+    encoder_costs,
+    key_of,
+    matching_costs,
+    sentence_costs,
+)
 from kernel.pipeline.planning.models import CAPTIONERS, CLIP, ENCODER, ENCODER_TOWER, published_clip
 from kernel.pipeline.planning.stage_costs import ASSUMED
 from kernel.system.files import write_json
@@ -39,6 +48,8 @@ def countings() -> Iterator[Counting]:
         dtype = "half" if half else "float32"
         yield Counting(f"{CLIP}, {dtype}", published_clip, (half,))
         yield Counting(f"{ENCODER}, {dtype}", encoder_costs, (ENCODER, [ENCODER_TOWER], half))
+        matching = (MATCHING, OF_MATCHING, ASSUMED.caption_tokens, half)
+        yield Counting(f"{MATCHING}, {dtype}", matching_costs, matching)
         for name, published in CAPTIONERS.items():
             yield Counting(f"{name}, {dtype}", captioner_costs, (published, half))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from kernel.banks.prompt_bank import PromptBank
-from kernel.config import Recipe
+from kernel.config import CAPTIONS, Recipe
 from kernel.errors import UserError
 from kernel.models.weights_folder import Weights
 from kernel.pipeline.planning.gpus import GB, KNOWN, Gpu
@@ -52,7 +52,7 @@ def plan_run(
 def rows_by_label(planned: Plan) -> dict[str, list[Stage]]:
     """The plan's rows by the stage whose cost they are, as run.json names it."""
     found = {own.label: [row for row in planned.stages if row.name in own.planned_as] for own in STAGES.values()}
-    found |= {row.name: [row] for row in planned.stages if row.name.startswith(f"{ENCODER} ")}
+    found |= {row.name: [row] for row in planned.stages if row.name.startswith((f"{ENCODER} ", f"{CAPTIONS} "))}
     return {label: rows for label, rows in found.items() if rows}
 
 
@@ -76,7 +76,8 @@ def with_fitting_batches(recipe: Recipe, planned: Plan) -> Recipe:
         recipe,
         clip_batch=min(recipe.clip_batch, fits["clip"]),
         encoder_batch=min([recipe.encoder_batch, *(fits[name] for name in fits if name.startswith(f"{ENCODER} "))]),
-        caption_batch=min(recipe.caption_batch, fits.get("captions", recipe.caption_batch)),
+        caption_batch=min([recipe.caption_batch, *(fits[name] for name in fits if name.split(" ")[0] == CAPTIONS)]),
+        matching_batch=min(recipe.matching_batch, fits.get("image-text matching", recipe.matching_batch)),
     )
 
 

@@ -4,13 +4,13 @@ Speeds are published peaks times an assumed share (gpus.py); what else is assume
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe
+from kernel.config import CAPTIONS, EMBEDDING_DIMENSIONS, ESTIMATES, MODIFIERS, Recipe, captioner_names
 from kernel.pipeline.planning.gpus import BANDWIDTH_EFFICIENCY, GB, HALF_EFFICIENCY, SINGLE_EFFICIENCY, Gpu
-from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Encoding, Weighed, Work
+from kernel.pipeline.planning.model_costs import Captioning, Clip, Decoding, Encoding, Matching, Weighed, Work
 
 ENCODER = "encoder"  # with its name the row of one
 # phrases of CLIP-Interrogator's lists that are left after blank, repeated and undecodable lines: `clip-interrogator`
@@ -47,6 +47,7 @@ class Assumed:
     # anonymous memory; `make truesize` measures 0.62 to 0.74: torch 0.28, transformers 0.16, sentence-transformers 0.1
     cpu_libraries_gb: float = assumed(0.7, "GB of the host for a worker's libraries, without")
     prompt_tokens: int = assumed(48, "tokens of a prompt")
+    caption_tokens: int = assumed(20, "tokens of a caption that is matched with its image")
     row_seconds: float = assumed(0.0025, "seconds to write and check one row of the submission")
 
     def told(self) -> dict[str, float]:
@@ -128,7 +129,7 @@ def largest_batch(usable: int, resident: int, bytes_per_item: int) -> int:
 
 
 def model_stage(
-    case: Case, name: str, model: Clip | Captioning | Encoding, per_item: int, asked: int, items: int, *,
+    case: Case, name: str, model: Clip | Captioning | Encoding | Matching, per_item: int, asked: int, items: int, *,
     operations: float, seconds: float, bytes_read: float = 0, bound_by: str = "device", features: int = 0,
 ) -> Stage:  # fmt: skip
     """A model beside MiniLM, which stays, and `features` bytes: at the recipe's batch, the largest that fits or all
@@ -156,11 +157,12 @@ def slower(gpu: Gpu, device: float, host: float) -> tuple[float, str]:
 
 
 def reading_stage(
-    clip: Clip, captioner: Captioning | None, sentences: Weighed, gpu: Gpu, bank_prompts: int = 0
-) -> Stage:
+    clip: Clip, captioners: Sequence[Captioning], sentences: Weighed, gpu: Gpu, bank_prompts: int = 0,
+    matching: Matching | None = None,
+) -> Stage:  # fmt: skip
     """Every weights file once for its sha256 and once by each worker, one after the other; of a bank the prompts' file
     for its sha256, by the run and by the worker that asks it."""
-    files = clip.weights.bytes + sentences.bytes + (captioner.weights.bytes if captioner else 0)
+    files = clip.weights.bytes + sentences.bytes + sum(own.weights.bytes for own in (*captioners, matching) if own)
     read = files * (1 + gpu.count) + 2 * bank_prompts * ASSUMED.prompt_file_bytes
     return host_stage("read weights", read / ASSUMED.dataset_bytes_a_second, read)
 
@@ -215,6 +217,11 @@ def phrases_of(recipe: Recipe, lists: Mapping[str, int] = PHRASES) -> list[int]:
     return [lists.get(name, PHRASES["mediums"]) for name, count in recipe.modifiers.items() if count]
 
 
+def captions_of(recipe: Recipe) -> int:
+    """Captions of an image, by whoever says them."""
+    return recipe.captions_per_image * len(captioner_names(recipe.captioner))
+
+
 def captions_stage(case: Case, captioner: Captioning) -> Stage:
     """Images encoded once; then steps that each read the decoder's weights once a batch and the cache of every row."""
     recipe, gpu, images, weights = case.recipe, case.gpu, case.images, captioner.weights
@@ -252,18 +259,36 @@ def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
 
 def cosines_stage(case: Case) -> Stage:
     """Every caption through CLIP's text tower, to weigh it by its cosine to the image."""
-    text, texts = case.clip.text, case.images * case.recipe.captions_per_image
+    text, texts = case.clip.text, case.images * captions_of(case.recipe)
     return model_stage(
         case, "caption cosines", case.clip, text.activation_bytes, case.recipe.text_batch, texts,
         operations=texts * text.operations, seconds=compute_seconds(case.gpu, text, texts),
     )  # fmt: skip
 
 
+def matching_stage(case: Case, matching: Matching) -> Stage:
+    """Every image once through the vision tower while the host prepares them, and each caption through the Q-Former.
+
+    A batch's captions pass at once, each beside its image.
+    """
+    images, captions = case.images, captions_of(case.recipe)
+    seconds, bound_by = encoding_seconds(case, matching.image)
+    beside = matching.patches_bytes + captions * matching.caption.activation_bytes
+    per_item = max(matching.image.activation_bytes, beside)
+    return model_stage(
+        case, "image-text matching", matching, per_item, case.recipe.matching_batch, images,
+        operations=images * (matching.image.operations + captions * matching.caption.operations),
+        seconds=seconds + compute_seconds(case.gpu, matching.caption, images * captions), bound_by=bound_by,
+    )  # fmt: skip
+
+
 def sentences_stage(case: Case, sentence: Work) -> Stage:
     """Every text of every estimate through MiniLM, which is there already."""
     needs = [ESTIMATES[name].needs for name in case.recipe.shared]
-    captions = case.recipe.captions_per_image
+    captions = captions_of(case.recipe)
     texts = case.images * sum(captions if CAPTIONS in own else MODIFIERS in own for own in needs)
+    if case.recipe.caption_weighting == "consensus" and case.recipe.needs(CAPTIONS):
+        texts += case.images * captions  # which are compared with one another before
     weights, per_item = case.sentences, sentence.activation_bytes
     most = largest_batch(case.usable, weights.bytes, per_item)
     return Stage(
@@ -273,7 +298,12 @@ def sentences_stage(case: Case, sentence: Work) -> Stage:
     )  # fmt: skip
 
 
-def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int] = PHRASES) -> dict[str, int]:
+def host_bytes(
+    case: Case,
+    captioners: Sequence[Captioning],
+    lists: Mapping[str, int] = PHRASES,
+    matching: Matching | None = None,
+) -> dict[str, int]:
     """The host's memory when every worker loads its captioner at once, one after the other, and while words are ranked.
 
     A model passes through the host whole on its way to its device.
@@ -282,7 +312,7 @@ def host_bytes(case: Case, captioner: Captioning | None, lists: Mapping[str, int
     if gpu.is_cpu:
         return {}
     library = ASSUMED.gpu_libraries_gb * GB
-    largest = max(clip.weights.bytes, captioner.weights.bytes if captioner else 0)
+    largest = max(own.weights.bytes for own in (clip, *captioners, matching) if own)
     phrases = sum(phrases_of(case.recipe, lists))
     ranked = 4 * (case.images + phrases) * clip.dimensions + 512 * phrases * 4
     workers = f"{gpu.count} worker{'s' * (gpu.count > 1)}"

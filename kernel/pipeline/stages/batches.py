@@ -1,6 +1,6 @@
 """Images through a model, batch by batch, whatever a single one of them or the device's memory does."""
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,17 +35,25 @@ class Encoded:
 
 
 def encode_files(
-    files: list[ImageFile], size: BatchSize, encode: Callable[[list[Image]], Iterable[Any]]
+    files: list[ImageFile],
+    size: BatchSize,
+    encode: Callable[[list[Any]], Iterable[Any]],
+    told: Mapping[str, Any] | None = None,
 ) -> Generator[int, None, Encoded]:
     """What `encode` makes of every file's image, until it raises OutOfTime; yields how many more are done.
 
+    With `told`, by id, `encode` is given pairs: an image, and what is told of it.
     Raises CannotBeUsed when one image alone does not fit into the device's memory, or `encode` fails on all of many.
     """
     results: list[Any] = []
     bad: dict[str, str] = {}
     failed: dict[str, str] = {}
     for decoded in decoded_batches(files, size.value):
-        good = [image for _, image in decoded if not isinstance(image, BadImage)]
+        good: list[Any] = [
+            image if told is None else (image, told[file.id])
+            for file, image in decoded
+            if not isinstance(image, BadImage)
+        ]
         try:
             found = iter(encoded(good, size, encode))
         except OutOfTime:
@@ -98,7 +106,7 @@ class Failed:
     reason: str
 
 
-def encoded(images: list[Image], size: BatchSize, encode: Callable[[list[Image]], Iterable[Any]]) -> list[Any]:
+def encoded(images: list[Any], size: BatchSize, encode: Callable[[list[Any]], Iterable[Any]]) -> list[Any]:
     """One result an image, a Failed where `encode` raised on that image alone."""
     results: list[Any] = []
     while len(results) < len(images):

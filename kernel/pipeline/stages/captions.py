@@ -33,6 +33,7 @@ class CaptionsStage:
     def __init__(self, job: Job, device: Device, name: str) -> None:
         self.job, self.name = job, name
         self.captioner = load_captioner(job.weights, name, device)
+        self.captioner.language = job.language
         check_sight(self.captioner, job.recipe)
         self.size = BatchSize(job.recipe.caption_batch)
         self.effort = Effort(most_effort(job.recipe), 0)
@@ -50,12 +51,13 @@ class CaptionsStage:
 
         files = folder.shard_files(item)
         made = yield from encode_files(files, self.size, said)
-        stands = folder.has_shard(results.CAPTIONS, item)
+        by = self.name if self.name in results.apart(recipe.captioner) else ""
+        stands = folder.has_shard(results.CAPTIONS.by(by), item)
         if not made.unmade or (len(made.unmade) < len(files) and not stands):
             content = self.content(files, made)
             if stands:
-                content = content.over(results.read_caption_shard(folder, item), folder.shard_ids(item))
-            results.write_captions(folder, item, content)
+                content = content.over(results.read_caption_shard(folder, item, by), folder.shard_ids(item))
+            results.write_captions(folder, item, content, by)
         if made.unmade:
             raise OutOfTime
 

@@ -19,17 +19,18 @@ class CosinesStage:
     def make(self, item: int, share: Share) -> Iterator[int]:
         if share.ends.left() <= 0:
             raise OutOfTime
-        folder = self.job.folder
+        folder, recipe = self.job.folder, self.job.recipe
         image_features, _, _ = results.read_rows(folder, results.CLIP, item)
-        captions = results.read_caption_shard(folder, item).captions
-        texts = list(dict.fromkeys(text for said in captions for text in said))
-        rows = dict(zip(texts, self.clip.encode_texts(texts, self.job.recipe.text_batch), strict=True)) if texts else {}
-        cosines = [
-            [float(features @ rows[text]) for text in said]
-            for features, said in zip(image_features, captions, strict=True)
-        ]
-        folder.write_json(results.COSINES, item, cosines)
-        yield len(captions)
+        for by in list(results.unscored(folder, results.COSINES, item, recipe.captioner)):
+            captions = results.read_caption_shard(folder, item, by).captions
+            texts = list(dict.fromkeys(text for said in captions for text in said))
+            rows = dict(zip(texts, self.clip.encode_texts(texts, recipe.text_batch), strict=True)) if texts else {}
+            cosines = [
+                [float(features @ rows[text]) for text in said]
+                for features, said in zip(image_features, captions, strict=True)
+            ]
+            folder.write_json(results.COSINES.by(by), item, cosines)
+        yield len(image_features)
 
 
 STAGE = StageDeclaration(

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
+from kernel.interrogator.korean import by_partners, captioners_for, in_korean, korean_of
 from kernel.interrogator.modes import Describer
 from kernel.interrogator.request import Request
 from kernel.interrogator.terms import TermTable, chosen_banks
-from kernel.models.clip import ClipEncoder
+from kernel.models.multilingual.loading import AnyClip, load_clip
 from kernel.models.text_tower import TextTower
 from kernel.pipeline.folder import results
 from kernel.pipeline.job import Job
@@ -22,14 +24,16 @@ class DescriptionsStage:
     """`clip`: one that is loaded already, else it is loaded; `rows` are its features (d,) of the last shard's images,
     by their ids."""
 
-    def __init__(self, job: Job, device: Device, clip: ClipEncoder | None = None) -> None:
+    def __init__(self, job: Job, device: Device, clip: AnyClip | None = None) -> None:
         self.job = job
         self.request = Request.read(job.folder.folder)
-        self.clip = clip or ClipEncoder.load(job.weights, device)
+        self.clip = clip or load_clip(job.weights, device, job.clip)
         self.rows: dict[str, np.ndarray] = {}
         self.banks = chosen_banks(self.request, job.weights)
+        self.captioned = bool(captioners_for(self.request, job.recipe, job.weights))
+        self.korean = korean_of(self.request) if by_partners(self.request, job.weights) else None
         self.size = BatchSize(job.recipe.clip_batch)
-        self.features = job.weights.sha256("clip"), job.features_folders
+        self.features = job.weights.sha256(job.clip), job.features_folders
 
     @cached_property
     def describer(self) -> Describer:
@@ -44,23 +48,58 @@ class DescriptionsStage:
         made = in_one(encode_files(wanted, self.size, self.clip.encode_images))
         rows = self.rows = {file.id: row for file, row in zip(wanted, made.results, strict=True) if row is not None}
         content: dict[str, dict] = {image: {"error": why} for image, why in (failed | made.bad | made.failed).items()}
-        if rows:
-            texts = [captions.get(image, "") for image in rows]
-            found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), texts, self.request.most)
-            for image, text, own in zip(rows, texts, found, strict=True):
-                caption = {"caption": text} if self.request.needs_captions else {}
-                content[image] = {**caption, **own}
+        apart = self.apart
+        for by in apart:
+            # an image that nobody captioned is described once
+            seen = {image: row for image, row in rows.items() if by in captions.get(image, apart[:1])}
+            for image, description in self.described(seen, captions, by).items():
+                if image not in content or description["similarity"] > content[image]["similarity"]:
+                    every = {"captions": captions.get(image, {})} if apart != [""] else {}
+                    content[image] = {**description, **every}
         self.job.folder.write_json(results.DESCRIPTIONS, item, content)
         yield len(files)
 
-    def captions(self, shard: int) -> tuple[dict[str, str], dict[str, str]]:
-        """By image the caption, and why there is none; nothing of either where the mode needs none."""
-        if not self.request.needs_captions:
-            return {}, {}
-        said = results.read_caption_shard(self.job.folder, shard)
-        by_image = zip(self.job.folder.shard_ids(shard), said.captions, strict=True)
-        captions = {image: own[0] for image, own in by_image if own}
-        return captions, said.bad | said.failed
+    @property
+    def apart(self) -> list[str]:
+        """By whom there are captions, as `results.apart` says."""
+        return results.apart(self.job.recipe.captioner) if self.captioned else [""]
+
+    def described(
+        self, rows: dict[str, np.ndarray], captions: dict[str, dict[str, str]], by: str
+    ) -> dict[str, dict[str, Any]]:
+        """By image, of these rows of CLIP's, what is found behind the caption of one captioner."""
+        if not rows:
+            return {}
+        texts = [captions.get(image, {}).get(by, "") for image in rows]
+        # a CLIP that reads English alone is given no Korean caption
+        read = texts if self.korean is None else [""] * len(texts)
+        found = self.describer.describe(self.request.mode, np.stack(list(rows.values())), read, self.request.most)
+        return {
+            image: {**({"caption": text} if self.captioned else {}), **self.in_language(own, text)}
+            for image, text, own in zip(rows, texts, found, strict=True)
+        }
+
+    def in_language(self, description: dict, caption: str) -> dict:
+        if self.request.language == "en":
+            return description
+        if self.korean is None:
+            return {"language": "ko", "ranked_by": self.job.clip, **description}
+        return {"language": "ko", "ranked_by": "English partners", **in_korean(description, self.korean, caption)}
+
+    def captions(self, shard: int) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
+        """By image the caption of each captioner that says one, and why there is none of any; nothing of either where
+        none are made."""
+        captions: dict[str, dict[str, str]] = {}
+        failed: dict[str, list[str]] = {}
+        for by in self.apart if self.captioned else ():
+            said = results.read_caption_shard(self.job.folder, shard, by)
+            for image, own in zip(self.job.folder.shard_ids(shard), said.captions, strict=True):
+                if own:
+                    captions.setdefault(image, {})[by] = own[0]
+            for image, why in (said.bad | said.failed).items():
+                failed.setdefault(image, []).append(why)
+        lacking = {image: own for image, own in failed.items() if image not in captions}
+        return captions, {image: "; ".join(dict.fromkeys(own)) for image, own in lacking.items()}
 
 
 # of `describe`, whose folder goes with it: no run goes on with them

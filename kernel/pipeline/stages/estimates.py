@@ -11,7 +11,7 @@ from kernel.config import CAPTIONS, Recipe
 from kernel.estimates import estimating
 from kernel.estimates.fusion import fuse
 from kernel.estimates.known import Known, Said
-from kernel.estimates.texts import weighed_captions
+from kernel.estimates.texts import consensus, together, weighed_captions
 from kernel.models.encoders.choice import chosen_encoders
 from kernel.models.sentences import SentenceEncoder
 from kernel.pipeline.folder import results
@@ -40,10 +40,15 @@ class EstimatesStage:
         image_features, bad = results.read_clip(folder)
         said = [Said([], []) for _ in folder.images]
         if recipe.needs(CAPTIONS):
-            captions, bad_later = results.read_captions(folder)
-            bad |= bad_later
-            cosines = results.read_cosines(folder) if recipe.caption_weighting == "clip" else None
-            said = weighed_captions(captions, cosines, recipe)
+            own = {}
+            for by in results.apart(recipe.captioner):
+                captions, bad_later = results.read_captions(folder, by)
+                bad |= bad_later
+                scores = results.read_caption_scores(folder, recipe.caption_weighting, by)
+                if recipe.caption_weighting == "consensus":
+                    scores = consensus(captions, self.encoder, recipe.text_batch)
+                own[by] = weighed_captions(captions, scores, recipe)
+            said = together(own, recipe.captioner_shares)
         modifiers = results.read_modifiers(folder)
         good = np.array([image.id not in bad for image in folder.images])
         for image in np.flatnonzero(~good).tolist():
@@ -82,7 +87,7 @@ STAGE = StageDeclaration(
     "estimates",
     EstimatesStage.load,
     label="estimates",
-    reads=(results.CLIP, results.CAPTIONS, results.COSINES),
-    depends_on=("recipe", "models", "words", "bank", "encoders"),
+    reads=(results.CLIP, results.CAPTIONS, results.COSINES, results.MATCHING),
+    depends_on=("recipe", "models", "words", "bank", "encoders", "matching"),
     planned_as=("sentences", "neighbours"),
 )

@@ -17,6 +17,7 @@ from kernel.pipeline.stages import (
     descriptions,
     encoders,
     estimates,
+    matching,
     words,
 )
 from kernel.system.devices import Device
@@ -31,6 +32,7 @@ STAGES = {
         encoders.STAGE,
         captions.STAGE,
         cosines.STAGE,
+        matching.STAGE,
         estimates.STAGE,
         descriptions.STAGE,
     )
@@ -64,14 +66,16 @@ class StageWork:
         return self.loaded() if self.loaded else load_stage(self.stage, self.job, device)
 
     def folders(self) -> list[Path]:
-        """The run's own, and that for the features of phrases where it is another and there."""
-        features = self.job.features
+        """The run's own, and where features of phrases are made that for them, if it is another and there."""
+        features = self.job.features if self.stage == words.STAGE.name else None
         return [self.job.folder.folder, *([features] if features and features.is_dir() else [])]
 
     def inputs(self) -> list[Path]:
-        """The weights, the bank, and of the pictures in each folder one: a picture that is not seen counts as bad."""
+        """The weights, the bank, one of the files with features of phrases, which may be in a folder that is only read,
+        and of the pictures in each folder one: a picture that is not seen counts as bad."""
         bank = [self.job.bank / RECORD] if self.job.bank else []
-        return [self.job.weights.manifest, *bank, *one_of_each_folder(self.job.folder.images)]
+        features = sorted(self.job.features.glob("*.safetensors"))[:1] if self.job.features else []
+        return [self.job.weights.manifest, *bank, *features, *one_of_each_folder(self.job.folder.images)]
 
     def as_json(self) -> str:
         return plain([self.stage, self.job.as_json()])

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from kernel.banks.word_banks import write_features
-from kernel.models.clip import ClipEncoder
+from kernel.models.multilingual.loading import AnyClip, load_clip
 from kernel.pipeline.job import Job
 from kernel.pipeline.stages import StageDeclaration
 from kernel.system.deadline import Effort
@@ -14,10 +14,10 @@ from kernel.system.work import Share
 
 
 class WordsStage:
-    def __init__(self, job: Job, device: Device, clip: ClipEncoder | None = None) -> None:
+    def __init__(self, job: Job, device: Device, clip: AnyClip | None = None) -> None:
         self.batch = job.recipe.text_batch
         self.parts = job.word_parts()
-        self.clip = clip or ClipEncoder.load(job.weights, device)
+        self.clip = clip or load_clip(job.weights, device, job.clip)
 
     def make(self, item: int, share: Share) -> Iterator[int]:
         part = self.parts[item]

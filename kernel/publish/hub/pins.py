@@ -6,13 +6,15 @@ Each file is pinned by the hash that the hub itself keeps: the sha256 of a large
 import hashlib
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import UserError
-from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS
+from kernel.config import Recipe
+from kernel.errors import UserError, did_you_mean
+from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS, names_in
+from kernel.models.image_text_matching import MATCHING
 from kernel.system.files import file_sha256
 from kernel.system.records import read_record
 
@@ -74,6 +76,13 @@ MODELS = Catalogue(
     "repositories", "model", "python -m kernel publish weights --pin", CHOICES,
     {key: own.repository for key, own in SHIPPED.items() if key not in BY_DEFAULT},
 )  # fmt: skip
+# taken where it is asked for
+MATCHING_MODELS = Catalogue(
+    MATCHING,
+    "model",
+    "python -m kernel publish weights --matching --pin",
+    {MATCHING: FileChoice(("config.json",), OF_CAPTIONERS)},
+)
 
 
 @dataclass(frozen=True)
@@ -131,6 +140,7 @@ class Pins:
     """pins.json: the repositories of each catalogue by key."""
 
     repositories: dict[str, Pin] = field(default_factory=dict)
+    matching: dict[str, Pin] = field(default_factory=dict)
     prompts: dict[str, Pin] = field(default_factory=dict)
     pairs: dict[str, Pin] = field(default_factory=dict)
 
@@ -223,3 +233,27 @@ def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = 
             odd = sorted(set(repository.files) - set(needed))
             raise UserError(f"{path}: lists {odd[0]} of {repository.name}, which is not needed. Remove the entry")
     return {key: repositories[key] for key in keys}
+
+
+def captioners_of(recipe: Recipe) -> list[str]:
+    """In the order of fallback; a recipe that names some gets those."""
+    if recipe.captioner == "auto":
+        return list(BY_DEFAULT)
+    names = names_in(recipe, SHIPPED_KINDS)
+    for name in names:
+        if name not in SHIPPED_KINDS:
+            raise UserError(
+                f"recipe {recipe.name!r} names the captioner {name!r}; expected auto, {', '.join(SHIPPED_KINDS)}"
+            )
+    return names
+
+
+def captioners_asked(names: Sequence[str]) -> list[str]:
+    """The names, each once. Raises UserError for one that is no captioner's."""
+    for name in names:
+        if name not in SHIPPED_KINDS:
+            raise UserError(
+                f"--captioners {name}: unknown{did_you_mean(name, SHIPPED_KINDS)}; 'python -m kernel captioners' lists "
+                f"all: {', '.join(SHIPPED_KINDS)}"
+            )
+    return list(dict.fromkeys(names))

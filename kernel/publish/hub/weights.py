@@ -4,7 +4,6 @@ Beside the result OUT lies .OUT.tmp while the work is under way: the folder as f
 with what each file was made of, so that a killed run goes on. Downloads lie in the scratch folder, one at a time.
 """
 
-import os
 import shutil
 import sys
 from collections.abc import Sequence
@@ -14,21 +13,31 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-from kernel.banks.word_banks import encode_missing, features_key, read_phrases
-from kernel.config import RECIPES, Recipe
-from kernel.errors import UserError, did_you_mean
+from kernel.config import Recipe
+from kernel.errors import UserError
 from kernel.estimates.constant import keep_constant_row
-from kernel.models.additions import NOT_ADDED, add_files, drop_files_to_add, files_to_add, finish_additions
-from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED_KINDS, inspect_captioner
+from kernel.models.additions import finish_additions
+from kernel.models.captioners.captioner import CONFIG, without_dtype
+from kernel.models.captioners.loading import SHIPPED, SHIPPED_KINDS, inspect_captioner, languages_record
 from kernel.models.clip import CONFIGURATIONS as OF_CLIP
-from kernel.models.clip import ClipEncoder, clip_tokenizer, clip_tokenizer_record
+from kernel.models.clip import clip_tokenizer, clip_tokenizer_record
 from kernel.models.configurations import check_configurations
+from kernel.models.image_text_matching import (
+    CLASS_NAME,
+    FULL_PRECISION,
+    MATCHING,
+    MatchingConfiguration,
+    complete_matching,
+    inspect_matching,
+    matching_tokenizer_record,
+    read_matching_config,
+    read_processor,
+)
 from kernel.models.sentences import CONFIGURATIONS as OF_SENTENCES
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer, sentence_tokenizer_record
 from kernel.models.weights_folder import (
-    FEATURES_FOLDER,
     MANIFEST,
-    FileEntry,
+    Manifest,
     Weights,
     loading,
     open_weights,
@@ -37,20 +46,29 @@ from kernel.models.weights_folder import (
 )
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch
-from kernel.publish.hub.pins import CHOICES, SHARD, Repository, pinned_repositories
+from kernel.publish.hub.pins import (
+    MATCHING_MODELS,
+    SHARD,
+    Repository,
+    captioners_asked,
+    captioners_of,
+    pinned_repositories,
+)
+from kernel.publish.hub.taken_along import models_put_in, take_along
 from kernel.publish.hub.word_lists import write_word_lists
-from kernel.system.devices import Device, find_device
-from kernel.system.files import file_sha256, require_space, unfinished_path, whole_file, write_json, writing
+from kernel.system.devices import Device
+from kernel.system.files import device_of, file_sha256, require_space, unfinished_path, whole_file, write_json
 from kernel.system.records import read_record
 
 WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "clip": OF_CLIP,
     "sentences": OF_SENTENCES,
+    MATCHING: {CONFIG: MatchingConfiguration},
     **{name: kind.configurations for name, kind in SHIPPED_KINDS.items()},
 }
-# result by download, for the check of free disk: halved, or with the parts that stay float32
-RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, **{name: kind.stored_share for name, kind in SHIPPED_KINDS.items()}}
+# result by download of what is no captioner, for the check of free disk: halved, or with parts that stay float32
+RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, MATCHING: 0.57}
 
 
 @dataclass(frozen=True)
@@ -70,19 +88,29 @@ class Item:
         return [self.repository.name, self.repository.revision, self.name, self.repository.files[self.name].hash]
 
 
-def publish_weights(recipe: Recipe, out: Path, scratch: Path, pins: Path, asked: Sequence[str] = ()) -> Path:
-    """Makes `out` the weights folder of a recipe's models, or finds that it is; returns it.
+def publish_weights(
+    recipe: Recipe, out: Path, scratch: Path, pins: Path, *, asked: Sequence[str] = (), matching: bool = False
+) -> Path:
+    """Makes `out` the weights folder of a recipe's models, with image-text matching if asked, or finds that it is.
 
-    Of captioners it holds those `asked` for, else the recipe's, in the order in which they stand in for one another.
+    Of captioners it holds those `asked` for, else those that the recipe names, else what it held before, else the two
+    that are taken by default, in the order in which they stand in for one another.
 
     A killed or failed run goes on where it was. Raises UserError for anything about pins, hub, disk or models.
     """
-    captioners = captioners_asked(asked) if asked else captioners_of(recipe)
+    before = manifest_before(out)
+    remembered = before.captioners if before and recipe.captioner == "auto" else []
+    held = [name for name in remembered if name in SHIPPED_KINDS]
+    captioners = captioners_asked(asked) or held or captioners_of(recipe)
     repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
+    if matching:
+        repositories |= pinned_repositories(pins, [MATCHING], MATCHING_MODELS)
     finish_additions(out)
     if is_current(out, repositories, captioners):
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
         return out
+    if before and MATCHING in before.models and not matching:  # whoever asked for it once has it
+        repositories |= pinned_repositories(pins, [MATCHING], MATCHING_MODELS)
     try:
         make_folder(out, repositories, captioners, scratch)
     except OSError as error:
@@ -111,6 +139,8 @@ def make_folder(out: Path, repositories: dict[str, Repository], captioners: list
     for name in captioners:
         if SHIPPED_KINDS[name].complete(folder / "captioners" / name):
             note_changed(items, folder, record)
+    if MATCHING in repositories and complete_matching(folder / MATCHING):
+        note_changed(items, folder, record)
     models = manifest_models(repositories, folder, captioners)
     for item in todo:
         if item.is_weights:
@@ -122,6 +152,8 @@ def make_folder(out: Path, repositories: dict[str, Repository], captioners: list
     keep_constant_row(folder, lambda: SentenceEncoder.load(Weights(folder, models, captioners), Device("cpu")))
     write_manifest(folder, models, captioners)
     check_written(folder, record)
+    if before := manifest_before(out):
+        take_along(out, before, folder)
     open_weights(folder)
     if out.exists():
         # out of the way in one rename: killed in the middle of its removal it would be taken for somebody else's folder
@@ -129,27 +161,6 @@ def make_folder(out: Path, repositories: dict[str, Repository], captioners: list
         out.replace(unfinished / "replaced")
     folder.replace(out)
     shutil.rmtree(unfinished)
-
-
-def captioners_of(recipe: Recipe) -> list[str]:
-    """In the order of fallback; a recipe that names one gets that one."""
-    if recipe.captioner not in ("auto", *SHIPPED_KINDS):
-        raise UserError(
-            f"recipe {recipe.name!r} names the captioner {recipe.captioner!r}; expected auto, "
-            f"{', '.join(SHIPPED_KINDS)}"
-        )
-    return list(BY_DEFAULT) if recipe.captioner == "auto" else [recipe.captioner]
-
-
-def captioners_asked(names: Sequence[str]) -> list[str]:
-    """The names, each once. Raises UserError for one that is no captioner's."""
-    for name in names:
-        if name not in SHIPPED_KINDS:
-            raise UserError(
-                f"--captioners {name}: unknown{did_you_mean(name, SHIPPED_KINDS)}; 'python -m kernel captioners' lists "
-                f"all: {', '.join(SHIPPED_KINDS)}"
-            )
-    return list(dict.fromkeys(names))
 
 
 def is_current(out: Path, repositories: dict[str, Repository], captioners: list[str]) -> bool:
@@ -160,9 +171,12 @@ def is_current(out: Path, repositories: dict[str, Repository], captioners: list[
         return False
     try:
         found = read_manifest(out / MANIFEST)
-        sources = {model: (entry["source"], entry["revision"]) for model, entry in found.models.items()}
+        # a folder that also matches images and texts, or into which models were put, is none that lacks anything
+        more = {*models_put_in(found), *({MATCHING} - set(repositories))}
+        asked = [model for model in found.models if model not in more]
+        sources = {model: (found.models[model]["source"], found.models[model]["revision"]) for model in asked}
         expected = {model: (repository.name, repository.revision) for model, repository in repositories.items()}
-        if sources != expected or found.captioners != captioners:
+        if sources != expected or [name for name in found.captioners if name not in more] != captioners:
             print(f"{out}: holds other models or revisions than the pinned ones: made anew", file=sys.stderr)
             return False
         open_weights(out)
@@ -172,13 +186,22 @@ def is_current(out: Path, repositories: dict[str, Repository], captioners: list[
     return True
 
 
+def manifest_before(out: Path) -> Manifest | None:
+    """Of the folder that is replaced; None where there is none that can be read."""
+    try:
+        return read_manifest(out / MANIFEST) if (out / MANIFEST).is_file() else None
+    except UserError:  # told before
+        return None
+
+
 def items_of(repositories: dict[str, Repository], captioners: list[str]) -> list[Item]:
     items = []
     for model, repository in repositories.items():
         parent = f"captioners/{model}" if model in captioners else model
+        chosen = repository.catalogue.choices[model]
         for name in repository.files:
             whole = name.endswith(WEIGHTS_SUFFIXES) and not SHARD.fullmatch(name)
-            items.append(Item(repository, name, f"{parent}/{CHOICES[model].weights[0] if whole else name}"))
+            items.append(Item(repository, name, f"{parent}/{chosen.weights[0] if whole else name}"))
     return items
 
 
@@ -211,20 +234,23 @@ def finished_files(unfinished: Path, items: list[Item]) -> dict[str, Made]:
     return finished
 
 
+def result_share(repository: Repository) -> float:
+    """What the result takes of a download, which may be in half precision already."""
+    if repository.key in RESULT_SHARE:
+        return RESULT_SHARE[repository.key]
+    download = sum(own.bytes for name, own in repository.files.items() if name.endswith(WEIGHTS_SUFFIXES))
+    return min(1.0, SHIPPED[repository.key].gigabytes * 1e9 / max(1, download))
+
+
 def check_disks(todo: list[Item], scratch: Path, folder: Path) -> None:
     """Refuses to start when the largest download, or the result, cannot fit. Both can be on one disk."""
     download = max((bytes_to_come(item.repository, item.name, scratch) for item in todo), default=0)
-    result = sum(int(item.repository.files[item.name].bytes * RESULT_SHARE[item.repository.key]) for item in todo)
-    needs = {scratch: download, folder: result}
-    if device_of(scratch) == device_of(folder):
-        needs = {folder: download + result}
+    result = sum(int(item.repository.files[item.name].bytes * result_share(item.repository)) for item in todo)
+    one = device_of(scratch) == device_of(folder)
+    needs = {folder: download + result} if one else {scratch: download, folder: result}
     for where, need in needs.items():
         what = f"{need / 1e9:.2f} GB are needed for what is still to come"
         require_space(where, need, what, "give --scratch or --out another disk")
-
-
-def device_of(path: Path) -> int:
-    return os.stat(path).st_dev
 
 
 def make(item: Item, folder: Path, scratch: Path, record: dict[str, Made]) -> None:
@@ -252,11 +278,15 @@ def note_changed(items: list[Item], folder: Path, record: dict[str, Made]) -> No
 def put(item: Item, source: Path, target: Path) -> str:
     """Writes `target`, halved where it holds weights that are run in half precision; returns its sha256."""
     model = item.repository.key
-    kind = SHIPPED_KINDS.get(model)
+    kind, matching = SHIPPED_KINDS.get(model), model == MATCHING
     if item.name.endswith(".bin"):
         return convert_pickle(source, target)
     if item.is_weights and model != "sentences":
-        return convert_safetensors(source, target, kind.full_precision if kind else ())
+        kept = FULL_PRECISION if matching else kind.full_precision if kind else ()
+        return convert_safetensors(source, target, kept)
+    if item.name == CONFIG and matching:
+        write_json(target, without_dtype(read_matching_config(source, item.repository.other_revision)))
+        return file_sha256(target)
     if kind and item.name == kind.config_file:
         write_json(target, kind.stated(kind.read_config(source, item.repository.other_revision)))
         return file_sha256(target)
@@ -267,7 +297,7 @@ def put(item: Item, source: Path, target: Path) -> str:
 
 def manifest_models(repositories: dict[str, Repository], folder: Path, captioners: list[str]) -> dict[str, Any]:
     """The manifest's record of each model, made with its own tokenizer; captioners are checked as a run does."""
-    classes = {"clip": "CLIP", "sentences": "SentenceTransformer"}
+    classes = {"clip": "CLIP", "sentences": "SentenceTransformer", MATCHING: CLASS_NAME}
     classes |= {name: kind.class_name for name, kind in SHIPPED_KINDS.items()}
     models: dict[str, Any] = {}
     weights = Weights(folder, models, captioners)
@@ -279,9 +309,11 @@ def manifest_models(repositories: dict[str, Repository], folder: Path, captioner
             with loading(folder_of_model, "open_clip" if model == "clip" else "transformers"):
                 tokenizer = tokenizer_record_of(weights, model)
             models[model] = {"class": classes[model], "source": repository.name, "revision": repository.revision}
-            models[model]["tokenizer"] = tokenizer
+            models[model] |= {"tokenizer": tokenizer, **languages_record(model)}
             if model in captioners:
                 inspect_captioner(weights, model)
+            if model == MATCHING:
+                inspect_matching(weights)
         except UserError as error:
             raise UserError(
                 f"{repository}: its configuration is not what a run needs ({error}); no weights were "
@@ -296,6 +328,8 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
         return clip_tokenizer_record(clip_tokenizer(folder))
     if model == "sentences":
         return sentence_tokenizer_record(sentence_tokenizer(folder))
+    if model == MATCHING:
+        return matching_tokenizer_record(read_processor(folder))
     kind = SHIPPED_KINDS[model]
     return kind.tokenizer_record(kind.read_processor(folder))
 
@@ -310,27 +344,3 @@ def check_written(folder: Path, record: dict[str, Made]) -> None:
                 f"{folder / entry.path}: reads back otherwise than it was written: the disk may be failing, or the "
                 "file was changed. It was removed; run again to make it anew"
             )
-
-
-def encode_word_banks(folder: Path) -> None:
-    """Puts the features of the word banks that a recipe names into the weights folder, so that no run makes them.
-
-    Killed, it goes on with the banks that are not encoded yet. Raises UserError when the disk is full.
-    """
-    finish_additions(folder)
-    weights = open_weights(folder)
-    sha256 = weights.sha256("clip")
-    batches = {name: recipe.text_batch for recipe in RECIPES.values() for name, n in recipe.modifiers.items() if n}
-    words = {name: read_phrases(folder / "word_banks" / f"{name}.txt") for name in batches}
-    wanted = {f"{features_key(sha256, each.phrases)}.safetensors" for each in words.values()}
-    there = {path.name for path in (folder / FEATURES_FOLDER).glob("*")}
-    if wanted <= there:
-        return drop_files_to_add(folder, FEATURES_FOLDER)
-    with writing(folder / FEATURES_FOLDER, NOT_ADDED):
-        unfinished = files_to_add(folder, FEATURES_FOLDER)
-        clip = ClipEncoder.load(weights, find_device("auto"))
-        for name, phrases in words.items():
-            encode_missing(phrases, clip, sha256, [folder / FEATURES_FOLDER, unfinished], batches[name])
-        new = sorted(wanted - there)
-        added = [FileEntry.of(unfinished / name, f"{FEATURES_FOLDER}/{name}") for name in new]
-        add_files(folder, FEATURES_FOLDER, added, kept=wanted & there)

@@ -61,15 +61,19 @@ function add(files) {
   for (const file of files) {
     const own = { file, results: {}, key: {} };
     const picture = element("img", { className: "picture", alt: `picture ${file.name}` });
+    picture.loading = "lazy";  // before its address: thousands of large pictures are not all decoded at once
     picture.src = URL.createObjectURL(file);
     picture.onload = () => URL.revokeObjectURL(picture.src);
-    picture.onerror = () => picture.replaceWith(element("div", { className: "picture" }, "no picture"));
+    picture.onerror = () => {
+      URL.revokeObjectURL(picture.src);
+      picture.replaceWith(element("div", { className: "picture" }, "not shown by this browser"));
+    };
     const remove = element("button", { type: "button", className: "small" }, "Remove");
     remove.ariaLabel = `Remove ${file.name}`;
     remove.onclick = () => { pictures.splice(pictures.indexOf(own), 1); own.card.remove(); shown(); };
     own.body = element("div", {}, element("p", { className: "lead" }, "not described yet"));
     own.card = element("article", { ariaLabel: file.name }, picture,
-      element("div", {}, element("h2", {}, element("span", {}, file.name), remove), own.body));
+      element("div", {}, element("header", {}, element("h2", {}, file.name), remove), own.body));
     pictures.push(own);
     main.append(own.card);
   }
@@ -95,7 +99,7 @@ async function describe() {
   let done = 0;
   find("#trouble").textContent = "";
   find("#progress").max = todo.length;
-  const watching = setInterval(watch, STATUS_EVERY, () => done, todo.length);
+  const watching = setInterval(watch, STATUS_EVERY);
   tell(`0 of ${todo.length}`);
   find("#progress").value = 0;
   shown();
@@ -120,6 +124,7 @@ async function describe() {
   const bad = todo.slice(0, done).filter((own) => own.results[kind(asking.mode)].error).length;
   const ended = signal.aborted ? `cancelled: ${done} of ${todo.length} described` : `${done} of ${todo.length} described`;
   running = null;
+  find("#doing").textContent = "";
   tell(bad ? `${ended}, ${bad} of them bad` : ended);
   shown();
 }
@@ -132,25 +137,35 @@ function grouped(todo) {
 }
 
 async function recordsOf(group, asking, signal) {
-  const sendable = group.filter((own) => own.file.size <= options.most_picture_bytes);
+  const reasons = await Promise.all(group.map((own) => whyNotSent(own.file)));
+  const sendable = group.filter((own, index) => !reasons[index]);
   const body = new FormData();
   for (const own of sendable) body.append("pictures", own.file, own.file.name);
   for (const name of ["mode", "captioner", "top", "nearest"]) body.append(name, asking[name]);
   for (const name of asking.without) body.append("without", name);
   const answer = sendable.length ? await asked("describe", { method: "POST", body, signal }) : null;
   const records = answer ? (await answer.json()).records : [];
-  const most = `${Math.floor(options.most_picture_bytes / 2 ** 20)} MiB`;
-  const tooBig = { error: `larger than ${most}, the most that a picture may have: it was not sent` };
-  return group.map((own) => (sendable.includes(own) ? records.shift() : tooBig));
+  return group.map((own, index) => (reasons[index] ? { error: reasons[index] } : records.shift()));
 }
 
-async function watch(done, total) {
+// what cannot be read would fail the whole request, as if the server were gone
+async function whyNotSent(file) {
+  const most = options.most_picture_bytes;
+  if (file.size > most) {
+    return `larger than ${Math.floor(most / 2 ** 20)} MiB, the most that a picture may have: it was not sent`;
+  }
+  const readable = file.size > 0 && await file.slice(0, 1).arrayBuffer().then(() => true, () => false);
+  return readable ? "" : "a folder, an empty file, or one that was moved or changed since: it was not sent. Choose its pictures again";
+}
+
+// beside the status, which screen readers say whenever it changes
+async function watch() {
   try {
     const at = await (await asked("status")).json();
     if (running === null) return;
-    const waiting = at.waiting ? `; ${at.waiting} waiting` : "";
     const doing = at.of ? `${at.said} ${at.made} of ${at.of}` : at.said;
-    tell(`${done()} of ${total}${doing || waiting ? ` (${doing}${waiting})` : ""}`);
+    const waiting = at.waiting ? `${at.waiting} waiting` : "";
+    find("#doing").textContent = [doing, waiting].filter(Boolean).join("; ");
   } catch { /* the request itself tells it */ }
 }
 
@@ -193,7 +208,7 @@ function table(title, of, rows, open) {
     const bar = element("span", { className: "bar" });
     bar.style.width = `${(100 * Math.abs(cosine)) / most}%`;
     return element("tr", {}, element("th", { scope: "row" }, text), element("td", { className: "bank" }, what),
-      element("td", { className: "bars" }, bar), element("td", { className: "number" }, cosine.toFixed(3)));
+      element("td", { className: "bars", ariaHidden: "true" }, bar), element("td", { className: "number" }, cosine.toFixed(3)));
   });
   const head = ["text", of, "", "cosine"].map((name, column) => element("th", { scope: "col",
     className: column === 2 ? "bars" : "" }, name));
@@ -208,17 +223,17 @@ async function copied(button, from) {
     await navigator.clipboard.writeText(from.textContent);
   } catch {  // over plain HTTP from another machine a page has no clipboard of its own
     getSelection().selectAllChildren(from);
-    document.execCommand("copy");
+    if (!document.execCommand("copy")) return;  // the prompt is selected: the keyboard copies it
   }
-  button.textContent = "Copied";
-  setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  button.textContent = find("#said").textContent = "Copied";
+  setTimeout(() => { button.textContent = "Copy"; find("#said").textContent = ""; }, 1500);
 }
 
 // IMAGE.txt with the prompt, and IMAGE.negative.txt where both were asked
 function texts() {
   return pictures.flatMap((own) => {
     const { prompt, negative } = own.results;
-    const stem = own.file.name.replace(/\.[^.]*$/, "");
+    const stem = own.file.name.replace(/\.[^.]*$/, "").slice(0, 200);  // what is added must not make it too long
     const said = (record) => record && !record.error;
     const first = said(prompt) ? prompt : said(negative) ? negative : null;
     const found = first ? [{ image: own.file.name, text: first.prompt }] : [];

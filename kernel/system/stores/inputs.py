@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TypeVar
 
 from kernel.errors import UserError
 from kernel.system.files import require_space, write_json, writing
@@ -22,6 +22,7 @@ Result = TypeVar("Result")
 ORIGIN = "origin.json"  # what the store said of each object when it was fetched
 AT_ONCE = 8  # objects
 TELL_SECONDS = 10.0  # between notes of what has come: of what is not noted at a kill, no more is fetched again
+READ: dict[Path, IO[str]] = {}  # the locks of what this process reads, by their folders
 CURE = "free space there or give --mirror another folder, then run again: what was fetched is kept"
 
 
@@ -42,31 +43,32 @@ def fetched(url: Url, home: Path) -> Path:
         )
     place = home / url.name
     with writing(home, CURE), alone(home):
-        if place.exists() and place.is_file() != ("" in wanted):
-            shutil.rmtree(place) if place.is_dir() else place.unlink()
-        remove_others(place, wanted)
         known = what_was_fetched(home)
         missing = {
             name: found
             for name, found in wanted.items()
             if known.get(name) != found or not has_bytes(file_of(place, name), found.bytes)
         }
-        if missing:
-            needed = sum(found.bytes for found in missing.values())
-            require_space(home, needed, f"{url} takes {needed:,} bytes more", "give --mirror a folder on another disk")
+        with read_until_the_end(url, home, changes=bool(missing or others(place, wanted))):
+            if place.exists() and place.is_file() != ("" in wanted):
+                shutil.rmtree(place) if place.is_dir() else place.unlink()
+            for path in others(place, wanted):
+                path.unlink()
             there = {name: found for name, found in wanted.items() if name not in missing}
+            if missing:
+                needed = sum(found.bytes for found in missing.values())
+                cure = "give --mirror a folder on another disk"
+                require_space(home, needed, f"{url} takes {needed:,} bytes more", cure)
             tell_origin(home, there)  # before any is replaced
             told = time.monotonic()
             try:
-                for name in fetch(store, missing, place, home, read_seals(store, objects)):
+                for name in fetch(store, missing, place, home, read_seals(store, objects)) if missing else ():
                     there[name] = missing[name]
                     if time.monotonic() - told > TELL_SECONDS:
                         tell_origin(home, there)
                         told = time.monotonic()
             finally:
                 tell_origin(home, there)
-        else:
-            tell_origin(home, wanted)
     return place
 
 
@@ -87,6 +89,31 @@ def alone(home: Path) -> Iterator[None]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+@contextmanager
+def read_until_the_end(url: Url, home: Path, changes: bool) -> Iterator[None]:
+    """Where the block `changes` what lies there, no other process reads it meanwhile; and when it has ended well, none
+    changes it until this process ends, which reads it from now on. Raises UserError where another one reads it."""
+    import fcntl
+
+    lock = READ.get(home.absolute()) or (home / "readers.lock").open("w")
+    try:
+        if changes:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(
+                    f"{home}: another command reads it, and {url} holds something else by now. Nothing was changed. "
+                    "Wait for that one's end, or give --mirror another folder, then run again"
+                ) from error
+        yield
+        READ[home.absolute()] = lock
+    finally:
+        if home.absolute() in READ:
+            fcntl.flock(lock, fcntl.LOCK_SH)
+        else:
+            lock.close()
+
+
 def tell_origin(home: Path, objects: Mapping[str, Listed]) -> None:
     write_json(home / ORIGIN, {name: asdict(found) for name, found in objects.items()})
 
@@ -95,11 +122,10 @@ def file_of(place: Path, name: str) -> Path:
     return place / name if name else place
 
 
-def remove_others(place: Path, wanted: Mapping[str, Listed]) -> None:
-    """What the store no longer has."""
-    for path in [own for own in place.rglob("*") if not own.is_dir()] if place.is_dir() else []:
-        if path.relative_to(place).as_posix() not in wanted:
-            path.unlink()
+def others(place: Path, wanted: Mapping[str, Listed]) -> list[Path]:
+    """Files that the store no longer has."""
+    files = [own for own in place.rglob("*") if not own.is_dir()] if place.is_dir() else []
+    return [own for own in files if own.relative_to(place).as_posix() not in wanted]
 
 
 def what_was_fetched(home: Path) -> dict[str, Listed]:

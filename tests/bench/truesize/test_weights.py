@@ -63,7 +63,7 @@ def test_the_head_is_a_matrix_of_its_own(folder, cpu):
 
 def test_what_is_planned_from_the_folder_is_what_its_files_hold(folder):
     """Both have the head and the embedding."""
-    captioner = models_of(open_weights(folder), RECIPES["baseline"], half=False).captioner
+    captioner = models_of(open_weights(folder), RECIPES["baseline"], half=False).captioners[0]
     assert captioner is not None
     headers = [tensor for path in folder.glob("captioners/blip2/*.safetensors") for tensor in read_header(path)]
     assert captioner.weights.parameters == sum(math.prod(tensor.shape) for tensor in headers)
@@ -77,6 +77,7 @@ WIDE = Sizes(
     replace(TINY.captioner, config={
         **TINY.captioner.config,
         "text_config": {**TINY.captioner.config["text_config"], "d_model": 512, "vocab_size": 50_000},
+        "image_token_index": 30_000,  # of 30,001 tokens
     }),
 )  # fmt: skip
 

@@ -29,6 +29,12 @@ def test_blip2_names_the_subject_and_captions_exactly(figures):
     assert figures["blip2"]["caption_exact"] >= 0.60
 
 
+def test_the_true_caption_outranks_one_with_another_color_or_subject(figures):
+    for head in ("itm", "itc"):
+        assert figures["matching"][head]["color"] >= 0.90
+        assert figures["matching"][head]["subject"] >= 0.90
+
+
 def test_blip_names_the_subject_and_captions_exactly(figures):
     assert figures["blip"]["subject"] >= 0.90
     assert figures["blip"]["caption_exact"] >= 0.60

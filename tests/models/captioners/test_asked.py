@@ -11,7 +11,9 @@ from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.captioners.asked.kind import AskedKind
 from kernel.models.captioners.asked.qwen import LEAST_PIXELS, MOST_PIXELS
+from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import KINDS, load_captioner
+from kernel.pipeline.planning.model_costs import captioner_costs, count
 from kernel.system.devices import Device
 from tests.models.captioners.conftest import edit_json
 from tests.models.captioners.tiny import MAKERS, tiny_captioner
@@ -42,7 +44,7 @@ def test_its_class_is_the_one_that_transformers_own_table_has_for_its_configurat
 def test_a_chat_is_the_librarys_own_with_its_roles(loaded, name):
     captioner = loaded(name)
     picture = Image.new("RGB", (56, 56), "red")
-    said = [{"type": "image", "image": picture}, {"type": "text", "text": captioner.kind.words}]
+    said = [{"type": "image", "image": picture}, {"type": "text", "text": captioner.kind.words["English"]}]
     expected = captioner.processor.apply_chat_template(
         [{"role": "user", "content": said}], tokenize=True, return_dict=True, return_tensors="pt",
         add_generation_prompt=True,
@@ -50,6 +52,27 @@ def test_a_chat_is_the_librarys_own_with_its_roles(loaded, name):
     asked = captioner.kind.prompt(captioner.processor, [picture], Device("cpu"))
     assert torch.equal(asked["input_ids"], expected["input_ids"])
     assert torch.equal(asked["pixel_values"], expected["pixel_values"])
+
+
+@pytest.mark.parametrize(
+    "name, english, korean",
+    [("paligemma", "caption en", "caption ko")]
+    + [(name, "this image in one", "이 이미지를 한국어 한 문장으로") for name in ("qwen2-vl", "qwen3-vl")],
+)
+def test_a_korean_caption_is_asked_for_in_words_of_its_own(loaded, monkeypatch, name, english, korean):
+    captioner, given = loaded(name), []
+    generate = captioner.model.generate
+
+    def told(input_ids, **others):
+        given.append(captioner.processor.decode(input_ids[0]))
+        return generate(input_ids=input_ids, **others)
+
+    monkeypatch.setattr(captioner.model, "generate", told)
+    for captioner.language in ("English", "Korean"):
+        captioner.captions([Image.new("RGB", (56, 56), "red")], RECIPE)
+    first, second = given
+    assert english in first and korean not in first
+    assert korean in second and english not in second
 
 
 @pytest.mark.parametrize("name", [name for name, kind in ASKED.items() if kind.is_decoder_only])
@@ -71,6 +94,15 @@ def test_pixels_have_a_bound_whatever_the_picture(loaded, name):
     for size in ((4000, 3000), (6000, 100), (5, 5)):
         grid = captioner.kind.prompt(captioner.processor, [Image.new("RGB", size)], Device("cpu"))["image_grid_thw"]
         assert LEAST_PIXELS * 0.9 <= int(grid.prod()) * side**2 <= MOST_PIXELS
+
+
+def test_as_many_places_as_the_published_qwen3_has_are_taken(tmp_path, cpu):
+    """Source: config.json of Qwen3-VL-2B-Instruct and -4B-Instruct."""
+    weights = tiny_captioner(tmp_path, "qwen3-vl")
+    path = weights.model_folder("qwen3-vl") / "config.json"
+    edit_json(path, lambda config: config["text_config"].update({"max_position_embeddings": 262144}))
+    captioner = load_captioner(weights, "qwen3-vl", cpu)
+    assert captioner.kind.read_config(path)["text_config"]["max_position_embeddings"] == 262144
 
 
 def test_a_large_picture_is_seen_once_and_not_in_parts(loaded):
@@ -102,6 +134,19 @@ def test_florences_task_reaches_it_as_the_sentence_that_stands_for_it(loaded):
     said = captioner.processor.tokenizer.convert_ids_to_tokens(asked["input_ids"][0])
     # "Describe in detail what is shown in the image.", as far as the tiny tokenizer has its words
     assert said[-9:] == ["<s>", "<unk>", "in", "<unk>", "<unk>", "<unk>", "<unk>", "in", "the", "<unk>", "</s>"][-9:]
+
+
+def test_kosmos_looks_once_an_image_however_many_beams_and_is_planned_so(tmp_path, cpu):
+    weights, looks = tiny_captioner(tmp_path, "kosmos2"), []
+    captioner = load_captioner(weights, "kosmos2", cpu)
+    captioner.model.vision_model.register_forward_hook(lambda part, given, made: looks.append(len(made[0])))
+    captioner.captions([Image.new("RGB", (40, 40), color) for color in ("red", "blue")], RECIPE)
+    assert looks == [2]
+    config = captioner.kind.read_config(weights.model_folder("kosmos2") / "config.json")
+    costs = captioner_costs(Published("tiny", captioner.kind.class_name, config), half=False)
+    model, pixels = captioner.kind.meta_model(config, False), torch.empty(1, 3, 28, 28, device="meta")
+    vision = count(lambda: model.vision_model(pixel_values=pixels), half=False).operations
+    assert 0 < vision < costs.encode.operations
 
 
 @pytest.mark.parametrize("name", CHATS)

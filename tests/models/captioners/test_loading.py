@@ -12,6 +12,7 @@ from kernel.models.captioners.loading import (
     SHIPPED,
     SHIPPED_KINDS,
     captioners_named,
+    captioners_speaking,
     kind_of,
     listing,
     load_captioner,
@@ -32,6 +33,19 @@ def test_a_captioner_that_the_folder_does_not_hold_is_refused_with_those_it_hold
         captioners_named(Recipe(captioner="blip22"), weights)
     with pytest.raises(UserError, match="holds no captioner 'auto'; it has none"):
         captioners_named(Recipe(), replace(weights, captioners=[]))
+
+
+def test_of_several_captioners_each_is_named_once_and_none_stands_in(weights):
+    assert captioners_named(Recipe(captioner="blip, blip2"), weights) == ["blip", "blip2"]
+    assert captioners_named(Recipe(captioner="blip2,blip", captioner_shares={"blip": 0.2, "blip2": 1}), weights) == [
+        "blip2", "blip"
+    ]  # fmt: skip
+    with pytest.raises(UserError, match="captioner=blip,blip names 'blip' more than once.* of blip2, blip"):
+        captioners_named(Recipe(captioner="blip,blip"), weights)
+    with pytest.raises(UserError, match=r"holds no captioner 'coca'.*; it has blip2, blip"):
+        captioners_named(Recipe(captioner="blip,coca"), weights)
+    with pytest.raises(UserError, match="captioner_shares gives coca 1; expected a share above 0 of .*: blip2, blip"):
+        captioners_named(Recipe(captioner="blip2,blip", captioner_shares={"coca": 1}), weights)
 
 
 def test_every_kind_is_found_by_its_class_and_has_a_name_of_its_own():
@@ -94,3 +108,26 @@ def test_an_unknown_class_lists_the_known_ones(weights, cpu):
     models = {**weights.models, "blip": {**weights.models["blip"], "class": "ViTForImageClassification"}}
     with pytest.raises(UserError, match="Blip2ForConditionalGeneration, BlipForConditionalGeneration"):
         load_captioner(replace(weights, models=models), "blip", cpu)
+
+
+def test_a_run_s_captions_are_english(weights):
+    models = {**weights.models, "blip2": {**weights.models["blip2"], "languages": ["Korean"]}}
+    own = replace(weights, models=models)
+    assert captioners_named(Recipe(captioner="auto"), own) == ["blip"]
+    with pytest.raises(UserError, match="captioner 'blip2' speaks no English .the competition scores captions against"):
+        captioners_named(Recipe(captioner="blip2"), own)
+    assert captioners_named(Recipe(captioner="blip2"), own, "Korean") == ["blip2"]
+    alone = replace(own, captioners=["blip2"])
+    with pytest.raises(UserError, match="captioner 'blip2' speaks no English .*those that do: none. Make the weights"):
+        captioners_named(Recipe(), alone)
+    both = {**models, "blip2": {**models["blip2"], "languages": ["English", "Korean"]}}
+    assert captioners_named(Recipe(captioner="blip2"), replace(weights, models=both)) == ["blip2", "blip"]
+
+
+def test_a_captioner_that_cannot_be_asked_in_korean_speaks_none_whatever_its_manifest_says(weights):
+    record = {**weights.models["blip"], "languages": ["English", "Korean"]}
+    classes = {name: SHIPPED_KINDS[name].class_name for name in ("smolvlm", "qwen3-vl", "blip")}
+    models = {name: {**record, "class": own} for name, own in classes.items()}
+    own = replace(weights, models=models, captioners=list(models))
+    assert captioners_speaking("Korean", own) == ["qwen3-vl", "blip"]
+    assert captioners_speaking("English", own) == list(models)

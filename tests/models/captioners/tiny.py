@@ -12,7 +12,8 @@ from kernel.models.captioners.loading import KINDS
 from kernel.models.tokenizers import KNOWN_SENTENCE
 from kernel.models.weights_folder import Weights
 
-WORDS = [*KNOWN_SENTENCE.replace(",", " ,").split(), *"describe this image in one sentence photo of the . : ?".split()]
+WORDS = [*KNOWN_SENTENCE.replace(",", " ,").split(), *"describe this image in one sentence photo of the . : ?".split(),
+         *"caption en ko 이 이미지를 한국어 한 문장으로 묘사해 주세요.".split()]  # fmt: skip
 SIDE = 28
 
 

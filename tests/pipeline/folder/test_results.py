@@ -87,3 +87,27 @@ def test_a_file_of_any_size_in_a_run_folder_is_not_read(tmp_path, monkeypatch):
     for read in (results.read_captions, results.read_modifiers):
         with pytest.raises(OSError, match="more than 1 MiB"):
             read(run)
+
+
+def test_of_several_captioners_each_has_its_own_files_and_scores_go_with_the_captions_they_are_of(tmp_path):
+    run = opened(tmp_path)
+    for name, said in (("blip2", [["a fish"], ["a cat"]]), ("coca", [["a trout"], []])):
+        results.write_captions(run, 0, captioned(said), name)
+        run.write_json(results.COSINES.by(name), 0, [[0.5] * len(own) for own in said])
+    assert run.made(results.CAPTIONS) == [] and run.made(results.CAPTIONS.by("coca")) == [0]
+    assert results.told_captions(run, "blip2,coca")[:2] == [["blip2: a fish", "coca: a trout"], ["blip2: a cat"]]
+    assert results.read_caption_scores(run, "clip", "coca")[:2] == [[0.5], []]
+    results.write_captions(run, 0, captioned([["a carp"], ["a dog"]]), "coca")
+    assert list(results.unscored(run, results.COSINES, 0, "blip2,coca")) == ["coca"]
+    assert results.read_caption_scores(run, "clip", "coca")[:2] == [None, None]
+    assert results.read_caption_scores(run, "clip", "blip2")[:2] == [[0.5], [0.5]]
+
+
+def test_several_captioners_have_not_come_to_what_none_has_come_to(tmp_path):
+    run = opened(tmp_path)
+    first = run.shard_ids(0)
+    results.write_captions(run, 0, captioned([["x"], []], unmade=[first[1]]), "blip2")
+    results.write_captions(run, 1, captioned([["x"], ["y"]]), "coca")
+    later = {image for shard in range(2, len(run.borders)) for image in run.shard_ids(shard)}
+    assert results.unmade_images(run, results.CAPTIONS, "blip2,coca") == {first[1]} | later
+    assert results.unmade_images(run, results.CAPTIONS, "blip2,git") == {first[1]} | later | set(run.shard_ids(1))

@@ -1,6 +1,7 @@
 """A scratch folder: a killed `describe` goes on in it, and nothing of another one is ever taken."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from kernel.errors import UserError
 from kernel.interrogator.request import Request
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
 from kernel.pipeline import describe as module
+from kernel.pipeline.captioning import describe_into
 from kernel.pipeline.describe import Means, describe, identity_of
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.results import CaptionShard
@@ -19,6 +21,7 @@ from kernel.pipeline.folder.scratch import scratch_folder
 from kernel.pipeline.images import list_images
 from kernel.pipeline.stages.captions import CaptionsStage
 from kernel.pipeline.stages.descriptions import DescriptionsStage
+from kernel.sidecars.asked import Sidecars
 from kernel.system.devices import Device
 from kernel.system.work import CannotBeUsed
 
@@ -67,6 +70,55 @@ def test_what_was_described_before_a_kill_is_told_again_and_not_made_again(image
     told = []
     assert ask(told.append) == expected == told
     assert made == [("DescriptionsStage", 2)]
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+@pytest.mark.parametrize("cleared", [False, True])
+def test_captions_that_are_written_are_not_made_again_where_the_scratch_folder_is_gone(
+    images, made, weights_folder, tmp_path, cleared
+):
+    means, told = Means(device="cpu", scratch=tmp_path / "scratch"), []
+
+    def ask(tell):
+        request = Request(top=3, features=str(tmp_path / "features"))
+        return describe_into(Sidecars("txt"), [images], request, weights_folder, means, tell)
+
+    def interrupted(record):
+        told.append(record["image"])
+        if len(told) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ask(interrupted)
+    if cleared:
+        shutil.rmtree(means.scratch)
+    made.clear()
+    records, said = ask(lambda record: None)
+    assert said == "6 captions written, 0 kept as they were" and len(records) == (2 if cleared else 6)
+    anew = [("CaptionsStage", 0), ("DescriptionsStage", 0)]
+    assert made == (anew if cleared else [("DescriptionsStage", 2)])
+    assert list(means.scratch.iterdir()) == []
+
+
+def test_a_command_that_was_given_a_scratch_folder_later_goes_on_in_it(images, made, weights_folder, tmp_path):
+    def ask(scratch, most):
+        told: list[str] = []
+
+        def interrupted(record):
+            told.append(record["image"])
+            if len(told) == most:
+                raise KeyboardInterrupt
+
+        request, means = Request(top=3, features=str(tmp_path / "features")), Means(device="cpu", scratch=scratch)
+        return describe_into(Sidecars("txt"), [images], request, weights_folder, means, interrupted)
+
+    for scratch, most in ((None, 2), (tmp_path / "scratch", 2), (tmp_path / "scratch", 1)):
+        with pytest.raises(KeyboardInterrupt):
+            ask(scratch, most)
+    made.clear()
+    records, said = ask(tmp_path / "scratch", 0)
+    assert said == "6 captions written, 0 kept as they were" and len(records) == 4
+    assert [kind for kind, _ in made].count("CaptionsStage") == 0
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -147,13 +199,16 @@ def test_every_thing_that_decides_a_prompt_makes_another_folder(images, monkeypa
         named(banks=[Phrases("own", ["a cat"], {})]),
         named(devices=[Device("cuda:0", "Tesla T4")]),
     ]
+    for said in ("안개", "짙은 안개"):
+        (images / f"{said}.txt").write_text(f"{said}\tfog\n")
+        others.append(named(request=Request(language="ko", own={"날씨": str(images / f"{said}.txt")})))
     (images / "000000.png").write_bytes(b"another picture")
     others.append(named())
     monkeypatch.setattr(module, "code_sha256", lambda: "another")
     others.append(named())
     monkeypatch.setattr(module, "deciding_versions", lambda: {"torch": "1.0"})
     others.append(named())
-    assert len(set(others)) == 10
+    assert len(set(others)) == 12
 
 
 def test_the_same_command_twice_at_once_is_refused(tmp_path):

@@ -1,5 +1,6 @@
 """Plans of the real models on real GPUs, counted without weights."""
 
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -106,10 +107,61 @@ def test_stages_follow_the_recipe():
     assert round(found.bank["operations_per_prompt"] / 1e9) == 47
 
 
+def test_captions_that_are_matched_with_their_image_take_a_model_and_time_more():
+    found, plain = planned(changes=["caption_weighting=itm"]), planned()
+    (stage,) = [stage for stage in found.stages if stage.name == "image-text matching"]
+    names = [stage.name for stage in found.stages]
+    assert names.index("captions") < names.index(stage.name) < names.index("sentences")
+    assert stage.model == "blip2-itm-vit-g" and stage.memory_bytes <= found.usable_bytes
+    # 1,172 M parameters in half precision, but for 162 M of the Q-Former
+    assert 2 * 1_172e6 + 2 * 161e6 < stage.weights_bytes < 2 * 1_173e6 + 2 * 163e6
+    # fewer GFLOPs than two images of the ViT, more than one
+    assert 1.0 < stage.operations / 8000 / 534e9 < 2.0
+    assert found.seconds > plain.seconds + stage.seconds
+    assert "image-text matching" not in [stage.name for stage in plain.stages]
+
+
+def test_captions_that_are_compared_with_one_another_are_embedded_once_more():
+    found, plain = planned(changes=["caption_weighting=consensus"]), planned()
+    texts = [next(own.operations for own in plan.stages if own.name == "sentences") for plan in (plain, found)]
+    assert texts[1] == 2 * texts[0]
+
+
 def test_a_recipe_without_captions_loads_no_captioner():
     found = planned(changes=['estimates={"modifiers": 1}'])
     assert found.captioner is None
     assert [stage.name for stage in found.stages] == ["read weights", "clip", "word banks", "sentences", "submission"]
+
+
+def test_of_several_captioners_each_is_a_stage_and_their_captions_count_together():
+    found, plain = planned(changes=["captioner=blip2,coca"]), planned()
+    coca = planned(changes=["captioner=coca"])
+    assert found.captioner == f"{plain.captioner}, {coca.captioner}"
+    first, second = (stage(found, f"captions {name}") for name in (plain.captioner, coca.captioner))
+    assert replace(first, name="captions") == stage(plain, "captions")
+    assert replace(second, name="captions") == stage(coca, "captions")
+    names = [own.name for own in found.stages]
+    assert "captions" not in names and names.index(first.name) + 1 == names.index(second.name)
+    assert stage(found, "sentences").operations == 2 * stage(plain, "sentences").operations
+    # each file is read once for its hash and once by each of two workers, and one model is loaded at a time
+    read = stage(found, "read weights").bytes_read - stage(plain, "read weights").bytes_read
+    assert read == 3 * (second.weights_bytes) and found.host_bytes == plain.host_bytes
+    weighed = planned(changes=["captioner=blip2,coca", "caption_weighting=itm"])
+    alone = planned(changes=["caption_weighting=itm"])
+    assert stage(weighed, "image-text matching").operations > stage(alone, "image-text matching").operations
+    assert found.seconds == sum(own.seconds for own in found.stages)
+
+
+def test_one_captioner_is_the_cure_where_several_do_not_fit():
+    several = ["captioner=blip2-flan-t5-xxl,blip"]
+    found = planned(changes=several)
+    assert "one captioner: --set captioner=blip" in found.cures
+    several.append('captioner_shares={"blip2-flan-t5-xxl": 1, "blip": 1}')
+    found = planned(changes=several)
+    (cure,) = (cure for cure in found.cures if cure.startswith("one captioner: "))
+    cured = [word for word in shlex.split(cure.removeprefix("one captioner: ")) if word != "--set"]
+    assert cured == ["captioner=blip", "captioner_shares={}"] and planned(changes=[*several, *cured]).fits
+    assert any(problem.startswith("captions blip2-flan-t5-xxl: 28.9") for problem in found.problems)
 
 
 def test_a_bank_is_planned_only_where_one_is_asked_or_named():
@@ -127,6 +179,9 @@ def test_a_bank_is_planned_only_where_one_is_asked_or_named():
         ({"host_memory": -1}, "host memory -1: expected more than 0"),
         ({"recipe": "text", "bank_prompts": 99}, "a bank of 99 prompts for 100 neighbours"),
         ({"changes": ["captioner=blip2-opt"]}, "did you mean 'blip2-opt-2.7b'"),
+        ({"changes": ["captioner=blip,blip2-opt"]}, "captioner 'blip2-opt' is none .*did you mean 'blip2-opt-2.7b'"),
+        ({"changes": ["captioner=blip,auto"]}, "captioner 'auto' is none whose size is known"),
+        ({"changes": ["captioner=blip,blip"]}, "names 'blip' more than once"),
     ],
 )
 def test_nonsense_gets_one_line(more, says):

@@ -170,22 +170,22 @@ def test_sentences_are_as_many_as_the_estimates_say(estimates, texts):
 
 
 def test_weights_are_read_once_for_their_hash_and_once_by_each_worker():
-    stage = reading_stage(CLIP, CAPTIONER, SENTENCES, gpu_named("T4x2"))
+    stage = reading_stage(CLIP, [CAPTIONER], SENTENCES, gpu_named("T4x2"))
     assert stage.bytes_read == 3 * (11 * GB + 100)
 
 
 def test_of_a_bank_the_prompts_are_read_twice_for_their_hash():
-    alone, asked = (reading_stage(CLIP, None, SENTENCES, T4, prompts) for prompts in (0, 1_000_000))
+    alone, asked = (reading_stage(CLIP, [], SENTENCES, T4, prompts) for prompts in (0, 1_000_000))
     assert asked.bytes_read - alone.bytes_read == 2 * 100 * 1_000_000
     assert asked.seconds - alone.seconds == pytest.approx(1)  # at 200 MB/s
 
 
 def test_the_host_holds_a_model_for_each_worker_that_loads_at_the_same_time():
-    two = host_bytes(Case(Recipe(modifiers={}), gpu_named("T4x2"), CLIP, SENTENCES, 1000, GB), CAPTIONER)
+    two = host_bytes(Case(Recipe(modifiers={}), gpu_named("T4x2"), CLIP, SENTENCES, 1000, GB), [CAPTIONER])
     assert two["models loading at the same time by 2 workers"] == 2 * (3 + 9) * GB
     assert two["models loading one after the other"] == (2 * 3 + 9) * GB
     assert two["words ranked"] == 6 * GB + 4 * 1000 * 1024
-    assert host_bytes(Case(Recipe(), gpu_named("cpu"), CLIP, SENTENCES, 1000, GB), CAPTIONER) == {}
+    assert host_bytes(Case(Recipe(), gpu_named("cpu"), CLIP, SENTENCES, 1000, GB), [CAPTIONER]) == {}
 
 
 def test_a_split_captioner_says_what_each_device_takes():

@@ -15,7 +15,7 @@ from kernel.pipeline.folder.run_folder import RunFolder, Shards
 from kernel.pipeline.job import Job
 from kernel.pipeline.run import run
 from kernel.pipeline.stages import StageDeclaration
-from kernel.pipeline.stages.load import STAGES, kept
+from kernel.pipeline.stages.load import STAGES, StageWork, kept
 from kernel.system.deadline import OutOfTime
 from kernel.system.devices import Device
 from kernel.system.work import Share
@@ -76,7 +76,7 @@ def test_a_stage_comes_after_all_that_it_reads_or_depends_on(stage):
 def test_what_shards_depend_on_is_a_setting_or_a_model():
     settings = {field.name for field in fields(Recipe)}
     named = {what for stage in kept() for what in stage.depends_on if stage.writes and isinstance(what, str)}
-    assert named - settings == {"clip"}
+    assert named - settings == {"clip", "matching"}
 
 
 def test_a_stage_runs_and_goes_on_by_its_line_in_the_table_alone(brightness, where, monkeypatch):
@@ -109,3 +109,15 @@ def test_what_a_stage_did_not_come_to_is_told_by_record_and_report(brightness, w
     ]
     said = reasons(finished_run(where.run))
     assert list(said.values()) == [["no brightness: the run ended before"]] * 2
+
+
+def test_the_folder_of_features_of_phrases_is_written_by_the_stage_that_makes_them_alone(weights, tmp_path):
+    features = tmp_path / "features"
+    features.mkdir()
+    for name in "ab":
+        (features / f"{name}.safetensors").touch()
+    job = Job(RECIPE, weights, RunFolder(tmp_path, [], 2), None, [], features=features)
+    assert StageWork(job, "words").folders() == [tmp_path, features]
+    for stage in ("captions blip", "descriptions"):
+        own = StageWork(job, stage)
+        assert own.folders() == [tmp_path] and own.inputs() == [weights.manifest, features / "a.safetensors"]

@@ -166,7 +166,7 @@ def test_a_stage_that_nobody_else_holds_is_gone_when_its_work_is_done(job):
 
 
 def test_an_unknown_stage_is_refused_with_the_valid_ones(job, cpu):
-    valid = "words, clip, encoders ENCODER, captions CAPTIONER, cosines, estimates, descriptions"
+    valid = "words, clip, encoders ENCODER, captions CAPTIONER, cosines, matching, estimates, descriptions"
     for name in ("clips", "captions", "estimate", "clip blip"):
         with pytest.raises(UserError, match=f"unknown stage .*Valid: {valid}"):
             load_stage(name, job, cpu)
@@ -271,8 +271,9 @@ def test_a_gpus_worker_sees_no_other_gpu(job, monkeypatch, visible, expected):
 
 def test_a_job_is_the_same_in_another_process(job):
     words = (Phrases("mediums", ["a woodcut", "größe"], {"blank": 1}),)
-    job = replace(job, words=words, features=Path("features"))
+    job = replace(job, words=words, features=Path("features"), clip="clip_ko", language="Korean")
     again = Job.from_json(job.as_json())
     assert (again.words, again.features_folders) == (words, job.features_folders)
     assert (again.recipe, again.weights, again.bank, again.fallback) == (job.recipe, job.weights, None, job.fallback)
+    assert (again.clip, again.language) == ("clip_ko", "Korean")
     assert vars(again.folder) == vars(job.folder)

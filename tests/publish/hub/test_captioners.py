@@ -11,8 +11,8 @@ from kernel.errors import UserError
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.captioners.loading import load_captioner
 from kernel.models.weights_folder import open_weights
-from kernel.publish.hub.pins import CHOICES, MODELS, PINS, pinned_repositories, read_pins
-from kernel.publish.hub.weights import captioners_asked
+from kernel.publish.hub.pins import CHOICES, MODELS, PINS, Repository, captioners_asked, pinned_repositories, read_pins
+from kernel.publish.hub.weights import manifest_models
 from tests.models.captioners.conftest import edit_json
 from tests.models.captioners.tiny import tiny_captioner
 from tests.publish.hub.hub_server import NEWEST, miniature_hub, run_client
@@ -77,3 +77,10 @@ def test_a_blip2_with_opt_without_a_place_for_its_image_gets_one(tmp_path, cpu, 
     assert BLIP2.complete(folder)
     assert load_captioner(weights, "vlrm", cpu).captions(pictures, Recipe()) == expected
     assert not BLIP2.complete(folder)
+
+
+@pytest.mark.parametrize("name, languages", [("qwen3-vl", ["English", "Korean"]), ("smolvlm", None)])
+def test_the_manifest_says_which_languages_a_captioner_can_be_asked_in(tmp_path, name, languages):
+    tiny_captioner(tmp_path, name)
+    asked = {name: Repository(name, f"tests/{name}", NEWEST, {})}
+    assert manifest_models(asked, tmp_path, [name])[name].get("languages") == languages

@@ -1,9 +1,9 @@
 import json
 import shutil
 
+from kernel.banks.into_weights import encode_word_banks
 from kernel.banks.word_banks import features_key, read_phrases
 from kernel.models.weights_folder import open_weights
-from kernel.publish.hub.weights import encode_word_banks
 
 
 def test_every_bank_of_the_recipes_is_encoded_and_the_folder_stays_whole(tmp_path, weights_folder):

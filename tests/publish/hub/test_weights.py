@@ -20,7 +20,7 @@ from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
 from kernel.publish.hub import word_lists
-from kernel.publish.hub.pins import read_pins
+from kernel.publish.hub.pins import PinnedFile, Repository, read_pins
 from kernel.publish.hub.weights import (
     Item,
     captioners_of,
@@ -299,6 +299,23 @@ def test_one_disk_must_hold_the_download_and_the_result(todo, tmp_path, monkeypa
         check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
 
 
+@pytest.mark.parametrize(
+    ("key", "download", "needed"),
+    [("qwen3-vl-4b", (4_970_000_000, 3_910_000_000), 8.88), ("blip2", (9_900_000_000, 5_900_000_000), 9.10)],
+)
+def test_a_captioner_takes_what_it_takes_whether_it_comes_halved_or_not(tmp_path, monkeypatch, key, download, needed):
+    sizes = dict(zip(SHARDS, download, strict=True))
+    named = Repository(key, "some/where", "0" * 40, {name: PinnedFile(own, "0" * 64) for name, own in sizes.items()})
+    todo = [Item(named, name, f"captioners/{key}/{name}") for name in SHARDS]
+    devices = {"scratch": 1, "folder": 2}
+    monkeypatch.setattr("kernel.publish.hub.weights.device_of", lambda path: devices[path.name])
+    space(monkeypatch, scratch=10**10, folder=int(needed * 1e9))
+    check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
+    space(monkeypatch, scratch=10**10, folder=int(needed * 1e9) - 10**7)
+    with pytest.raises(UserError, match="/folder: "):
+        check_disks(todo, tmp_path / "scratch", tmp_path / "folder")
+
+
 def test_what_came_already_needs_no_more_room(todo, tmp_path, monkeypatch):
     from kernel.publish.hub.download import local_path, part_path
 
@@ -348,14 +365,17 @@ def test_a_disk_that_gives_back_other_bytes_is_found_out(made, tmp_path):
     assert not (tmp_path / "weights" / "prior.txt").exists()
 
 
-@pytest.mark.parametrize(("captioner", "expected"), [("auto", ["blip2", "blip"]), ("blip", ["blip"])])
+@pytest.mark.parametrize(
+    ("captioner", "expected"), [("auto", ["blip2", "blip"]), ("blip", ["blip"]), ("coca,blip", ["coca", "blip"])]
+)
 def test_a_recipes_captioners(captioner, expected):
     assert captioners_of(Recipe(captioner=captioner)) == expected
 
 
 def test_an_unknown_captioner_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="names the captioner 'gitt'; expected auto, blip2, .*git"):
-        captioners_of(Recipe(captioner="gitt"))
+    for named in ("gitt", "blip,gitt"):
+        with pytest.raises(UserError, match="names the captioner 'gitt'; expected auto, blip2, blip"):
+            captioners_of(Recipe(captioner=named))
 
 
 # words

@@ -1,5 +1,6 @@
 """What is fetched from a real S3-speaking server, once, and again where it was written there again."""
 
+import fcntl
 import json
 import os
 
@@ -165,6 +166,32 @@ def test_what_came_before_a_fetch_broke_off_is_not_fetched_again(put, url, tmp_p
     asked.clear()
     assert contents(fetched(url, tmp_path)) == {name: name.encode() for name in "abcd"}
     assert asked == ["c", "d"]
+
+
+def test_what_another_command_reads_is_not_changed_under_it(put, url, tmp_path):
+    put(a=b"1")
+    folder = fetched(url, tmp_path)
+    with (tmp_path / "readers.lock").open("w") as other:
+        with pytest.raises(BlockingIOError):  # as that would look here, while this process reads
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert fetched(url, tmp_path) == folder
+        put(a=b"2", b=b"3")
+        with pytest.raises(UserError, match="another command reads it, and .* holds something else by now"):
+            fetched(url, tmp_path)
+        assert contents(folder) == {"a": b"1"}
+    assert contents(fetched(url, tmp_path)) == {"a": b"2", "b": b"3"}
+
+
+def test_who_could_not_fetch_reads_nothing(put, url, tmp_path):
+    put(a=b"1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inputs, "require_space", lambda *_: (_ for _ in ()).throw(UserError("full")))
+        with pytest.raises(UserError, match="full"):
+            fetched(url, tmp_path)
+    with (tmp_path / "readers.lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert contents(fetched(url, tmp_path)) == {"a": b"1"}
 
 
 def test_no_more_is_begun_after_an_error():

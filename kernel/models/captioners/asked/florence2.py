@@ -36,7 +36,7 @@ class Florence2(AskedKind):
     name = "florence2"
     configuration = FlorenceConfiguration
     prompt_kind = "task"
-    words = "<DETAILED_CAPTION>"
+    words = {"English": "<DETAILED_CAPTION>"}
     is_decoder_only = False
     image_tokens = SEEN**2 + 1
     published = (

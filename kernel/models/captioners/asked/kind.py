@@ -26,11 +26,12 @@ PROMPT_TOKENS = 32
 
 
 class AskedKind(CaptionerKind):
-    """`words` is the task or the instruction; `nested` says that a processor wants a list of images a text;
-    `image_tokens` are those of one image at its published size."""
+    """`words` is the task or the instruction, by the language of the caption; `nested` says that a processor wants a
+    list of images a text; `image_tokens` are those of one image at its published size."""
 
-    words: str
+    words: dict[str, str]
     nested = False
+    longest_sentence = 77  # Florence-2, asked for details, says 40 to 70
     is_decoder_only = True
     image_tokens: int
 
@@ -53,23 +54,28 @@ class AskedKind(CaptionerKind):
             raise UserError(
                 f"{folder}: holds no chat template, so it cannot be asked as it was trained to be. {ADVICE}"
             )
-        ids = self.asked(processor, [Image.new("RGB", (64, 64))])["input_ids"]
+        ids = self.asked(processor, [Image.new("RGB", (64, 64))], "English")["input_ids"]
         if not (ids == config.image_token_id).any():
             raise UserError(
                 f"{folder}: the processor makes no token {config.image_token_id}, which the image's features would "
                 f"take the place of: the image would not reach the words. {ADVICE}"
             )
 
-    def asked(self, processor: Any, images: list[Image.Image]) -> Any:
-        text = self.words
+    def asked_in(self, language: str) -> bool:
+        return language in self.words
+
+    def asked(self, processor: Any, images: list[Image.Image], language: str) -> Any:
+        text = self.words[language]
         if self.prompt_kind == "chat":
-            content = [{"type": "image"}, {"type": "text", "text": self.words}]
+            content = [{"type": "image"}, {"type": "text", "text": text}]
             text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
         given = [[image] for image in images] if self.nested else images
         return processor(text=[text] * len(images), images=given, padding=True, return_tensors="pt")
 
-    def prompt(self, processor: Any, images: list[Image.Image], device: Device) -> dict[str, Any]:
-        return dict(self.asked(processor, images).to(device.name, device.dtype))
+    def prompt(
+        self, processor: Any, images: list[Image.Image], device: Device, language: str = "English"
+    ) -> dict[str, Any]:
+        return dict(self.asked(processor, images, language).to(device.name, device.dtype))
 
     def lengths(self, model: Any, recipe: Recipe) -> dict[str, int]:
         """A decoder's would count its prompt too."""
@@ -82,7 +88,8 @@ class AskedKind(CaptionerKind):
         own = ids[:, prompt["input_ids"].shape[1] :] if self.is_decoder_only else ids
         return [" ".join(text.split()) for text in processor.batch_decode(own, skip_special_tokens=True)]
 
-    # costs: transformers repeats pixels and prompt for every beam, so all of it is the first step of each
+    # costs: transformers repeats pixels and prompt for every beam, so all of it is the first step of each, but where a
+    # kind looks before that
 
     def meta_model(self, config: dict[str, Any], half: bool) -> Any:
         """With positions that are turned on the CPU: transformers 5.0 asks torch whether it casts on the meta device,

@@ -18,7 +18,7 @@ class Kosmos2(AskedKind):
     name = "kosmos2"
     configuration = KosmosConfiguration
     prompt_kind = "task"
-    words = "An image of"  # without <grounding>, which would have it say where things are
+    words = {"English": "An image of"}  # without <grounding>, which would have it say where things are
     image_tokens = 66
     # by the class itself, whose defaults are kosmos-2-patch14-224
     published = (
@@ -37,8 +37,14 @@ class Kosmos2(AskedKind):
     def check(self, folder: Path, config: Any, processor: Any) -> None:
         """Its image has places by a mask of its own, not by a token."""
 
+    # an image is seen once: the class asks its vision tower before the text model repeats rows
+
+    def encode_image(self, model: Any, image: Any) -> Any:
+        model.image_to_text_projection(model.vision_model(pixel_values=image).last_hidden_state)
+        return image
+
     def look(self, model: Any, pixels: Any) -> None:
-        model.image_to_text_projection(model.vision_model(pixel_values=pixels).last_hidden_state)
+        """Nothing more for a row."""
 
     def language_model(self, model: Any) -> Any:
         return model.text_model.model

@@ -17,9 +17,9 @@ class PaliGemma(AskedKind):
     name = "paligemma"
     configuration = PaliGemmaConfiguration
     prompt_kind = "task"
-    words = "<image>caption en"
+    words = {"English": "<image>caption en", "Korean": "<image>caption ko"}
     image_tokens = 256
-    # Source: config.json of paligemma-3b-mix-224; it knows 33 more languages
+    # Source: config.json of paligemma-3b-mix-224; it was trained on captions in 33 more languages
     published = (
         Published(
             "paligemma-3b", class_name,

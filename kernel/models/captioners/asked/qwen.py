@@ -43,9 +43,13 @@ class Qwen2VL(AskedKind):
     class_name = "Qwen2VLForConditionalGeneration"
     name = "qwen2-vl"
     configuration: Any = Qwen2Configuration
-    largest = {"longest_edge": 2**25, "shortest_edge": 2**25}  # here they count pixels, and are set by `capped`
+    # edges count pixels here, and are set by `capped`; positions are turned, so that none has a row of a table
+    largest = {"longest_edge": 2**25, "shortest_edge": 2**25, "max_position_embeddings": 2**20}
     prompt_kind = "chat"
-    words = "Describe this image in one sentence."
+    words = {
+        "English": "Describe this image in one sentence.",
+        "Korean": "이 이미지를 한국어 한 문장으로 묘사해 주세요.",
+    }
     image_tokens = 324  # 18 x 18 of 28 pixels each
     # Source: config.json of Qwen2-VL-2B-Instruct
     published: tuple[Published, ...] = (

@@ -31,7 +31,7 @@ class SmolVLM(AskedKind):
     name = "smolvlm"
     configuration = SmolVLMConfiguration
     prompt_kind = "chat"
-    words = "Describe this image in one sentence."
+    words = {"English": "Describe this image in one sentence."}
     nested = True
     image_tokens = 81
     published = (

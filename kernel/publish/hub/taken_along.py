@@ -1,0 +1,83 @@
+"""What was put into a weights folder goes along when the folder is made anew, as for another captioner."""
+
+import shutil
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from kernel.errors import UserError
+from kernel.models.additions import add_copies
+from kernel.models.encoders.record import check_models, read_encoder_record
+from kernel.models.weights_folder import (
+    BANK_FOLDER,
+    ENCODERS_FOLDER,
+    FEATURES_FOLDER,
+    MANIFEST,
+    FileEntry,
+    Manifest,
+    Weights,
+    check_files,
+    read_manifest,
+)
+from kernel.publish.hub.pins import MATCHING_MODELS, MODELS
+from kernel.system.files import write_json
+
+
+def take_along(old: Path, before: Manifest, new: Path) -> None:
+    """Puts what was put into the weights folder `old`, which `new` is to replace, into that too: features and banks
+    cost minutes on a GPU, encoders hours, and models that somebody put there are made by nobody else. What is damaged,
+    or made with models that `new` lacks, is told and left.
+
+    Raises UserError when the disk is full.
+    """
+    take_models_along(old, before, new)
+    models = read_manifest(new / MANIFEST).models
+    parts: dict[str, list[FileEntry]] = {}
+    for entry in before.files:
+        part = entry.path.rpartition("/")[0]
+        if part in (FEATURES_FOLDER, BANK_FOLDER) or part.startswith(f"{ENCODERS_FOLDER}/"):
+            parts.setdefault(part, []).append(entry)
+    for part, entries in parts.items():
+        try:
+            for entry in entries:
+                entry.check(old / entry.path, "the manifest", "Put it in again")
+            if part.startswith(ENCODERS_FOLDER):
+                check_models(old / part, read_encoder_record(old / part), models)
+            asked = {FEATURES_FOLDER: ["clip"], BANK_FOLDER: ["clip", "sentences"]}.get(part, [])
+            if others := [name for name in asked if before.models[name]["sha256"] != models[name]["sha256"]]:
+                raise UserError(f"{old / part}: made with another model {others[0]}. Make it again, put it in again")
+        except UserError as error:
+            print(f"{error}. It is not taken along", file=sys.stderr)
+        else:
+            add_copies(new, part, {entry.path.removeprefix(f"{part}/"): old / entry.path for entry in entries})
+
+
+def models_put_in(manifest: Manifest) -> list[str]:
+    """The models that `publish weights` never makes, such as a Korean CLIP or a captioner of one's own."""
+    return [name for name in manifest.models if name not in {**MODELS.choices, **MATCHING_MODELS.choices}]
+
+
+def take_models_along(old: Path, before: Manifest, new: Path) -> None:
+    """A captioner among them keeps its place in the order of fallback, or is last where the others' order is new."""
+    made, weights = read_manifest(new / MANIFEST), Weights(old, before.models, before.captioners)
+    taken, files = dict(made.models), {entry.path: entry for entry in made.files}
+    for name in models_put_in(before):
+        part = weights.model_folder(name).relative_to(old).as_posix()
+        entries = {entry.path: entry for entry in before.files if entry.path.startswith(f"{part}/")}
+        try:
+            for entry in entries.values():
+                entry.check(old / entry.path, "the manifest", "Put it in again")
+            check_files(old, entries, set(), hashes=False)  # what may not lie in any weights folder is not copied
+        except UserError as error:
+            print(f"{error}. The model {name} is not taken along", file=sys.stderr)
+            continue
+        for path in entries:
+            (new / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(old / path, new / path)
+        taken[name] = before.models[name]
+        files |= entries
+    captioners = [name for name in before.captioners if name in taken]
+    if [name for name in captioners if name in made.models] != made.captioners:
+        captioners = [*made.captioners, *(name for name in captioners if name not in made.models)]
+    entries_now = [files[path] for path in sorted(files)]
+    write_json(new / MANIFEST, asdict(replace(made, models=taken, captioners=captioners, files=entries_now)))
