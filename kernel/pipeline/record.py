@@ -26,14 +26,24 @@ from kernel.system.memory import PeakMemory
 REPORTED_VERSIONS = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pandas", "pillow")
 # of each worker, before a stage's seconds are told by them: the first also warms caches up
 FIRST_BATCHES = 3
+# parts of a run's time that are no stage's: all that comes before the first of them, and what loads MiniLM here
+START, LOADING = "start", "loading MiniLM"
 
 
 class Record:
     """Gathers seconds and memory by stage while a run goes on."""
 
     def __init__(
-        self, ready: Prepared, paths: Paths, folder: RunFolder, warnings: list[str], library_warnings: Counter[str]
+        self,
+        ready: Prepared,
+        paths: Paths,
+        folder: RunFolder,
+        warnings: list[str],
+        library_warnings: Counter[str],
+        begun: float,
     ) -> None:
+        """`begun`: what the clock time.perf_counter said when the run was asked for."""
+        self.begun = begun
         self.folder = folder
         self.recipe = ready.recipe
         self.asked = ready.captioners[0]
@@ -63,6 +73,10 @@ class Record:
             "dropped_phrases": {own.name: own.dropped for own in ready.words},
             "warnings": warnings,
         }
+
+    def started(self) -> None:
+        """From here on all time is a stage's, or what is between them."""
+        self.seconds[START] = round(time.perf_counter() - self.begun, 3)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -131,7 +145,12 @@ class Record:
             "given_up": self.given_up,
             "library_warnings": dict(self.library_warnings),
             "seconds": self.seconds,
-            "images_per_second": {stage: images / spent for stage, spent in self.seconds.items() if spent},
+            "total_seconds": round(time.perf_counter() - self.begun, 3),
+            "images_per_second": {
+                stage: images / spent
+                for stage, spent in self.seconds.items()
+                if spent and stage not in (START, LOADING)
+            },
             "memory": self.memory,
             "plan": self.plan(),
         }
