@@ -49,7 +49,7 @@ class Record:
         self.asked = ready.captioners[0]
         self.encoders = ready.encoders
         self.weights = ready.weights
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {START: round(time.perf_counter() - begun, 3)}
         self.memory: dict[str, dict[str, int | None]] = {}
         self.paces: dict[str, Pace] = {}
         self.library_warnings = library_warnings
@@ -73,10 +73,6 @@ class Record:
             "dropped_phrases": {own.name: own.dropped for own in ready.words},
             "warnings": warnings,
         }
-
-    def started(self) -> None:
-        """From here on all time is a stage's, or what is between them."""
-        self.seconds[START] = round(time.perf_counter() - self.begun, 3)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -66,7 +65,6 @@ def run(
                 job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
                 try:
                     with long_lived():
-                        record.started()
                         return Line(ready, job, record, deadline, workers).run()
                 except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
                     raise cannot_write(paths.run, error, most_bytes(len(ready.images), ready.phrases)) from error
@@ -131,7 +129,7 @@ class Line:
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
     def sentences(self) -> None:
-        """Loads MiniLM where this process makes the estimates, which no time is kept for as for the next answer."""
+        """Loads MiniLM where this process makes the estimates, before the clock of any of them starts."""
         if isinstance(self.engine, Here):
             with self.record.timed(LOADING):
                 self.ready.encoder()
@@ -179,8 +177,7 @@ class Line:
 
     def modifiers(self) -> None:
         """The best phrases of every word list that was encoded, for each image that has features."""
-        numbers = [number for number in self.recipe.modifiers.values() if number]
-        lists = list(zip(self.ready.words, numbers, strict=True))
+        lists = list(zip(self.ready.words, filter(None, self.recipe.modifiers.values()), strict=True))
         features, _ = results.read_clip(self.folder)
         with self.record.timed("modifiers"):
             best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
@@ -344,10 +341,10 @@ class Line:
         """Leaves what is planned for these, and at most this share of what is left."""
         return self.ends(min(self.record.planned_seconds(*labels), most * max(self.deadline.left(), 0)))
 
-    def ends_before_scores(self, reserve: float, behind: Mapping[str, int] = MappingProxyType({})) -> Ends:
+    def ends_before_scores(self, reserve: float, behind: Mapping[str, int] | None = None) -> Ends:
         """Leaves `reserve` seconds, what is planned for weighing captions, and what is kept for captioners behind this
         one with so many images before them: as captioners fill the time that they have, none would be left for it."""
         scores = [stage.label for stage in self.plain(of_captions=True)]
         left = max(self.deadline.left() - reserve, 0)
         scoring = min(self.record.planned_seconds(*scores), len(scores) / (len(scores) + 1) * left) if scores else 0
-        return self.ends(reserve + scoring + self.record.kept_seconds(behind, left - scoring))
+        return self.ends(reserve + scoring + self.record.kept_seconds(behind or {}, left - scoring))
