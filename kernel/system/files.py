@@ -40,7 +40,8 @@ def hashing(paths: Iterable[Path]) -> Iterator[Callable[[Path], str]]:
 
     Whatever is not hashed when the block ends never is.
     """
-    with ThreadPoolExecutor(min(HASHING_THREADS, os.cpu_count() or 1)) as pool:
+    # a core is left to the block
+    with ThreadPoolExecutor(max(1, min(HASHING_THREADS, (os.cpu_count() or 1) - 1))) as pool:
         # the largest first: else the last thread hashes it alone
         ordered = sorted(set(paths), key=lambda path: path.stat().st_size, reverse=True)
         digests = {path: pool.submit(file_sha256, path) for path in ordered}
