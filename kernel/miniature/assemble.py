@@ -26,6 +26,7 @@ from kernel.models.clip import clip_tokenizer_record
 from kernel.models.image_text_matching import CLASS_NAME, MATCHING, matching_tokenizer_record, read_processor
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
 from kernel.models.weights_folder import Weights, write_manifest
+from kernel.pipeline.planning.models import keep_costs
 from kernel.pipeline.workers.here import Here
 from kernel.system.devices import Device
 from kernel.system.files import unfinished_path
@@ -55,6 +56,7 @@ def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
     write_lines(unfinished / "prior.txt", [scene.prompt for scene in scenes(PRIOR_SEED, PRIOR_PROMPTS)])
     weights = Weights(unfinished, models, [kind.name for kind in captioners])
     keep_constant_row(unfinished, lambda: SentenceEncoder.load(weights, Device("cpu")))
+    keep_costs(weights)
     write_manifest(unfinished, models, weights.captioners)
     with tempfile.TemporaryDirectory() as scratch:
         add_bank(unfinished, put_bank(Path(scratch), unfinished, exclude=None))

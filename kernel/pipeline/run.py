@@ -1,11 +1,11 @@
 """The line from images to submission.csv, stage by stage: every image through CLIP, then every image through the
 captioner, and so on, with one model resident on a device at a time."""
 
+import gc
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,8 @@ from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import Shards
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
-from kernel.pipeline.preparation import Prepared, open_run, prepare
-from kernel.pipeline.record import Pace, Record
+from kernel.pipeline.preparation import Prepared, drop_of_others, open_run, prepare
+from kernel.pipeline.record import LOADING, Pace, Record
 from kernel.pipeline.stages import StageDeclaration, captions, clip, encoders, estimates, words
 from kernel.pipeline.stages.load import StageWork, kept
 from kernel.pipeline.submission import write_submission
@@ -51,31 +51,23 @@ def run(
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     By the `engine` ray the workers are those of the cluster at `address`.
     """
+    begun = time.perf_counter()
     with Watchdog(deadline):
         warnings = check_versions()  # before anything of these libraries is imported
         with counted_warnings() as library_warnings, engine_named(engine, device_name, address) as workers:
             ready = prepare(recipe, paths, workers, limit)
             with only_run(paths.run):
-                phrases = sum(len(own.phrases) for own in ready.words)
-                warnings += [*preflight(paths.run, len(ready.images), phrases, deadline), *ready.warnings]
+                warnings += [*preflight(paths.run, len(ready.images), ready.phrases, deadline), *ready.warnings]
                 folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
-                captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
-                for by in results.apart(ready.recipe.captioner):
-                    for shards in (results.CAPTIONS, results.COSINES, results.MATCHING) if by else ():
-                        folder.drop_unsound_shards(shards.by(by))
-                    results.drop_captions_of_others(folder, captioners, by)
-                    results.drop_matching_of_failed(folder, by)
-                for sha256 in ready.encoders.values():
-                    folder.drop_unsound_shards(results.encoded(sha256))
-                record = Record(ready, paths, folder, warnings, library_warnings)
-                told = [f"warning: {warning}" for warning in warnings]
-                print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
+                drop_of_others(folder, ready)
+                record = Record(ready, paths, folder, warnings, library_warnings, begun)
+                print(said, record.forecast(deadline), *(f"warning: {own}" for own in warnings), sep="\n", file=STDERR)
                 job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
                 try:
                     with long_lived():
                         return Line(ready, job, record, deadline, workers).run()
                 except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
-                    raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
+                    raise cannot_write(paths.run, error, most_bytes(len(ready.images), ready.phrases)) from error
 
 
 class Line:
@@ -92,6 +84,8 @@ class Line:
     def run(self) -> dict[str, Any]:
         if not (self.submission.is_file() and self.folder.made(results.CLIP)):
             self.write(np.broadcast_to(self.ready.fallback, (len(self.ids), len(self.ready.fallback))))
+        if self.deadline is not NEVER:  # nobody knows how long it takes, so no image may take it its time
+            self.sentences()
         self.words()
         for stage in self.plain(of_captions=False):
             self.of_images(stage)
@@ -99,6 +93,7 @@ class Line:
             return self.record.write(self.problems)
         self.modifiers()
         self.encoders()
+        self.sentences()
         of_texts = [name for name in self.recipe.shared if {CAPTIONS, MODIFIERS}.intersection(ESTIMATES[name].needs)]
         of_images = [name for name in self.recipe.shared if name not in of_texts]
         # what is said of images alone does not change with captions, so it is made once, and no time is kept for it
@@ -132,6 +127,13 @@ class Line:
         if left := job.join_words():
             why = outcome.why or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
+
+    def sentences(self) -> None:
+        """Loads MiniLM where this process makes the estimates, before the clock of any of them starts."""
+        if isinstance(self.engine, Here):
+            with self.record.timed(LOADING):
+                self.ready.encoder()
+            gc.freeze()  # its libraries too, see long_lived
 
     def encoders(self) -> None:
         """Every image by each image encoder; one that cannot be used is left out, and the others answer."""
@@ -175,8 +177,7 @@ class Line:
 
     def modifiers(self) -> None:
         """The best phrases of every word list that was encoded, for each image that has features."""
-        numbers = [number for number in self.recipe.modifiers.values() if number]
-        lists = list(zip(self.ready.words, numbers, strict=True))
+        lists = list(zip(self.ready.words, filter(None, self.recipe.modifiers.values()), strict=True))
         features, _ = results.read_clip(self.folder)
         with self.record.timed("modifiers"):
             best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
@@ -272,7 +273,7 @@ class Line:
         return self.record.write(problems)
 
     def estimates(self, names: list[str], title: str) -> None:
-        loaded = partial(estimates.EstimatesStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
+        loaded = partial(estimates.EstimatesStage.at_hand, self.job, self.ready.encoder, self.ready.bank)
         every = self.recipe.shared
         items = {every.index(name): len(self.ids) for name in names}
         outcome = self.work(estimates.STAGE, items, Ends(), loaded=loaded, title=title, total=sum(items.values()))
@@ -340,10 +341,10 @@ class Line:
         """Leaves what is planned for these, and at most this share of what is left."""
         return self.ends(min(self.record.planned_seconds(*labels), most * max(self.deadline.left(), 0)))
 
-    def ends_before_scores(self, reserve: float, behind: Mapping[str, int] = MappingProxyType({})) -> Ends:
+    def ends_before_scores(self, reserve: float, behind: Mapping[str, int] | None = None) -> Ends:
         """Leaves `reserve` seconds, what is planned for weighing captions, and what is kept for captioners behind this
         one with so many images before them: as captioners fill the time that they have, none would be left for it."""
         scores = [stage.label for stage in self.plain(of_captions=True)]
         left = max(self.deadline.left() - reserve, 0)
         scoring = min(self.record.planned_seconds(*scores), len(scores) / (len(scores) + 1) * left) if scores else 0
-        return self.ends(reserve + scoring + self.record.kept_seconds(behind, left - scoring))
+        return self.ends(reserve + scoring + self.record.kept_seconds(behind or {}, left - scoring))

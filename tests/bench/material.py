@@ -17,6 +17,7 @@ from kernel.miniature.world.folders import BENCH_SEED, draw_folder
 from kernel.models.captioners.blip import BLIP, BLIP_TEXT
 from kernel.models.clip import CONFIG, ClipEncoder
 from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.pipeline.planning.models import keep_costs
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device
 from tests.bench.truesize.sizes import SIZES, tiny_clip
@@ -103,6 +104,7 @@ def make_weights(folder: Path, miniature: Path, small: bool) -> None:
     write_manifest(folder, models, ["blip"])
     width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
     put_features(folder, partial(random_rows, width))
+    keep_costs(Weights(folder, models, ["blip"]))
     write_manifest(folder, models, ["blip"])  # now with the features, whose names follow from CLIP's
 
 

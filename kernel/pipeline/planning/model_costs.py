@@ -25,6 +25,9 @@ from kernel.models.image_text_matching import itm_logits, meta_matching
 
 PUBLISHED = Path(__file__).with_name("published.json")
 Costs = TypeVar("Costs", bound=Callable[..., Any])
+# by key what this process counted, and what weights folders bring along as data
+counted: dict[str, Any] = {}
+brought: dict[str, Any] = {}
 # Source: config.json of sentence-transformers/all-MiniLM-L6-v2
 MINILM = {
     "hidden_size": 384,
@@ -144,15 +147,14 @@ class Captioning:
 
 def counted_once(costs: Costs) -> Costs:
     """The same configuration is counted once a process, as cures plan again and again; a published one not even that:
-    what was counted of exactly this one stands in PUBLISHED, which published.py writes."""
-    known: dict[str, Any] = {}
+    what was counted of exactly this one stands in PUBLISHED, which published.py writes, or in the weights folder."""
 
     @wraps(costs)
     def once(*given: Any, **named: Any) -> Any:
         key = key_of(costs, *given, **named)
-        if key not in known:
-            known[key] = published_costs(costs, key) or costs(*given, **named)
-        return known[key]
+        if key not in counted:
+            counted[key] = published_costs(costs, key) or costs(*given, **named)
+        return counted[key]
 
     return cast(Costs, once)
 
@@ -165,10 +167,10 @@ def key_of(costs: Callable[..., Any], *given: Any, **named: Any) -> str:
 
 
 def published_costs(costs: Callable[..., Any], key: str) -> Any:
-    """None where nothing is published under this key."""
+    """None where nothing is published under this key, nor brought by a weights folder."""
     from pydantic import TypeAdapter
 
-    content = published_content().get(key)
+    content = published_content().get(key) or brought.get(key)
     return content and TypeAdapter(get_type_hints(costs)["return"]).validate_python(content["costs"])
 
 

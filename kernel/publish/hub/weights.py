@@ -44,6 +44,7 @@ from kernel.models.weights_folder import (
     read_manifest,
     write_manifest,
 )
+from kernel.pipeline.planning.models import keep_costs
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch
 from kernel.publish.hub.pins import (
@@ -149,7 +150,9 @@ def make_folder(out: Path, repositories: dict[str, Repository], captioners: list
     for parent in {path.parent for path in shards}:
         index = shard_index([path for path in shards if path.parent == parent])
         write_json(parent / "model.safetensors.index.json", index)
-    keep_constant_row(folder, lambda: SentenceEncoder.load(Weights(folder, models, captioners), Device("cpu")))
+    weights = Weights(folder, models, captioners)
+    keep_constant_row(folder, lambda: SentenceEncoder.load(weights, Device("cpu")))
+    keep_costs(weights)
     write_manifest(folder, models, captioners)
     check_written(folder, record)
     if before := manifest_before(out):

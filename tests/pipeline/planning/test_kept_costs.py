@@ -1,0 +1,70 @@
+"""What a weights folder says of its models' costs: the same as counting them does, by the code that counts now."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from kernel.config import RECIPES
+from kernel.errors import UserError
+from kernel.models.weights_folder import Weights
+from kernel.pipeline.planning import model_costs
+from kernel.pipeline.planning.models import COSTS, Models, keep_costs, models_of
+
+RECIPE = replace(RECIPES["baseline"], caption_weighting="itm")
+
+
+@pytest.fixture(autouse=True)
+def nothing_known(monkeypatch):
+    monkeypatch.setattr(model_costs, "counted", {})
+    monkeypatch.setattr(model_costs, "brought", {})
+
+
+@pytest.fixture
+def own(own_copy) -> Weights:
+    """A folder without what its models take."""
+    own = own_copy("sentences")
+    (own.folder / COSTS).unlink(missing_ok=True)
+    return own
+
+
+def of_every_captioner(weights: Weights, half: bool) -> list[Models]:
+    return [models_of(weights, replace(RECIPE, captioner=name), half) for name in weights.captioners]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_what_is_kept_is_what_counting_gives_and_nothing_is_counted_again(own, monkeypatch, half):
+    plain = of_every_captioner(own, half)
+    keep_costs(own)
+    model_costs.counted.clear()
+    monkeypatch.setattr(model_costs, "count", lambda *given: pytest.fail("counted"))
+    assert of_every_captioner(own, half) == plain
+
+
+def test_what_other_code_counted_is_counted_anew(own, monkeypatch):
+    keep_costs(own)
+    content = json.loads((own.folder / COSTS).read_text())
+    (own.folder / COSTS).write_text(json.dumps({**content, "code": "0" * 64}))
+    model_costs.counted.clear()
+    counted, really = [], model_costs.count
+    monkeypatch.setattr(model_costs, "count", lambda *given: (counted.append(given), really(*given))[1])
+    models_of(own, RECIPE, half=False)
+    assert counted
+
+
+def test_what_was_counted_before_stays_known(own):
+    models_of(own, RECIPE, half=True)
+    before = dict(model_costs.counted)
+    keep_costs(own)
+    assert before.items() <= model_costs.counted.items()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"code": 3, "costs": {}}', '{"code": "", "costs": []}'])
+def test_what_is_no_such_file_is_told(own, content):
+    (own.folder / COSTS).write_text(content)
+    with pytest.raises(UserError, match=f"{COSTS}: not what the models of a weights folder take"):
+        models_of(own, RECIPE, half=False)
+
+
+def test_the_miniature_folder_brings_what_its_models_take(weights):
+    assert len(json.loads((weights.folder / COSTS).read_text())["costs"]) > 2 * len(weights.captioners)
