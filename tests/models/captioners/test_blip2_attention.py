@@ -167,7 +167,8 @@ def test_captions_in_half_precision_are_those_of_transformers_own_attention(weig
         patch.setattr(type(BLIP2), "adapted", lambda self, model: model)
         theirs = load_captioner(weights, "blip2", half_on_cpu)
     pictures = [picture for picture, _ in drawn[:3]]
-    assert ours.captions(pictures, BEAMS) == theirs.captions(pictures, BEAMS)
+    # the likeliest words, as beams of nearly the same score may change places by half precision's rounding
+    assert ours.captions(pictures, GREEDY) == theirs.captions(pictures, GREEDY)
 
 
 @pytest.fixture(scope="module")
