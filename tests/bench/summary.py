@@ -21,6 +21,8 @@ REACH = {
     "rank_speedup_clip_interrogator": (30, "least"),
     "submission_speedup_pandas": (8, "least"),
     "total_speedup_clip_interrogator": (1, "least"),
+    "start_to_clip_interrogator": (0.8, "most"),
+    "between_stages_to_total": (0.03, "most"),
     "peak_memory_to_largest_model": (1.1, "most"),
     "train_to_bare_steps": (0.9, "least"),
     "describe_speedup_fast": (5, "least"),
@@ -29,12 +31,14 @@ REACH = {
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
-    """How many times as long, or as fast; `total_to_floor` is the worse of BLIP's jobs, and
-    `peak_memory_to_largest_model` the worst job's (peak - 1 GB) / largest model."""
+    """How many times as long, or as fast; `total_to_floor` is the worse of BLIP's jobs, `peak_memory_to_largest_model`
+    the worst job's (peak - 1 GB) / largest model, and `between_stages_to_total` what is no stage's of the time after
+    the start, that of loading models aside."""
     jobs = {name: job["contenders"] for name, job in found["jobs"].items()}
     an_image = {name: {who: own["seconds_an_image"] for who, own in job.items()} for name, job in jobs.items()}
     rank, submission, training = (found["parts"][name] for name in ("rank", "submission", "training"))
     to_floor = {name: own["ours"] / own["floor"] for name, own in an_image.items()}
+    long, starts = found["long"], {who: own["start_seconds"] for who, own in jobs["classic"].items()}
     describe = {mode: own["seconds"] for mode, own in found["describe"].items()}
     return {
         "total_to_floor": max(to_floor["classic"], to_floor["deck"]),
@@ -44,6 +48,8 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
         "rank_speedup_clip_interrogator": rank["clip_interrogator"] / rank["ours"],
         "submission_speedup_pandas": submission["pandas"] / submission["ours"],
         "total_speedup_clip_interrogator": an_image["classic"]["clip_interrogator"] / an_image["classic"]["ours"],
+        "start_to_clip_interrogator": starts["ours"] / starts["clip_interrogator"],
+        "between_stages_to_total": 1 - sum(long["stages"].values()) / long["seconds_an_image"],
         "peak_memory_to_largest_model": max(
             (job["contenders"]["ours"]["peak_bytes"] - GIGABYTE) / job["largest_model_bytes"]
             for job in found["jobs"].values()

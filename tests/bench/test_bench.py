@@ -57,6 +57,7 @@ def found(material, of_blip2):
             "largest_model_bytes": bench.largest_model_bytes(own),
         }
     found = {"machine": "a test's", "date": "", "rounds": 1, "jobs": jobs, "help_cpu_seconds": 0.1}
+    found["long"] = once["blip", "ours"]
     found["parts"] = parts.measured(material.pictures, small=True)
     found["describe"] = {
         mode: {"images": dict.fromkeys(seconds, 1), "seconds": seconds, "identical": 1, "compared": 1}
@@ -137,6 +138,16 @@ def test_a_ratio_to_the_floor_is_of_its_own_jobs(found):
             jobs[name]["contenders"][who] = {**jobs[name]["contenders"][who], "seconds_an_image": seconds}
     values = ratios({**found, "jobs": jobs})
     assert (values["total_to_floor"], values["blip2_total_to_floor"]) == (3.0, 5.0)
+
+
+def test_the_start_is_compared_on_job_classic_and_what_is_no_stage_s_on_the_long_one(found):
+    contenders = {**found["jobs"]["classic"]["contenders"]}
+    for who, seconds in (("ours", 6.0), ("clip_interrogator", 8.0)):
+        contenders[who] = {**contenders[who], "start_seconds": seconds}
+    jobs = {**found["jobs"], "classic": {**found["jobs"]["classic"], "contenders": contenders}}
+    long = {**found["long"], "seconds_an_image": 2.0, "stages": {"clip": 0.5, "captions": 1.0}}
+    values = ratios({**found, "jobs": jobs, "long": long})
+    assert (values["start_to_clip_interrogator"], values["between_stages_to_total"]) == (0.75, 0.25)
 
 
 def test_a_ratio_beyond_its_bound_is_missed():
