@@ -184,11 +184,11 @@ def keep_costs(weights: Weights) -> None:
     before the first image. What cannot be counted is left out; a run then tells why it goes without a plan."""
     before = dict(model_costs.counted)
     model_costs.counted.clear()
+    recipe = Recipe(caption_weighting=ITM) if MATCHING in weights.models else Recipe()
     for half in (False, True):
         for name in weights.captioners:
-            weighting = {"caption_weighting": ITM} if MATCHING in weights.models else {}
             with suppress(UserError):
-                models_of(weights, replace(Recipe(), captioner=name, **weighting), half)
+                models_of(weights, replace(recipe, captioner=name), half)
     costs = {key: {"costs": as_data(own)} for key, own in model_costs.counted.items()}
     model_costs.counted |= before
     write_json(weights.folder / COSTS, Kept(code=counting_sha256(), costs=costs))

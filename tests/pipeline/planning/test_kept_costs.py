@@ -37,7 +37,7 @@ def test_what_is_kept_is_what_counting_gives_and_nothing_is_counted_again(own, m
     plain = of_every_captioner(own, half)
     keep_costs(own)
     model_costs.counted.clear()
-    monkeypatch.setattr(model_costs, "count", lambda *given: pytest.fail("counted"))
+    monkeypatch.setattr(model_costs, "count", lambda *given, **named: pytest.fail("counted"))
     assert of_every_captioner(own, half) == plain
 
 
@@ -47,7 +47,12 @@ def test_what_other_code_counted_is_counted_anew(own, monkeypatch):
     (own.folder / COSTS).write_text(json.dumps({**content, "code": "0" * 64}))
     model_costs.counted.clear()
     counted, really = [], model_costs.count
-    monkeypatch.setattr(model_costs, "count", lambda *given: (counted.append(given), really(*given))[1])
+
+    def count(*given, **named):
+        counted.append(given)
+        return really(*given, **named)
+
+    monkeypatch.setattr(model_costs, "count", count)
     models_of(own, RECIPE, half=False)
     assert counted
 
