@@ -1,7 +1,6 @@
 """The line from images to submission.csv, stage by stage: every image through CLIP, then every image through the
 captioner, and so on, with one model resident on a device at a time."""
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
@@ -27,7 +26,7 @@ from kernel.pipeline.workers.here import Here
 from kernel.system.deadline import NEVER, Deadline, Watchdog
 from kernel.system.devices import Device
 from kernel.system.files import cannot_write
-from kernel.system.memory import long_lived
+from kernel.system.memory import leave_to_the_end, long_lived
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
@@ -47,7 +46,8 @@ def run(
 
     A valid submission stands from the start on, and is replaced by a better one after each stage that gives one: the
     constant, then what needs no captions, then all. Raises UserError before the first image for anything about weights,
-    recipe, device or output folder; after it only when nothing can be written any more, or CLIP cannot be used at all.
+    recipe, device or output folder; after it only when nothing can be written any more, or CLIP or MiniLM cannot be
+    used at all.
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     By the `engine` ray the workers are those of the cluster at `address`.
     """
@@ -133,7 +133,7 @@ class Line:
         if isinstance(self.engine, Here):
             with self.record.timed(LOADING):
                 self.ready.encoder()
-            gc.freeze()  # its libraries too, see long_lived
+            leave_to_the_end()  # its libraries too
 
     def encoders(self) -> None:
         """Every image by each image encoder; one that cannot be used is left out, and the others answer."""
