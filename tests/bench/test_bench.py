@@ -57,7 +57,7 @@ def found(material, of_blip2):
             "largest_model_bytes": bench.largest_model_bytes(own),
         }
     found = {"machine": "a test's", "date": "", "rounds": 1, "jobs": jobs, "help_cpu_seconds": 0.1}
-    found["long"] = once["blip", "ours"]
+    found["long"] = jobs["classic"]["contenders"]["ours"]
     found["parts"] = parts.measured(material.pictures, small=True)
     found["describe"] = {
         mode: {"images": dict.fromkeys(seconds, 1), "seconds": seconds, "identical": 1, "compared": 1}
