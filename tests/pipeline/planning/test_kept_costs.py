@@ -57,11 +57,11 @@ def test_what_other_code_counted_is_counted_anew(own, monkeypatch):
     assert counted
 
 
-def test_what_was_counted_before_stays_known(own):
-    models_of(own, RECIPE, half=True)
-    before = dict(model_costs.counted)
+def test_what_was_counted_of_another_folder_stays_known_and_is_not_kept_here(own):
+    of_another = model_costs.counted["another"] = object()
     keep_costs(own)
-    assert before.items() <= model_costs.counted.items()
+    assert model_costs.counted["another"] is of_another
+    assert "another" not in json.loads((own.folder / COSTS).read_text())["costs"]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"code": 3, "costs": {}}', '{"code": "", "costs": []}'])

@@ -19,6 +19,8 @@ from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline.planning import model_costs
+from kernel.pipeline.planning.models import models_of
 from kernel.publish.hub import word_lists
 from kernel.publish.hub.pins import PinnedFile, Repository, read_pins
 from kernel.publish.hub.weights import (
@@ -118,6 +120,14 @@ def test_the_manifest_names_repositories_revisions_and_the_order_of_captioners(m
     found = {name: (model["source"], model["revision"]) for name, model in made.models.items()}
     assert found == {name: (pin.name, pin.revision) for name, pin in pins.items()}
     assert made.captioners == ["blip2", "blip"]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_no_run_has_to_count_what_its_models_take(made, monkeypatch, half):
+    monkeypatch.setattr(model_costs, "counted", {})
+    monkeypatch.setattr(model_costs, "brought", {})
+    monkeypatch.setattr(model_costs, "count", lambda *given, **named: pytest.fail("counted"))
+    assert [own.name for own in models_of(made, recipe_named("baseline"), half).captioners] == ["blip2"]
 
 
 def test_the_real_word_lists_travel(made):
