@@ -155,11 +155,12 @@ def test_what_came_since_is_left_to_the_end_too_but_no_garbage():
         pass
 
     with long_lived():
-        before, garbage = gc.get_freeze_count(), Model()
+        before, kept = gc.get_freeze_count(), [[number] for number in range(1000)]
+        # last, as so many new lists set off a collection of their own
+        garbage = Model()
         garbage.itself = garbage
         seen = weakref.ref(garbage)
         del garbage
-        kept = [[number] for number in range(1000)]
         leave_to_the_end()
         assert seen() is None
         assert gc.get_freeze_count() >= before + len(kept)
