@@ -23,7 +23,7 @@ CONFIG = {
     "qformer_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
                        "encoder_hidden_size": 32, "vocab_size": 8},
     # heads narrower together than the model, as in some of T5's sizes
-    "text_config": {"model_type": "t5", "d_model": 48, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 2,
+    "text_config": {"model_type": "t5", "d_model": 48, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 3,
                     "num_decoder_layers": 3, "vocab_size": 64, "feed_forward_proj": "gated-gelu",
                     "tie_word_embeddings": False, "scale_decoder_outputs": False, "bos_token_id": 1,
                     "decoder_start_token_id": 0},
