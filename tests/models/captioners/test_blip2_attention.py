@@ -196,10 +196,11 @@ def both(layer, dtype, beams=5, words=3):
 
 
 @pytest.mark.parametrize(("beams", "words"), [(1, 1), (5, 1), (1, 4), (5, 3)])
-def test_one_layer_hears_the_same_to_the_last_digits(layer, beams, words):
+def test_one_layer_hears_the_same_to_float32s_last_digits(layer, beams, words):
     own, ours = both(layer, torch.float64, beams, words)
     assert own.std() > 0.1
-    torch.testing.assert_close(ours, own, rtol=1e-10, atol=1e-12)
+    # transformers 5.0 takes its softmax in float32 even here
+    torch.testing.assert_close(ours, own, rtol=0, atol=1e-6)
 
 
 def test_half_precision_loses_about_as_little_as_the_plain_way(layer):
