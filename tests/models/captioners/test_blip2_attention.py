@@ -23,7 +23,7 @@ CONFIG = {
     "qformer_config": {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
                        "encoder_hidden_size": 32, "vocab_size": 8},
     # heads narrower together than the model, as in some of T5's sizes
-    "text_config": {"model_type": "t5", "d_model": 48, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 2,
+    "text_config": {"model_type": "t5", "d_model": 48, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 3,
                     "num_decoder_layers": 3, "vocab_size": 64, "feed_forward_proj": "gated-gelu",
                     "tie_word_embeddings": False, "scale_decoder_outputs": False, "bos_token_id": 1,
                     "decoder_start_token_id": 0},
@@ -196,10 +196,11 @@ def both(layer, dtype, beams=5, words=3):
 
 
 @pytest.mark.parametrize(("beams", "words"), [(1, 1), (5, 1), (1, 4), (5, 3)])
-def test_one_layer_hears_the_same_to_the_last_digits(layer, beams, words):
+def test_one_layer_hears_the_same_to_float32s_last_digits(layer, beams, words):
     own, ours = both(layer, torch.float64, beams, words)
     assert own.std() > 0.1
-    torch.testing.assert_close(ours, own, rtol=1e-10, atol=1e-12)
+    # transformers 5.0 takes its softmax in float32 even here
+    torch.testing.assert_close(ours, own, rtol=0, atol=1e-6)
 
 
 def test_half_precision_loses_about_as_little_as_the_plain_way(layer):
