@@ -81,7 +81,7 @@ def test_a_shard_without_its_seal_or_a_seal_without_its_shard_is_none(sealed, of
 
 
 @pytest.mark.parametrize(("said", "writes", "whole"), [("a cat", 0, True), ("a cat", 1, True), ("a hen", 1, False)])
-def test_whoever_ends_while_writing_a_shard_again_takes_nothing_away_that_fits(sealed, monkeypatch, said, writes, whole):
+def test_whoever_ends_while_writing_a_shard_again_takes_no_seal_that_fits(sealed, monkeypatch, said, writes, whole):
     """A machine that was given up for lost may live on until another has made what it had in hand."""
     done = []
 
