@@ -18,6 +18,7 @@ from kernel.errors import UserError
 from kernel.models.captioners.blip2 import Blip2Vision, QFormer
 from kernel.models.captioners.captioner import CONFIG, in_full_precision, load_complete
 from kernel.models.configurations import check_configurations, read_configuration
+from kernel.models.shared_tower import completed
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.models.weights_folder import ADVICE, Weights, loading
 from kernel.system.devices import Device
@@ -143,8 +144,11 @@ class Matcher:
         from transformers import Blip2ForImageTextRetrieval
 
         processor = inspect_matching(weights)
+        folder = weights.model_folder(MATCHING)
+        with loading(folder, "safetensors"):
+            state = completed(weights, MATCHING)
         kept = type(CLASS_NAME, (Blip2ForImageTextRetrieval,), {"_keep_in_fp32_modules": list(FULL_PRECISION)})
-        model = load_complete(kept, weights.model_folder(MATCHING), device, FULL_PRECISION)
+        model = load_complete(kept, folder, device, FULL_PRECISION, state)
         return cls(model.to(device.name).eval(), processor, device)
 
     def scores(self, images: list[Image], captions: Sequence[list[str]], head: str) -> list[list[float]]:

@@ -85,6 +85,7 @@ Model = TypedDict(
         "sha256": str,
         "tokenizer": NotRequired[TokenizerRecord],
         "languages": NotRequired[list[str]],  # of a captioner; English where none are named
+        "tower_of": NotRequired[str],  # the model whose files have its vision tower: see shared_tower.py
     },
 )
 
@@ -103,6 +104,9 @@ class Manifest:
             raise ValueError(f"format is {self.format}")
         if not set(self.captioners) <= set(self.models):
             raise ValueError(f"captioners {self.captioners} are not all among the models")
+        towers = {model["tower_of"] for model in self.models.values() if "tower_of" in model}
+        if not towers <= set(self.models):
+            raise ValueError(f"vision towers of {reprlib.repr(sorted(towers))}, which are not all among the models")
         outside = [name for name in self.models if PurePosixPath(name).name != name or name in ("", "..")]
         if outside:
             raise ValueError(f"models {reprlib.repr(outside)} are no names of folders")
@@ -267,7 +271,8 @@ def loading(folder: Path, library: str) -> Iterator[None]:
 
 
 def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) -> None:
-    """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s.
+    """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s,
+    those of the model whose tower it takes among them.
 
     For a folder that nobody reads yet; a finished one is added to as kernel/models/additions.py says.
     """
@@ -279,7 +284,10 @@ def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) 
     weights = Weights(folder, models, captioners)
     named: dict[str, Any] = {}
     for name, model in models.items():
-        prefix = weights.model_folder(name).relative_to(folder).as_posix() + "/"
-        own = [f"{entry.path.removeprefix(prefix)} {entry.sha256}" for entry in files if entry.path.startswith(prefix)]
+        own = []
+        for part in filter(None, (name, model.get("tower_of"))):
+            prefix = weights.model_folder(part).relative_to(folder).as_posix() + "/"
+            found = [entry for entry in files if entry.path.startswith(prefix)]
+            own += [f"{entry.path.removeprefix(prefix)} {entry.sha256}" for entry in found]
         named[name] = {**model, "sha256": hashlib.sha256("\n".join(own).encode()).hexdigest()}
     write_json(folder / MANIFEST, asdict(Manifest(FORMAT, named, captioners, files)))

@@ -10,7 +10,8 @@ from typing import Any
 
 from kernel.models.captioners.blip2 import BLIP2, flan_t5
 from kernel.models.captioners.captioner import Published
-from kernel.models.weights_folder import MANIFEST, read_manifest, write_manifest
+from kernel.models.weights_folder import MANIFEST, Weights, read_manifest, write_manifest
+from kernel.pipeline.planning.models import COSTS, keep_costs
 from tests.bench.material import Material, draw_pictures
 from tests.bench.truesize.sizes import SIZES, Sizes, published_clip
 from tests.bench.truesize.weights import captioner_tensors, put_captioner
@@ -40,13 +41,14 @@ def prepare_blip2(folder: Path, others: Material, pictures: int, small: bool = F
     if not (material.weights / MANIFEST).is_file():
         unfinished = folder / ".weights.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)
-        left_out = shutil.ignore_patterns("captioners", MANIFEST)
+        left_out = shutil.ignore_patterns("captioners", COSTS, MANIFEST)
         shutil.copytree(others.weights, unfinished, copy_function=os.link, ignore=left_out)
         sizes = SIZES["tiny"] if small else FEW_LAYERS
         own = put_captioner(unfinished / "captioners" / "blip2", sizes, captioner_tensors(sizes, "float32"))
         models = read_manifest(others.weights / MANIFEST).models
         models = {name: model for name, model in models.items() if name != "blip"}
         models["blip2"] = {**own, "source": "random numbers", "revision": sizes.name}
+        keep_costs(Weights(unfinished, models, ["blip2"]))
         write_manifest(unfinished, models, ["blip2"])
         unfinished.replace(material.weights)
     return material

@@ -26,14 +26,22 @@ from kernel.system.devices import Device
 CONFIG = "config.json"
 
 
-def load_complete(model_class: Any, folder: Path, device: Device, full_precision: Sequence[str] = ()) -> Any:
-    """The model with every weight from the file, in the device's dtype but for the parts in float32; else UserError."""
+def load_complete(
+    model_class: Any,
+    folder: Path,
+    device: Device,
+    full_precision: Sequence[str] = (),
+    state: dict[str, Any] | None = None,
+) -> Any:
+    """The model with every weight from its files, or from `state`, {name: tensor}, in the device's dtype but for the
+    parts in float32; else UserError."""
     with loading(folder, "transformers"):
         model, info = model_class.from_pretrained(
             folder,
             dtype=device.dtype,
             local_files_only=True,
             use_safetensors=True,
+            state_dict=state,
             output_loading_info=True,
         )
     check_complete(folder, info)

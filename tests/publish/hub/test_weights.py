@@ -22,16 +22,9 @@ from kernel.models.weights_folder import open_weights
 from kernel.pipeline.planning import model_costs
 from kernel.pipeline.planning.models import models_of
 from kernel.publish.hub import word_lists
-from kernel.publish.hub.pins import PinnedFile, Repository, read_pins
-from kernel.publish.hub.weights import (
-    Item,
-    captioners_of,
-    check_disks,
-    check_written,
-    finished_files,
-    is_current,
-    publish_weights,
-)
+from kernel.publish.hub.items import Item, check_written, finished_files
+from kernel.publish.hub.pins import PinnedFile, Repository, captioners_of, read_pins
+from kernel.publish.hub.weights import check_disks, is_current, publish_weights
 from kernel.publish.hub.word_lists import PRIOR_PROMPTS, prior_prompts, trendings, write_word_lists
 from tests.publish.hub.hub_server import DECOYS, Hub, miniature_hub, pinned, refused_client, run_client, start_client
 

@@ -1,0 +1,109 @@
+"""A vision tower that a captioner and image-text matching have in common lies in a weights folder once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from kernel.errors import UserError
+from kernel.models.image_text_matching import MATCHING, Matcher
+from kernel.models.shared_tower import TOWER, same_tower
+from kernel.models.weights_folder import MANIFEST, Weights, open_weights, write_manifest
+from tests.models.whole_matching import put_whole_matching
+
+CAPTIONS = [["a red fish on a hill", "a cat"]]
+
+
+def whole(own: Weights) -> Path:
+    """Puts the tower into the matching's own file, and says so in its record; returns the file."""
+    path = put_whole_matching(own, own.folder / "whole")
+    shutil.rmtree(own.model_folder(MATCHING))
+    path = path.parent.rename(own.model_folder(MATCHING)) / path.name
+    del own.models[MATCHING]["tower_of"]
+    return path
+
+
+@pytest.fixture
+def own(own_copy) -> Weights:
+    """Weights whose matching, and what the manifest says of it, a test may change."""
+    found = own_copy(MATCHING)
+    return Weights(found.folder, {name: dict(model) for name, model in found.models.items()}, found.captioners)
+
+
+def test_the_miniature_models_have_one_tower(weights):
+    captioner = load_file(weights.model_folder("blip2") / "model.safetensors")
+    matching = load_file(weights.model_folder(MATCHING) / "model.safetensors")
+    assert weights.models[MATCHING]["tower_of"] == "blip2"
+    assert [name for name in captioner if name.startswith(TOWER)] != []
+    assert [name for name in matching if name.startswith(TOWER)] == []
+
+
+@pytest.mark.parametrize("head", ["itm", "itc"])
+def test_scores_are_those_of_a_whole_file(weights, own, cpu, drawn, head):
+    pictures = [picture for picture, _ in drawn[:1]]
+    whole(own)
+    found, expected = (Matcher.load(of, cpu).scores(pictures, CAPTIONS, head) for of in (weights, own))
+    assert found == expected
+
+
+def test_half_precision_is_that_of_a_whole_file(weights, own, half_on_cpu):
+    whole(own)
+    found, expected = (Matcher.load(of, half_on_cpu).model.state_dict() for of in (weights, own))
+    assert {name: tensor.dtype for name, tensor in found.items()} == {
+        name: tensor.dtype for name, tensor in expected.items()
+    }
+
+
+@pytest.mark.parametrize("change", ["a bit", "a dtype", "a tensor more", "a tensor less"])
+def test_a_tower_that_differs_is_another(own, change):
+    path = whole(own)
+    assert same_tower(own, MATCHING, ["blip2"]) == "blip2"
+    state = load_file(path)
+    name = next(name for name in state if name.startswith(TOWER))
+    if change == "a bit":
+        state[name].view(-1)[0] += 1
+    elif change == "a dtype":
+        state[name] = state[name].float()
+    elif change == "a tensor more":
+        state[f"{TOWER}more"] = state[name].clone()
+    else:
+        del state[name]
+    save_file(state, path, metadata={"format": "pt"})
+    assert same_tower(own, MATCHING, ["blip2"]) == ""
+
+
+def test_a_model_without_a_tower_shares_none(weights):
+    assert same_tower(weights, "sentences", weights.captioners) == ""
+
+
+def test_a_tower_that_lacks_a_tensor_is_refused(own_copy, cpu):
+    own = own_copy("blip2")
+    path = own.model_folder("blip2") / "model.safetensors"
+    state = load_file(path)
+    name = next(name for name in state if name.startswith(TOWER))
+    del state[name]
+    save_file(state, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=f"missing keys {name}"):
+        Matcher.load(own, cpu)
+
+
+def test_another_tower_is_another_model(own_copy):
+    own = own_copy("blip2")
+    write_manifest(own.folder, own.models, own.captioners)
+    before = open_weights(own.folder)
+    path = own.model_folder("blip2") / "generation_config.json"
+    path.write_text("{}")
+    write_manifest(own.folder, own.models, own.captioners)
+    after = open_weights(own.folder)
+    assert before.sha256(MATCHING) != after.sha256(MATCHING) and before.sha256("clip") == after.sha256("clip")
+
+
+def test_a_manifest_that_names_a_tower_of_no_model_is_refused(own):
+    content = json.loads((own.folder / MANIFEST).read_text())
+    content["models"][MATCHING]["tower_of"] = "../elsewhere"
+    (own.folder / MANIFEST).unlink()
+    (own.folder / MANIFEST).write_text(json.dumps(content))
+    with pytest.raises(UserError, match="vision towers of .*elsewhere.*not all among the models"):
+        open_weights(own.folder)
