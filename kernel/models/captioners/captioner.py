@@ -37,7 +37,8 @@ def load_complete(
     parts in float32; else UserError."""
     with loading(folder, "transformers"):
         model, info = model_class.from_pretrained(
-            folder,
+            folder if state is None else None,
+            config=None if state is None else str(folder),
             dtype=device.dtype,
             local_files_only=True,
             use_safetensors=True,
