@@ -220,20 +220,17 @@ def make(item: Item, folder: Path, scratch: Path, record: dict[str, Made]) -> No
 
 
 def share_matching_tower(weights: Weights, items: list[Item], record: dict[str, Made]) -> None:
-    """Takes the vision tower out of image-text matching where a captioner has the same."""
+    """Takes the vision tower out of image-text matching where a captioner has the same. Killed after that it is made
+    again: record.json knows the size of the whole file alone."""
     whose = same_tower(weights, MATCHING, weights.captioners)
     if not whose:
         return
     print(f"{MATCHING}: its vision tower is {whose}'s and lies there alone", file=sys.stderr)
     weights.models[MATCHING]["tower_of"] = whose
-    made = {
-        item.target: record.pop(item.target) for item in items if item.is_weights and item.repository.key == MATCHING
-    }
-    # killed from here on they are made again, as what lacks a part is no result to go on with
-    write_json(weights.folder.parent / "record.json", record)
-    for target, entry in made.items():
-        path = weights.folder / target
-        record[target] = {**entry, "sha256": drop_tower(path), "bytes": path.stat().st_size}
+    for item in items:
+        if item.is_weights and item.repository.key == MATCHING:
+            path = weights.folder / item.target
+            record[item.target] |= {"sha256": drop_tower(path), "bytes": path.stat().st_size}
 
 
 def put(item: Item, source: Path, target: Path) -> str:
