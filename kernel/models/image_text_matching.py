@@ -27,6 +27,7 @@ from kernel.system.files import write_json
 MATCHING = "matching"  # its name in a manifest, and its folder
 CLASS_NAME = "Blip2ForImageTextRetrieval"
 PUBLISHED = "blip2-itm-vit-g"
+REPOSITORY = f"Salesforce/{PUBLISHED}"  # on the hub
 # trained in float32; transformers keeps them so by itself, and says nothing where a release does not
 FULL_PRECISION = ("query_tokens", "qformer")
 IMAGE_TOKEN = "<image>"  # added to every tokenizer by its processor, as the last one where a checkpoint lacks it

@@ -19,7 +19,7 @@ from kernel.models.weights_folder import (
     check_files,
     read_manifest,
 )
-from kernel.publish.hub.pins import MATCHING_MODELS, MODELS
+from kernel.publish.hub.pins import CHOICES
 from kernel.system.files import write_json
 
 
@@ -54,7 +54,7 @@ def take_along(old: Path, before: Manifest, new: Path) -> None:
 
 def models_put_in(manifest: Manifest) -> list[str]:
     """The models that `publish weights` never makes, such as a Korean CLIP or a captioner of one's own."""
-    return [name for name in manifest.models if name not in {**MODELS.choices, **MATCHING_MODELS.choices}]
+    return [name for name in manifest.models if name not in CHOICES]
 
 
 def take_models_along(old: Path, before: Manifest, new: Path) -> None:

@@ -55,7 +55,6 @@ from kernel.publish.hub.items import (
     note_changed,
 )
 from kernel.publish.hub.pins import (
-    MATCHING_MODELS,
     SHARD,
     Repository,
     captioners_asked,
@@ -91,15 +90,13 @@ def publish_weights(
     remembered = before.captioners if before and recipe.captioner == "auto" else []
     held = [name for name in remembered if name in SHIPPED_KINDS]
     captioners = captioners_asked(asked) or held or captioners_of(recipe)
-    repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
-    if matching:
-        repositories |= pinned_repositories(pins, [MATCHING], MATCHING_MODELS)
+    repositories = pinned_repositories(pins, ["clip", *captioners, "sentences", *([MATCHING] if matching else [])])
     finish_additions(out)
     if is_current(out, repositories, captioners):
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
         return out
     if before and MATCHING in before.models and not matching:  # whoever asked for it once has it
-        repositories |= pinned_repositories(pins, [MATCHING], MATCHING_MODELS)
+        repositories |= pinned_repositories(pins, [MATCHING])
     try:
         make_folder(out, repositories, captioners, scratch)
     except OSError as error:

