@@ -226,10 +226,11 @@ def test_what_was_made_with_another_model_is_left_behind_and_told(place, filled,
 
 @pytest.fixture(scope="module")
 def extended(place, tmp_path_factory) -> Path:
-    """A folder with a Korean CLIP and a captioner of one's own, the first to be asked, both put there by hand."""
+    """A folder with what was put there by hand: a Korean CLIP, a word list, a captioner that is asked before others."""
     folder = tmp_path_factory.mktemp("extended") / "weights"
     shutil.copytree(place / "weights", folder)
     shutil.copytree(folder / "captioners" / "blip", folder / "captioners" / "mine")
+    (folder / "word_banks" / "fabrics.txt").write_text("silk\nlinen\n")
     models = read_manifest(folder / MANIFEST).models
     mine = {**models["blip"], "source": "own", "revision": "first"}
     models = {**models, "mine": mine, "clip_ko": put("CustomTextCLIP", folder / "clip_ko")}
@@ -237,10 +238,13 @@ def extended(place, tmp_path_factory) -> Path:
     return folder
 
 
+PUT_IN = ("clip_ko/", "captioners/mine/", "word_banks/fabrics.txt")
+
+
 def by_hand(folder: Path) -> dict[str, Any]:
     """Record and files of what was put there by hand."""
     manifest = read_manifest(folder / MANIFEST)
-    files = {entry for entry in manifest.files if entry.path.startswith(("clip_ko/", "captioners/mine/"))}
+    files = {entry for entry in manifest.files if entry.path.startswith(PUT_IN)}
     return {"files": files, **{name: manifest.models.get(name) for name in ("clip_ko", "mine")}}
 
 
@@ -250,6 +254,7 @@ def test_a_folder_with_models_put_in_by_hand_lacks_nothing(place, hub, extended,
     hub.requests.clear()
     run_client(hub, PUBLISH, folder, *arguments(place)[1:], "none")
     assert hub.requests == [] and (folder / MANIFEST).read_bytes() == (extended / MANIFEST).read_bytes()
+    assert {path for entry in by_hand(extended)["files"] for path in PUT_IN if entry.path.startswith(path)} == {*PUT_IN}
     assert any("/text/" in entry.path for entry in by_hand(extended)["files"])
 
 
@@ -274,7 +279,10 @@ def test_a_damaged_model_put_in_by_hand_is_left_behind_and_told(place, extended,
     shutil.copytree(extended, old)
     shutil.copytree(place / "weights", new)
     (old / "clip_ko" / "text" / "config.json").write_bytes(b"{}")
+    (old / "word_banks" / "fabrics.txt").write_text("cut")
     take_along(old, read_manifest(old / MANIFEST), new)
     made = open_weights(new)
     assert "clip_ko" not in made.models and not (new / "clip_ko").exists() and "mine" in made.captioners
-    assert "The model clip_ko is not taken along" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The model clip_ko is not taken along" in said and "The word list fabrics is not taken along" in said
+    assert not (new / "word_banks" / "fabrics.txt").exists()
