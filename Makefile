@@ -28,7 +28,8 @@ $(DEV): $(VENV)/.stamp
 	@touch $@
 
 # the manifest's and the bank's records are written by the modules that check them
-RECORDS := $(wildcard kernel/models/*.py kernel/models/captioners/*.py kernel/banks/*.py kernel/estimates/*.py)
+RECORDS := $(shell find kernel/models -name '*.py') \
+	$(wildcard kernel/pipeline/planning/model*.py kernel/banks/*.py kernel/estimates/*.py)
 
 $(MINIATURE): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py kernel/miniature/*/*.py)
 	$(BIN)/python -m kernel.miniature.assemble

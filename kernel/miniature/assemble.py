@@ -25,7 +25,7 @@ from kernel.models.captioners.loading import KINDS
 from kernel.models.clip import clip_tokenizer_record
 from kernel.models.image_text_matching import CLASS_NAME, MATCHING, matching_tokenizer_record, read_processor
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
-from kernel.models.shared_tower import drop_tower, same_tower
+from kernel.models.shared_tower import share_tower, write_without_tower
 from kernel.models.weights_folder import Weights, write_manifest
 from kernel.pipeline.planning.models import keep_costs
 from kernel.pipeline.workers.here import Here
@@ -56,7 +56,7 @@ def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
         write_lines(unfinished / "word_banks" / f"{name}.txt", phrases)
     write_lines(unfinished / "prior.txt", [scene.prompt for scene in scenes(PRIOR_SEED, PRIOR_PROMPTS)])
     weights = Weights(unfinished, models, [kind.name for kind in captioners])
-    share_tower(weights)
+    share_matching_tower(weights)
     keep_constant_row(unfinished, lambda: SentenceEncoder.load(weights, Device("cpu")))
     keep_costs(weights)
     write_manifest(unfinished, models, weights.captioners)
@@ -85,11 +85,11 @@ def put_matching(folder: Path, checkpoints: Path) -> dict[str, Any]:
     return {"class": CLASS_NAME, **drawn_here(), "tokenizer": matching_tokenizer_record(read_processor(folder))}
 
 
-def share_tower(weights: Weights) -> None:
+def share_matching_tower(weights: Weights) -> None:
     """As `publish weights` does with the real ones."""
-    if MATCHING in weights.models and (whose := same_tower(weights, MATCHING, weights.captioners)):
-        drop_tower(weights.model_folder(MATCHING) / "model.safetensors")
-        weights.models[MATCHING]["tower_of"] = whose
+    if MATCHING in weights.models and share_tower(weights, MATCHING, weights.captioners):
+        path = weights.model_folder(MATCHING) / "model.safetensors"
+        write_without_tower(path, path)
 
 
 def put_with_tower(folder: Path, checkpoints: Path) -> None:

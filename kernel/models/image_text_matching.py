@@ -146,8 +146,7 @@ class Matcher:
 
         processor = inspect_matching(weights)
         folder = weights.model_folder(MATCHING)
-        with loading(folder, "safetensors"):
-            state = completed(weights, MATCHING)
+        state = completed(weights, MATCHING)
         kept = type(CLASS_NAME, (Blip2ForImageTextRetrieval,), {"_keep_in_fp32_modules": list(FULL_PRECISION)})
         model = load_complete(kept, folder, device, FULL_PRECISION, state)
         return cls(model.to(device.name).eval(), processor, device)

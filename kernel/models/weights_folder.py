@@ -85,7 +85,8 @@ Model = TypedDict(
         "sha256": str,
         "tokenizer": NotRequired[TokenizerRecord],
         "languages": NotRequired[list[str]],  # of a captioner; English where none are named
-        "tower_of": NotRequired[str],  # the model whose files have its vision tower: see shared_tower.py
+        "tower_of": NotRequired[str],  # the model whose files have its vision tower, and what that is: shared_tower.py
+        "tower_sha256": NotRequired[str],
     },
 )
 
@@ -272,7 +273,7 @@ def loading(folder: Path, library: str) -> Iterator[None]:
 
 def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) -> None:
     """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s,
-    those of the model whose tower it takes among them.
+    and that of a tower which it takes of another.
 
     For a folder that nobody reads yet; a finished one is added to as kernel/models/additions.py says.
     """
@@ -284,10 +285,8 @@ def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) 
     weights = Weights(folder, models, captioners)
     named: dict[str, Any] = {}
     for name, model in models.items():
-        own = []
-        for part in filter(None, (name, model.get("tower_of"))):
-            prefix = weights.model_folder(part).relative_to(folder).as_posix() + "/"
-            found = [entry for entry in files if entry.path.startswith(prefix)]
-            own += [f"{entry.path.removeprefix(prefix)} {entry.sha256}" for entry in found]
+        prefix = weights.model_folder(name).relative_to(folder).as_posix() + "/"
+        own = [f"{entry.path.removeprefix(prefix)} {entry.sha256}" for entry in files if entry.path.startswith(prefix)]
+        own += [f"tower {model['tower_sha256']}"] if "tower_sha256" in model else []
         named[name] = {**model, "sha256": hashlib.sha256("\n".join(own).encode()).hexdigest()}
     write_json(folder / MANIFEST, asdict(Manifest(FORMAT, named, captioners, files)))

@@ -65,9 +65,7 @@ def run(
                 job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
                 try:
                     with long_lived():
-                        content = Line(ready, job, record, deadline, workers).run()
-                    folder.drop_unfinished()
-                    return content
+                        return Line(ready, job, record, deadline, workers).run()
                 except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
                     raise cannot_write(paths.run, error, most_bytes(len(ready.images), ready.phrases)) from error
 
@@ -86,7 +84,8 @@ class Line:
     def run(self) -> dict[str, Any]:
         if not (self.submission.is_file() and self.folder.made(results.CLIP)):
             self.write(np.broadcast_to(self.ready.fallback, (len(self.ids), len(self.ready.fallback))))
-        if self.deadline is not NEVER:  # nobody knows how long it takes, so no image may take it its time
+        # nobody knows how long it takes, so no image may take it its time; and who has workers waits for them anyway
+        if self.deadline is not NEVER or not isinstance(self.engine, Here):
             self.sentences()
         self.words()
         for stage in self.plain(of_captions=False):
@@ -124,18 +123,17 @@ class Line:
             return
         # images must not be left without time: what is planned for what follows counts up to two thirds of what is left
         ends = self.ends_before(2 / 3, "clip", "estimates", "submission")
-        total = sum(len(own.phrases) for own in job.words)
-        outcome = self.work(words.STAGE, job.missing_parts(), ends, total=total, job=job)
+        phrases = sum(len(own.phrases) for own in job.words)
+        outcome = self.work(words.STAGE, job.missing_parts(), ends, total=phrases, job=job)
         if left := job.join_words():
             why = outcome.why or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
 
     def sentences(self) -> None:
-        """Loads MiniLM where this process makes the estimates, before the clock of any of them starts."""
-        if isinstance(self.engine, Here):
-            with self.record.timed(LOADING):
-                self.ready.encoder()
-            leave_to_the_end()  # its libraries too
+        """Loads MiniLM, before the clock of any estimate starts: this process makes those that no worker can."""
+        with self.record.timed(LOADING):
+            self.ready.encoder()
+        leave_to_the_end()  # its libraries too
 
     def encoders(self) -> None:
         """Every image by each image encoder; one that cannot be used is left out, and the others answer."""
@@ -272,6 +270,7 @@ class Line:
         with self.record.timed("estimates"):
             rows = estimates.fused_rows(self.folder, self.recipe, self.ready.fallback)
         self.write(rows)
+        self.folder.drop_unfinished()
         return self.record.write(problems)
 
     def estimates(self, names: list[str], title: str) -> None:
@@ -295,17 +294,9 @@ class Line:
             write_submission(self.submission, self.ids, rows)
 
     def work(
-        self,
-        stage: StageDeclaration,
-        items: dict[int, int],
-        ends: Ends,
-        by: str = "",
-        label: str = "",
-        title: str = "",
-        total: int | None = None,
-        loaded: Callable[[], Maker] | None = None,
-        job: Job | None = None,
-    ) -> Outcome:
+        self, stage: StageDeclaration, items: dict[int, int], ends: Ends, by: str = "", label: str = "",
+        title: str = "", total: int | None = None, loaded: Callable[[], Maker] | None = None, job: Job | None = None,
+    ) -> Outcome:  # fmt: skip
         """The items, {number: its images}, on the devices, with a progress bar over all; none where all are made."""
         if items and ends.begins.left() <= 0:  # a model that loads now would make nothing, and take the answer its time
             return Outcome(left=[*items], out_of_time=True)

@@ -11,10 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from kernel.errors import UserError
+from kernel.models import weights_folder
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.models.weights_folder import MANIFEST, open_weights, write_manifest
 from kernel.system import files
 from kernel.system.files import file_sha256
+from kernel.system.tensor_files import Tensor
 from tests.system.test_tensor_files import entry, put
 
 MODELS = {
@@ -287,7 +289,13 @@ def test_one_altered_byte_is_refused_with_both_sha256s(folder):
 
 def test_nothing_is_opened_before_every_file_is_hashed_whatever_is_done_meanwhile(folder, monkeypatch):
     """Hashing begins before what is done meanwhile, and waits here for its end; the folder waits for all of it."""
-    begun, over, hashed = threading.Event(), threading.Event(), []
+    begun, over, hashed, opened = threading.Event(), threading.Event(), [], []
+    really = weights_folder.check_header
+
+    def check_header(path: Path) -> list[Tensor]:
+        assert set(hashed) == {folder / name for name in (*FILES, TENSORS)}
+        opened.append(path)
+        return really(path)
 
     def slow(path: Path) -> str:
         begun.set()
@@ -300,8 +308,9 @@ def test_nothing_is_opened_before_every_file_is_hashed_whatever_is_done_meanwhil
         over.set()
 
     monkeypatch.setattr(files, "file_sha256", slow)
+    monkeypatch.setattr(weights_folder, "check_header", check_header)
     open_weights(folder, meanwhile=meanwhile)
-    assert set(hashed) == {folder / name for name in (*FILES, TENSORS)}
+    assert opened == [folder / TENSORS]
 
 
 def test_of_several_wrong_files_the_first_by_name_is_told_whichever_is_hashed_first(folder):

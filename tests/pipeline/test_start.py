@@ -63,6 +63,21 @@ def test_minilm_is_loaded_once_after_the_first_images_or_with_a_deadline_before_
     assert (tmp_path / "run" / "submission.csv").read_bytes() == plain.read_bytes()
 
 
+def test_who_has_workers_loads_minilm_while_none_of_them_has_seen_an_image(
+    image_folder, tmp_path, weights_folder, plain, monkeypatch
+):
+    """It has to make the estimates where they cannot."""
+    where, seen, really_load = paths(tmp_path, weights_folder), [], SentenceEncoder.load
+
+    def load(weights, device):
+        seen.append(len(list((where.run / "clip").glob("0*.safetensors"))))
+        return really_load(weights, device)
+
+    monkeypatch.setattr(SentenceEncoder, "load", load)
+    run(FAST, where, "cpu,cpu")
+    assert seen == [0] and (where.run / "submission.csv").read_bytes() == plain.read_bytes()
+
+
 def test_weights_without_the_priors_row_give_the_answer_that_they_give_with_it(
     image_folder, tmp_path, weights_folder, own_copy
 ):

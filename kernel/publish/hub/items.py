@@ -51,8 +51,16 @@ class Made(TypedDict):
     bytes: int
 
 
+def whole_files(unfinished: Path) -> Path:
+    """Where files lie of which the folder that is made gets but a part."""
+    return unfinished / "whole"
+
+
 def finished_files(unfinished: Path, items: list[Item]) -> dict[str, Made]:
-    """What record.json and the disk agree on for these items; every other file under way is removed."""
+    """What record.json and the disk agree on for these items; every other file under way is removed, and what was put
+    aside is back in its place."""
+    for whole in [path for path in whole_files(unfinished).rglob("*") if path.is_file()]:
+        whole.replace(unfinished / "weights" / whole.relative_to(whole_files(unfinished)))
     folder, path = unfinished / "weights", unfinished / "record.json"
     cure = f"Remove {unfinished} and run again: it is made anew"
     record = read_record(path, dict[str, Made], "what was made so far", cure) if path.is_file() else {}

@@ -32,7 +32,7 @@ from kernel.models.image_text_matching import (
 )
 from kernel.models.sentences import CONFIGURATIONS as OF_SENTENCES
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer, sentence_tokenizer_record
-from kernel.models.shared_tower import drop_tower, same_tower
+from kernel.models.shared_tower import share_tower, write_without_tower
 from kernel.models.weights_folder import (
     MANIFEST,
     Manifest,
@@ -53,6 +53,7 @@ from kernel.publish.hub.items import (
     finished_files,
     items_of,
     note_changed,
+    whole_files,
 )
 from kernel.publish.hub.pins import (
     SHARD,
@@ -72,8 +73,9 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     MATCHING: {CONFIG: MatchingConfiguration},
     **{name: kind.configurations for name, kind in SHIPPED_KINDS.items()},
 }
-# result by download of what is no captioner, for the check of free disk: halved, or with parts that stay float32
-RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, MATCHING: 0.57}
+# result by download of what is no captioner, for the check of free disk: halved, or with parts that stay float32; of
+# matching 0.57, and 0.15 without its tower, which lie there both until the folder is finished
+RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, MATCHING: 0.72}
 
 
 def publish_weights(
@@ -217,17 +219,18 @@ def make(item: Item, folder: Path, scratch: Path, record: dict[str, Made]) -> No
 
 
 def share_matching_tower(weights: Weights, items: list[Item], record: dict[str, Made]) -> None:
-    """Takes the vision tower out of image-text matching where a captioner has the same. Killed after that it is made
-    again: record.json knows the size of the whole file alone."""
-    whose = same_tower(weights, MATCHING, weights.captioners)
-    if not whose:
+    """Takes the vision tower out of image-text matching where a captioner has the same. The whole files lie beside the
+    folder until it is finished, for a run that goes on."""
+    if not share_tower(weights, MATCHING, weights.captioners):
         return
+    whose = weights.models[MATCHING]["tower_of"]
     print(f"{MATCHING}: its vision tower is {whose}'s and lies there alone", file=sys.stderr)
-    weights.models[MATCHING]["tower_of"] = whose
     for item in items:
         if item.is_weights and item.repository.key == MATCHING:
-            path = weights.folder / item.target
-            record[item.target] |= {"sha256": drop_tower(path), "bytes": path.stat().st_size}
+            path, whole = weights.folder / item.target, whole_files(weights.folder.parent) / item.target
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(whole)
+            record[item.target] |= {"sha256": write_without_tower(whole, path), "bytes": path.stat().st_size}
 
 
 def put(item: Item, source: Path, target: Path) -> str:

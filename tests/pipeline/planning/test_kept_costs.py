@@ -9,7 +9,7 @@ from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.weights_folder import Weights
 from kernel.pipeline.planning import model_costs
-from kernel.pipeline.planning.models import COSTS, Models, keep_costs, models_of
+from kernel.pipeline.planning.models import COSTS, Models, counting_sha256, keep_costs, models_of
 
 RECIPE = replace(RECIPES["baseline"], caption_weighting="itm")
 
@@ -72,4 +72,5 @@ def test_what_is_no_such_file_is_told(own, content):
 
 
 def test_the_miniature_folder_brings_what_its_models_take(weights):
-    assert len(json.loads((weights.folder / COSTS).read_text())["costs"]) > 2 * len(weights.captioners)
+    kept = json.loads((weights.folder / COSTS).read_text())
+    assert len(kept["costs"]) > 2 * len(weights.captioners) and kept["code"] == counting_sha256()
