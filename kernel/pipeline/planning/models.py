@@ -181,7 +181,8 @@ class Kept(TypedDict):
 
 def keep_costs(weights: Weights) -> None:
     """Puts what its models take into a weights folder that is being made, so that no run has to count them: seconds
-    before the first image. Image encoders are put in later, and counted by each run. What cannot be counted is left out; a run then tells why it goes without a plan."""
+    before the first image. Image encoders are put in later, and counted by each run. What cannot be counted is left
+    out; a run then tells why it goes without a plan."""
     before = dict(model_costs.counted)
     model_costs.counted.clear()
     recipe = Recipe(caption_weighting=ITM) if MATCHING in weights.models else Recipe()
