@@ -42,7 +42,7 @@ demo: $(MINIATURE)  ## 64 drawn pictures through the whole line: build/demo/subm
 
 # one thread a process: two that each take every core wait for one another most of the time; a module stays with one
 # worker, which makes its finished runs once
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope --durations 10
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 20
 
 test: $(DEV) $(MINIATURE)  ## the tests, without the slow ones and those of a GPU, as many at a time as there are cores, at most 4
 	$(PYTEST) -m 'not slow and not gpu'

@@ -90,8 +90,8 @@ def test_a_run_whose_worker_is_killed_ends_with_the_same_bytes(image_folder, wei
     """Two real workers on this CPU; one is killed from outside while they write captions."""
 
     def command(out: str) -> list[str]:
-        return [sys.executable, "-m", "kernel", "run", str(image_folder), "--weights", str(weights_folder), "--out",
-                str(tmp_path / out), "--device", "cpu,cpu", "--set", "shard_images=1", "--set", "num_beams=2",
+        return [sys.executable, "-c", warm.WITH_WORKERS, "run", str(image_folder), "--weights", str(weights_folder),
+                "--out", str(tmp_path / out), "--device", "cpu,cpu", "--set", "shard_images=1", "--set", "num_beams=2",
                 "--set", "captions_per_image=2"]  # fmt: skip
 
     warm.run(command("whole"), cwd=ROOT, check=True, capture_output=True)
