@@ -31,7 +31,8 @@ ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "sample"
 # files that one worker takes minutes for: begun first, none of them is waited for alone at the end
 LONGEST = ("whole/test_readme.py", "bench/test_cluster.py", "cluster/test_training.py", "cluster/test_bank.py",
-           "cluster/test_run.py", "whole/test_full_size.py", "publish/test_prepare.py", "whole/test_kills.py")  # fmt: skip
+           "cluster/test_run.py", "whole/test_full_size.py", "publish/test_prepare.py",
+           "whole/test_kills.py")  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
