@@ -13,12 +13,18 @@ help:  ## this list
 
 setup: $(VENV)/.stamp  ## the virtual environment in .venv, made when missing or stale
 
-INSTALL := $(BIN)/python -m pip install --quiet --editable '.[dev]'
+INSTALL := $(BIN)/python -m pip install --quiet --editable
 
 # once more when it fails: a download of gigabytes that breaks off fails its hash
 $(VENV)/.stamp: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(INSTALL) || $(INSTALL)
+	$(INSTALL) '.[demo]' || $(INSTALL) '.[demo]'
+	@touch $@
+
+# what only tests, benches and checks need comes with the first of these
+DEV := $(VENV)/.stamp-dev
+$(DEV): $(VENV)/.stamp
+	$(INSTALL) '.[dev]' || $(INSTALL) '.[dev]'
 	@touch $@
 
 # the manifest's and the bank's records are written by the modules that check them
@@ -37,57 +43,57 @@ demo: $(MINIATURE)  ## 64 drawn pictures through the whole line: build/demo/subm
 # worker, which makes its finished runs once
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope --durations 10
 
-test: $(MINIATURE)  ## the tests, without the slow ones and those of a GPU, as many at a time as there are cores, at most 4
+test: $(DEV) $(MINIATURE)  ## the tests, without the slow ones and those of a GPU, as many at a time as there are cores, at most 4
 	$(PYTEST) -m 'not slow and not gpu'
 
-test-slow: $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, figures of the miniature models, memory
+test-slow: $(DEV) $(MINIATURE)  ## the slow tests: rehearsal, conversion of gigabytes, figures of the miniature models, memory
 	$(PYTEST) -m slow
 
-test-gpu: $(MINIATURE)  ## what needs a GPU: half precision, workers, memory, a run; skipped with the reason where there is none
+test-gpu: $(DEV) $(MINIATURE)  ## what needs a GPU: half precision, workers, memory, a run; skipped with the reason where there is none
 	$(BIN)/python -m pytest -q -rs tests/gpu
 
-fuzz: $(VENV)/.stamp  ## ten minutes each of bytes nobody foresaw, into what reads files of others: build/fuzz
-	$(BIN)/python -m pip install --quiet --editable '.[dev,fuzz]'
+fuzz: $(DEV)  ## ten minutes each of bytes nobody foresaw, into what reads files of others: build/fuzz
+	$(INSTALL) '.[dev,fuzz]'
 	$(BIN)/python -m tests.fuzz
 
 figures: $(MINIATURE)  ## figures of the miniature models on 500 held-out pictures
 	$(BIN)/python -m kernel.miniature.training.figures
 
-ablation: $(MINIATURE)  ## what each estimate adds, on miniature pictures: build/ablation/ablation.json, .svg
+ablation: $(DEV) $(MINIATURE)  ## what each estimate adds, on miniature pictures: build/ablation/ablation.json, .svg
 	$(BIN)/python -m tests.bench.ablation
 
 PROMPTS ?= ../shared/prompts/real_prompts.txt
 
-textside: $(MINIATURE)  ## what the text side's settings are worth on real prompts: PROMPTS=FILE, build/textside/textside.md
+textside: $(DEV) $(MINIATURE)  ## what the text side's settings are worth on real prompts: PROMPTS=FILE, build/textside/textside.md
 	$(BIN)/python -m tests.bench.text_side --prompts $(PROMPTS) --out build/textside
 
 PAIRS ?= ../shared/pairs
 
-real: $(MINIATURE)  ## what real towers make of real pictures with prompts: PAIRS=FOLDER, build/real/real.md
+real: $(DEV) $(MINIATURE)  ## what real towers make of real pictures with prompts: PAIRS=FOLDER, build/real/real.md
 	$(BIN)/python -m tests.bench.real --pairs $(PAIRS) --out build/real
 
-scale: $(MINIATURE)  ## 16,000 drawn pictures through a run beside 1,600: time by stage, peak memory; takes an hour
+scale: $(DEV) $(MINIATURE)  ## 16,000 drawn pictures through a run beside 1,600: time by stage, peak memory; takes an hour
 	$(BIN)/python -m tests.bench.endurance scale
 
-deadlines: $(MINIATURE)  ## runs under ever longer --deadline: what each leaves, and whether it ends in time
+deadlines: $(DEV) $(MINIATURE)  ## runs under ever longer --deadline: what each leaves, and whether it ends in time
 	$(BIN)/python -m tests.bench.endurance deadlines
 
-truesize: $(MINIATURE)  ## random weights of true size on the CPU: memory predicted, measured (12 GB of disk, 18 GB of RAM)
+truesize: $(DEV) $(MINIATURE)  ## random weights of true size on the CPU: memory predicted, measured (12 GB of disk, 18 GB of RAM)
 	$(BIN)/python -m tests.bench.truesize --stored shipped
 
-pairs: $(MINIATURE)  ## what training on drawn pairs is worth, by tier: build/pairs/pairs.json; takes most of an hour
+pairs: $(DEV) $(MINIATURE)  ## what training on drawn pairs is worth, by tier: build/pairs/pairs.json; takes most of an hour
 	$(BIN)/python -m tests.bench.pairs
 
-cluster: $(MINIATURE)  ## a bank and features by one process, two, a Ray cluster, and one that loses machines: build/cluster; a quarter of an hour
+cluster: $(DEV) $(MINIATURE)  ## a bank and features by one process, two, a Ray cluster, and one that loses machines: build/cluster; a quarter of an hour
 	$(BIN)/python -m tests.bench.cluster
 
-bench: $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
+bench: $(DEV) $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
 	$(BIN)/python -m tests.bench
 
-parity: $(MINIATURE)  ## describe beside clip-interrogator on 200 pictures: identical words; takes a quarter of an hour
+parity: $(DEV) $(MINIATURE)  ## describe beside clip-interrogator on 200 pictures: identical words; takes a quarter of an hour
 	$(BIN)/python -m tests.bench.parity
 
-curves: $(MINIATURE)  ## time and memory over images and over a bank's prompts: build/bench/curves.json, .svg; takes half an hour
+curves: $(DEV) $(MINIATURE)  ## time and memory over images and over a bank's prompts: build/bench/curves.json, .svg; takes half an hour
 	$(BIN)/python -m tests.bench.curves
 
 browser:  ## Debian's Chromium, which drives the tests of report, notebook and server, where it is missing and can be installed
@@ -97,20 +103,20 @@ browser:  ## Debian's Chromium, which drives the tests of report, notebook and s
 		|| echo "Chromium could not be installed: its tests will be skipped"; \
 	else echo "no Chromium and no right to install it: its tests will be skipped. As root: apt install chromium"; fi
 
-screenshots: demo  ## README's pictures of the demo's report and of the server's page
+screenshots: $(DEV) demo  ## README's pictures of the demo's report and of the server's page
 	$(BIN)/python -m tests.browser.screenshots
 
 plan: $(VENV)/.stamp  ## memory and time of a run on Kaggle's GPUs, estimated
 	$(KERNEL) plan
 
-format: $(VENV)/.stamp  ## formats every file and mends what ruff can mend by itself
+format: $(DEV)  ## formats every file and mends what ruff can mend by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-docs: $(VENV)/.stamp  ## the tables of docs/ that a command makes: settings, commands, plan, speed; seconds
+docs: $(DEV)  ## the tables of docs/ that a command makes: settings, commands, plan, speed; seconds
 	$(BIN)/python -m tests.bench.docs
 
-lint: $(VENV)/.stamp  ## ruff, mypy, the rooms' imports, and that no page of docs/ is stale
+lint: $(DEV)  ## ruff, mypy, the rooms' imports, and that no page of docs/ is stale
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -129,7 +135,7 @@ weights: $(VENV)/.stamp  ## build/kaggle-weights: the real weights in fp16, from
 dataset: wheels  ## uploads weights and wheels as a Kaggle dataset
 	$(KERNEL) publish dataset
 
-rehearse: $(MINIATURE) wheels  ## the whole way to Kaggle on this machine, offline, on the image's versions
+rehearse: $(DEV) $(MINIATURE) wheels  ## the whole way to Kaggle on this machine, offline, on the image's versions
 	$(KERNEL) publish rehearse
 
 push: $(VENV)/.stamp  ## sends code and notebook to Kaggle and follows the run to its end

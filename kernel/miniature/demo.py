@@ -34,6 +34,7 @@ SCORE_NAMES = {
 # what to try next, a line each
 NEXT = (
     "Your own pictures: .venv/bin/python -m kernel describe FOLDER (these weights know drawings, see docs/kaggle.md)",
+    "The same in your browser: .venv/bin/python -m kernel serve",
     "The way to Kaggle: .venv/bin/python -m kernel publish init --user NAME, then as docs/kaggle.md says",
 )
 

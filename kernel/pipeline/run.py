@@ -73,7 +73,9 @@ def run(
                 job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
                 try:
                     with long_lived():
-                        return Line(ready, job, record, deadline, workers).run()
+                        content = Line(ready, job, record, deadline, workers).run()
+                    folder.drop_unfinished()
+                    return content
                 except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
                     raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
 

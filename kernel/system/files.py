@@ -71,6 +71,12 @@ def write_whole(path: Path, data: bytes) -> None:
         unfinished.write_bytes(data)
 
 
+def drop_unfinished(folder: Path) -> None:
+    """Removes what workers that were killed had begun to write into `folder`: no other ever finishes their files."""
+    for unfinished in folder.glob(".*.tmp"):
+        unfinished.unlink(missing_ok=True)
+
+
 def require_space(folder: Path, needed: int, what: str, cure: str) -> None:
     """Raises UserError when the disk of `folder` has fewer bytes free than the `needed` ones, which `what` tells of."""
     free = shutil.disk_usage(folder).free

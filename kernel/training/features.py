@@ -19,7 +19,7 @@ from kernel.models.vectors import check_finite
 from kernel.pipeline.images import ImageFile, one_of_each_folder
 from kernel.pipeline.stages.batches import BatchSize, encode_files
 from kernel.system.devices import Device
-from kernel.system.files import write_json, write_whole
+from kernel.system.files import drop_unfinished, write_json, write_whole
 from kernel.system.records import read_record
 from kernel.system.tensor_files import read_header
 from kernel.system.terminal.progress import progress_bar
@@ -122,6 +122,7 @@ def features_of(files: list[ImageFile], folder: Path, seen: Seen, batch: int, la
         )
     for number in missing:
         list_path(folder, number).unlink()
+    drop_unfinished(folder)
     parts = [read_shard(shard_path(folder, number)) for number in shards]
     width = max(part.rows.shape[1] for part in parts)
     rows = [part.rows if part.rows.shape[1] else np.zeros((len(part.rows), width), np.float32) for part in parts]

@@ -238,8 +238,7 @@ def work_of(order: dict[str, Any]) -> dict[str, Any]:
     if context.get_world_rank():
         return train(**asked, deadline=deadline)
     work = asked["out"] / WORK
-    for unfinished in work.glob(".*.tmp"):  # of the first worker of another start
-        unfinished.unlink(missing_ok=True)
+    files.drop_unfinished(work)  # of the first worker of another start
     with (work / NAME / SAID).open("a", buffering=1) as said, redirect_stderr(said):
         print(f"workers that train: {context.get_world_size()}", file=STDERR)
         return train(**asked, deadline=deadline)

@@ -24,8 +24,8 @@ def test_a_small_demo_leaves_a_competition_a_run_and_a_report(tmp_path, weights_
     bars = [line.partition(":")[0] for line in noted.splitlines() if "%|" in line]
     assert "\r" not in noted and len(bars) == len(set(bars)) > 5  # one a stage, in lines where no terminal draws them
     assert all(f"{value:.3f}" in printed for value in scores.values())
-    last = printed.splitlines()[-2:]
-    assert "python -m kernel describe" in last[0] and "python -m kernel publish init" in last[1]
+    for line, command in zip(printed.splitlines()[-3:], ("describe", "serve", "publish init"), strict=True):
+        assert f"python -m kernel {command}" in line
     page = (out / "report.html").read_text()
     cards = json.loads(re.search(r'id="cards">(.*?)</script>', page, re.DOTALL)[1])
     with (out / "competition" / "prompts.csv").open(newline="") as file:

@@ -175,8 +175,10 @@ def test_a_second_run_makes_only_what_is_missing(image_folder, tmp_path, weights
     before = kept.stat().st_mtime_ns
     (where.run / "captions" / "00001.json").unlink()
     (where.run / "submission.csv").unlink()
+    unfinished = kept.with_name(".00001.json.another-machine-7.tmp")
+    unfinished.write_text("begun by a worker that was killed")
     run(FAST, where)
-    assert kept.stat().st_mtime_ns == before
+    assert kept.stat().st_mtime_ns == before and not unfinished.exists()
     assert (where.run / "submission.csv").read_bytes() == first
 
 

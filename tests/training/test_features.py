@@ -42,8 +42,10 @@ def test_what_is_kept_is_not_made_again_and_what_was_cut_is(files, tmp_path):
     assert not asked and np.array_equal(again.rows, first)
     path = tmp_path / "kept" / "00002.safetensors"
     path.write_bytes(path.read_bytes()[:-2])
+    unfinished = path.with_name(f".{path.name}.another-machine-7.tmp")
+    unfinished.write_text("begun by a worker that was killed")
     again = features_of(files, tmp_path / "kept", AtHand(lambda: counting), 2, "reds", HERE)
-    assert len(asked) == 1 and np.array_equal(again.rows, first)
+    assert len(asked) == 1 and np.array_equal(again.rows, first) and not unfinished.exists()
 
 
 def test_a_shard_of_bad_pictures_alone_has_rows_of_the_others_width(files, tmp_path):

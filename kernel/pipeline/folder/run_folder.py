@@ -16,7 +16,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from kernel.pipeline.images import ImageFile
-from kernel.system.files import json_bytes, write_json, write_whole
+from kernel.system.files import drop_unfinished, json_bytes, write_json, write_whole
 from kernel.system.opening import read_whole
 from kernel.system.records import read_record
 
@@ -88,14 +88,16 @@ class RunFolder:
 
     def write_shard(self, shards: Shards, shard: int, data: bytes, whole: bool = True) -> None:
         """The seal first: ended between the two, the shard is missing or does not fit its seal, so it is made again.
+        Both are replaced and never taken away: a machine that was given up for lost may still write the same shard.
 
         A part of a shard, for which the time did not suffice, gets none: this run answers with it, the next makes it
         again.
         """
         path = self.shard_path(shards, shard)
-        seal_path(path).unlink(missing_ok=True)
         if whole:
             write_whole(seal_path(path), self.seal(shards.stage, path.name, data))
+        else:
+            seal_path(path).unlink(missing_ok=True)
         write_whole(path, data)
 
     def write_json(self, shards: Shards, shard: int, content: Any, whole: bool = True) -> None:
@@ -118,6 +120,11 @@ class RunFolder:
         """Removes what is not whole, so that every shard that is there can be read."""
         for shard in {*self.made(shards)}.difference(self.whole(shards)):
             self.shard_path(shards, shard).unlink()
+
+    def drop_unfinished(self) -> None:
+        """Of every stage."""
+        for folder in self.folder.glob("*/"):
+            drop_unfinished(folder)
 
     def seal(self, stage: str, name: str, data: bytes) -> bytes:
         settings = json.dumps(self.identity.get(stage), sort_keys=True)

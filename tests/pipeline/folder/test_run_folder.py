@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kernel.pipeline.folder import results
+from kernel.pipeline.folder import results, run_folder
 from kernel.pipeline.folder.run_folder import RunFolder, read_run, seal_path
 from kernel.pipeline.images import ImageFile, images_sha256
 from kernel.system.files import write_json, write_whole
@@ -78,6 +78,23 @@ def test_a_shard_of_another_run_is_none(sealed, tmp_path):
 def test_a_shard_without_its_seal_or_a_seal_without_its_shard_is_none(sealed, of):
     of(sealed.shard_path(results.CAPTIONS, 0)).unlink()
     assert not sealed.has_shard(results.CAPTIONS, 0)
+
+
+@pytest.mark.parametrize(("said", "writes", "whole"), [("a cat", 0, True), ("a cat", 1, True), ("a hen", 1, False)])
+def test_whoever_ends_while_writing_a_shard_again_takes_no_seal_that_fits(sealed, monkeypatch, said, writes, whole):
+    """A machine that was given up for lost may live on until another has made what it had in hand."""
+    done = []
+
+    def ends(path: Path, data: bytes) -> None:
+        if len(done) == writes:
+            raise InterruptedError
+        write_whole(path, data)
+        done.append(path)
+
+    monkeypatch.setattr(run_folder, "write_whole", ends)
+    with pytest.raises(InterruptedError):
+        results.write_captions(sealed, 0, captioned([["a fish"], [said]]))
+    assert sealed.has_shard(results.CAPTIONS, 0) is whole
 
 
 def test_a_runs_record_comes_back_as_it_was_written(tmp_path):
