@@ -28,7 +28,8 @@ $(DEV): $(VENV)/.stamp
 	@touch $@
 
 # the manifest's and the bank's records are written by the modules that check them
-RECORDS := $(wildcard kernel/models/*.py kernel/models/captioners/*.py kernel/banks/*.py kernel/estimates/*.py)
+RECORDS := $(shell find kernel/models -name '*.py') \
+	$(wildcard kernel/pipeline/planning/model*.py kernel/banks/*.py kernel/estimates/*.py)
 
 $(MINIATURE): $(VENV)/.stamp $(CHECKPOINTS) $(RECORDS) $(wildcard kernel/miniature/*.py kernel/miniature/*/*.py)
 	$(BIN)/python -m kernel.miniature.assemble
@@ -41,7 +42,7 @@ demo: $(MINIATURE)  ## 64 drawn pictures through the whole line: build/demo/subm
 
 # one thread a process: two that each take every core wait for one another most of the time; a module stays with one
 # worker, which makes its finished runs once
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope --durations 10
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder --durations 20
 
 test: $(DEV) $(MINIATURE)  ## the tests, without the slow ones and those of a GPU, as many at a time as there are cores, at most 4
 	$(PYTEST) -m 'not slow and not gpu'

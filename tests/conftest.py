@@ -29,6 +29,15 @@ from tests.s3_server import S3Server  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SAMPLE = ROOT.parent / "shared" / "sample"
+# files that one worker takes minutes for: begun first, none of them is waited for alone at the end
+LONGEST = ("whole/test_readme.py", "bench/test_cluster.py", "cluster/test_training.py", "cluster/test_bank.py",
+           "cluster/test_run.py", "whole/test_full_size.py", "publish/test_prepare.py",
+           "whole/test_kills.py")  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {f"tests/{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.nodeid.partition("::")[0], len(places)))
 
 
 @pytest.fixture(scope="session")

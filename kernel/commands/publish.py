@@ -162,16 +162,15 @@ def wheels_command(options: argparse.Namespace) -> None:
 
 
 def weights_command(options: argparse.Namespace) -> None:
+    from kernel.models.image_text_matching import MATCHING
     from kernel.publish.hub.download import pin_repositories
-    from kernel.publish.hub.pins import MATCHING_MODELS, captioners_asked
+    from kernel.publish.hub.pins import MODELS, captioners_asked
     from kernel.publish.hub.weights import publish_weights
 
     asked = captioners_asked(options.captioners)
     if options.pin:
-        found = pin_repositories(options.pins, keys=["clip", *asked, "sentences"] if asked else None)
-        if options.matching:
-            found += pin_repositories(options.pins, MATCHING_MODELS)
-        for repository in found:
+        keys = ["clip", *asked, "sentences"] if asked else MODELS.named
+        for repository in pin_repositories(options.pins, keys=[*keys, *([MATCHING] if options.matching else [])]):
             print(f"{repository}: {len(repository.files)} files")
         print(f"{options.pins}: every file has its size and hash; look at the change and commit it")
         return

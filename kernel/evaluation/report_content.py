@@ -181,14 +181,15 @@ def ablation(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 def stages(record: dict[str, Any]) -> list[dict[str, Any]]:
     """Of each stage its seconds, planned and measured, as numbers and as widths of bars in percent, and its memory."""
-    seconds, plan = record["seconds"], record["plan"]
+    seconds, rates, plan = record["seconds"], record["images_per_second"], record["plan"]
     planned = {name: (plan.get(name) or {}).get("seconds_estimated") for name in seconds}
     longest = max([*seconds.values(), *(own for own in planned.values() if own is not None), 1e-9])
     return [
         {
             "name": name,
             "seconds": f"{spent:.1f}",
-            "rate": f"{record['images_per_second'].get(name, 0):,.1f}",
+            # what no image passes has none, such as the start
+            "rate": f"{rates[name]:,.1f}" if name in rates else "",
             "planned": None if planned[name] is None else f"{planned[name]:.1f}",
             "width": 100 * spent / longest,
             "planned_width": 100 * (planned[name] or 0) / longest,

@@ -25,7 +25,9 @@ from kernel.models.captioners.loading import KINDS
 from kernel.models.clip import clip_tokenizer_record
 from kernel.models.image_text_matching import CLASS_NAME, MATCHING, matching_tokenizer_record, read_processor
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer_record
+from kernel.models.shared_tower import share_tower, write_without_tower
 from kernel.models.weights_folder import Weights, write_manifest
+from kernel.pipeline.planning.models import keep_costs
 from kernel.pipeline.workers.here import Here
 from kernel.system.devices import Device
 from kernel.system.files import unfinished_path
@@ -54,7 +56,9 @@ def assemble(out: Path, checkpoints: Path = CHECKPOINTS) -> None:
         write_lines(unfinished / "word_banks" / f"{name}.txt", phrases)
     write_lines(unfinished / "prior.txt", [scene.prompt for scene in scenes(PRIOR_SEED, PRIOR_PROMPTS)])
     weights = Weights(unfinished, models, [kind.name for kind in captioners])
+    share_matching_tower(weights)
     keep_constant_row(unfinished, lambda: SentenceEncoder.load(weights, Device("cpu")))
+    keep_costs(weights)
     write_manifest(unfinished, models, weights.captioners)
     with tempfile.TemporaryDirectory() as scratch:
         add_bank(unfinished, put_bank(Path(scratch), unfinished, exclude=None))
@@ -79,6 +83,13 @@ def put_captioner(folder: Path, checkpoints: Path, kind: CaptionerKind) -> dict[
 def put_matching(folder: Path, checkpoints: Path) -> dict[str, Any]:
     put_with_tower(folder, checkpoints)
     return {"class": CLASS_NAME, **drawn_here(), "tokenizer": matching_tokenizer_record(read_processor(folder))}
+
+
+def share_matching_tower(weights: Weights) -> None:
+    """As `publish weights` does with the real ones."""
+    if MATCHING in weights.models and share_tower(weights, MATCHING, weights.captioners):
+        path = weights.model_folder(MATCHING) / "model.safetensors"
+        write_without_tower(path, path)
 
 
 def put_with_tower(folder: Path, checkpoints: Path) -> None:

@@ -18,6 +18,7 @@ from kernel.errors import UserError
 from kernel.models.captioners.blip2 import Blip2Vision, QFormer
 from kernel.models.captioners.captioner import CONFIG, in_full_precision, load_complete
 from kernel.models.configurations import check_configurations, read_configuration
+from kernel.models.shared_tower import completed
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.models.weights_folder import ADVICE, Weights, loading
 from kernel.system.devices import Device
@@ -26,6 +27,7 @@ from kernel.system.files import write_json
 MATCHING = "matching"  # its name in a manifest, and its folder
 CLASS_NAME = "Blip2ForImageTextRetrieval"
 PUBLISHED = "blip2-itm-vit-g"
+REPOSITORY = f"Salesforce/{PUBLISHED}"  # on the hub
 # trained in float32; transformers keeps them so by itself, and says nothing where a release does not
 FULL_PRECISION = ("query_tokens", "qformer")
 IMAGE_TOKEN = "<image>"  # added to every tokenizer by its processor, as the last one where a checkpoint lacks it
@@ -143,8 +145,10 @@ class Matcher:
         from transformers import Blip2ForImageTextRetrieval
 
         processor = inspect_matching(weights)
+        folder = weights.model_folder(MATCHING)
+        state = completed(weights, MATCHING)
         kept = type(CLASS_NAME, (Blip2ForImageTextRetrieval,), {"_keep_in_fp32_modules": list(FULL_PRECISION)})
-        model = load_complete(kept, weights.model_folder(MATCHING), device, FULL_PRECISION)
+        model = load_complete(kept, folder, device, FULL_PRECISION, state)
         return cls(model.to(device.name).eval(), processor, device)
 
     def scores(self, images: list[Image], captions: Sequence[list[str]], head: str) -> list[list[float]]:

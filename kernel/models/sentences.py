@@ -99,6 +99,7 @@ class SentenceEncoder:
 
     @classmethod
     def load(cls, weights: Weights, device: Device) -> "SentenceEncoder":
+        """Loads `weights/sentences` and checks it whole. Raises UserError."""
         folder = weights.model_folder("sentences")
         check_configurations(folder, CONFIGURATIONS)
         with loading(folder, "sentence-transformers"):
@@ -109,11 +110,7 @@ class SentenceEncoder:
             embedding_rows = model[0].auto_model.get_input_embeddings().num_embeddings
             dimensions = encoder.encode(["a"], 1).shape[1]
         check_tokenizer(str(folder), record, weights.models["sentences"].get("tokenizer"), embedding_rows)
-        if dimensions != EMBEDDING_DIMENSIONS:
-            raise UserError(
-                f"{folder}: embeds in {dimensions} dimensions, the competition scores {EMBEDDING_DIMENSIONS}: "
-                f"this is not all-MiniLM-L6-v2. {ADVICE}"
-            )
+        check_dimensions(folder, dimensions)
         return encoder
 
     def encode(self, prompts: list[str], batch: int) -> np.ndarray:
@@ -124,6 +121,47 @@ class SentenceEncoder:
         rows = self.model.encode(prompts, batch_size=batch, normalize_embeddings=True, show_progress_bar=False)
         check_finite("MiniLM's", rows)
         return rows
+
+
+def inspect_sentences(weights: Weights) -> None:
+    """Checks all that can be checked without sentence-transformers, whose import alone takes seconds: configurations,
+    tokenizer, dimensions, and that every weight is a number. Raises UserError.
+
+    `run` calls it before the first image: MiniLM is loaded only when there are texts for it.
+    """
+    folder = weights.model_folder("sentences")
+    check_configurations(folder, CONFIGURATIONS)
+    with loading(folder, "transformers"):
+        from transformers import BertConfig
+
+        record = sentence_tokenizer_record(sentence_tokenizer(folder))
+        config = BertConfig.from_pretrained(folder, local_files_only=True)
+    check_tokenizer(str(folder), record, weights.models["sentences"].get("tokenizer"), config.vocab_size)
+    check_dimensions(folder, config.hidden_size)
+    check_weights(folder)
+
+
+def check_dimensions(folder: Path, dimensions: int) -> None:
+    if dimensions != EMBEDDING_DIMENSIONS:
+        raise UserError(
+            f"{folder}: embeds in {dimensions} dimensions, the competition scores {EMBEDDING_DIMENSIONS}: "
+            f"this is not all-MiniLM-L6-v2. {ADVICE}"
+        )
+
+
+def check_weights(folder: Path) -> None:
+    """Raises UserError for the first tensor that holds what is no number: as one of them goes into every row, none
+    would be one."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with loading(folder, "safetensors"):
+            from safetensors.torch import load_file
+
+            tensors = load_file(path)
+        for name, tensor in tensors.items():
+            if not tensor.isfinite().all():
+                raise UserError(
+                    f"{path}: {name} holds what is no number, so no row would be one: the file is damaged. {ADVICE}"
+                )
 
 
 def sentence_tokenizer(folder: Path) -> Any:

@@ -5,7 +5,7 @@ A finished folder is added to as kernel/models/additions.py says.
 
 import hashlib
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from glob import escape
@@ -15,7 +15,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from kernel.errors import UserError, kind_and_line, others_beside
-from kernel.system.files import file_sha256, write_json
+from kernel.system.files import file_sha256, hashing, write_json
 from kernel.system.memory import is_out_of_memory
 from kernel.system.records import read_record
 from kernel.system.tensor_files import Tensor, read_header
@@ -55,7 +55,11 @@ class FileEntry:
         size = file.stat().st_size
         if size != self.bytes:
             raise UserError(f"{file}: {size} bytes, {record} says {self.bytes}: the file is incomplete. {advice}")
-        found = file_sha256(file) if hashes else self.sha256
+        if hashes:
+            self.check_sha256(file_sha256(file), file, record, advice)
+
+    def check_sha256(self, found: str, file: Path, record: str, advice: str) -> None:
+        """Raises UserError when `found`, of all of `file`, is not what `record` says."""
         if found != self.sha256:
             raise UserError(
                 f"{file}: sha256 {found[:8]}... differs from {record}'s {self.sha256[:8]}...: "
@@ -81,6 +85,8 @@ Model = TypedDict(
         "sha256": str,
         "tokenizer": NotRequired[TokenizerRecord],
         "languages": NotRequired[list[str]],  # of a captioner; English where none are named
+        "tower_of": NotRequired[str],  # the model whose files have its vision tower, and what that is: shared_tower.py
+        "tower_sha256": NotRequired[str],
     },
 )
 
@@ -99,6 +105,9 @@ class Manifest:
             raise ValueError(f"format is {self.format}")
         if not set(self.captioners) <= set(self.models):
             raise ValueError(f"captioners {self.captioners} are not all among the models")
+        towers = {model["tower_of"] for model in self.models.values() if "tower_of" in model}
+        if not towers <= set(self.models):
+            raise ValueError(f"vision towers of {reprlib.repr(sorted(towers))}, which are not all among the models")
         outside = [name for name in self.models if PurePosixPath(name).name != name or name in ("", "..")]
         if outside:
             raise ValueError(f"models {reprlib.repr(outside)} are no names of folders")
@@ -136,11 +145,17 @@ class Weights:
         return self.models[name]["sha256"]
 
 
-def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: bool = True) -> Weights:
+def open_weights(
+    folder: Path,
+    parts: tuple[str, ...] | None = None,
+    hashes: bool = True,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Weights:
     """Checks every file against the manifest. Raises UserError naming the first file that is wrong.
 
     With `parts`, only files in these top-level folders (or of these names) are checked, and nothing else may be read.
     Without `hashes`, a changed byte is not seen, as no file is read whole: for a look at a folder, not for a run.
+    `meanwhile` is done while files are hashed, and must read none of them.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -155,7 +170,7 @@ def open_weights(folder: Path, parts: tuple[str, ...] | None = None, hashes: boo
     present = {p.relative_to(folder).as_posix() for p in files} - {MANIFEST}
     present = {name for name in present if is_part(name, parts)}
     try:
-        check_files(folder, listed, present, hashes)
+        check_files(folder, listed, present, hashes, meanwhile)
     except UserError as error:
         cut = decided_additions(folder)
         if not cut:
@@ -178,8 +193,17 @@ def encoders_of(files: list[FileEntry]) -> dict[str, str]:
     }
 
 
-def check_files(folder: Path, listed: dict[str, FileEntry], present: set[str], hashes: bool) -> None:
-    """Raises UserError for the first file that is not as `listed` or, being `present`, is not listed at all."""
+def check_files(
+    folder: Path,
+    listed: dict[str, FileEntry],
+    present: set[str],
+    hashes: bool,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """Raises UserError for the first file that is not as `listed` or, being `present`, is not listed at all.
+
+    `meanwhile` is done while files are hashed.
+    """
     for name in sorted(present | set(listed)):
         if PurePosixPath(name).suffix not in SAFE_SUFFIXES:
             raise UserError(
@@ -189,9 +213,12 @@ def check_files(folder: Path, listed: dict[str, FileEntry], present: set[str], h
     for name in sorted(present - set(listed)):
         raise UserError(f"{folder / name}: not listed in {MANIFEST}, so nothing vouches for it. Remove it. {ADVICE}")
     # what is missing or cut is told before gigabytes are read
-    for hashed in (False, True) if hashes else (False,):
-        for name in sorted(listed):
-            listed[name].check(folder / name, "the manifest", ADVICE, hashed)
+    for name in sorted(listed):
+        listed[name].check(folder / name, "the manifest", ADVICE, hashes=False)
+    with hashing(folder / name for name in listed if hashes) as sha256_of:
+        meanwhile()
+        for name in sorted(listed) if hashes else ():
+            listed[name].check_sha256(sha256_of(folder / name), folder / name, "the manifest", ADVICE)
     for name in sorted(listed):
         if name.endswith(".safetensors"):
             check_header(folder / name)
@@ -245,7 +272,8 @@ def loading(folder: Path, library: str) -> Iterator[None]:
 
 
 def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) -> None:
-    """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s.
+    """Lists every file of `folder` and names each model by the sha256 over its files' paths and sha256s,
+    and that of a tower which it takes of another.
 
     For a folder that nobody reads yet; a finished one is added to as kernel/models/additions.py says.
     """
@@ -259,5 +287,6 @@ def write_manifest(folder: Path, models: dict[str, Any], captioners: list[str]) 
     for name, model in models.items():
         prefix = weights.model_folder(name).relative_to(folder).as_posix() + "/"
         own = [f"{entry.path.removeprefix(prefix)} {entry.sha256}" for entry in files if entry.path.startswith(prefix)]
+        own += [f"tower {model['tower_sha256']}"] if "tower_sha256" in model else []
         named[name] = {**model, "sha256": hashlib.sha256("\n".join(own).encode()).hexdigest()}
     write_json(folder / MANIFEST, asdict(Manifest(FORMAT, named, captioners, files)))

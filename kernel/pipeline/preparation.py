@@ -3,8 +3,9 @@
 A run folder goes on with what the last run left, and what no longer belongs to this one is made again."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from kernel.estimates.constant import constant_row
 from kernel.models.captioners.loading import captioners_named, inspect_captioner
 from kernel.models.encoders.choice import chosen_encoders
 from kernel.models.image_text_matching import MATCHING, inspect_matching
-from kernel.models.sentences import SentenceEncoder
+from kernel.models.sentences import SentenceEncoder, inspect_sentences
 from kernel.models.weights_folder import Weights, open_weights
+from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import FORMAT, RunFolder, Shards, read_run
 from kernel.pipeline.images import ImageFile, images_sha256, left_out_note, list_images
 from kernel.pipeline.planning.run_plan import plan_run
@@ -33,8 +35,8 @@ from kernel.system.work import Engine
 @dataclass(frozen=True)
 class Prepared:
     """What a run works with. `encoders` are those that are asked, each with its sha256; `shares_from` says whether the
-    estimates' shares are the recipe's, published or fitted, `planned` by stage what the run is estimated to take,
-    `warnings` what stops nothing."""
+    estimates' shares are the recipe's, published or fitted, `encoder` loads MiniLM into this process when it is first
+    called, `planned` by stage what the run is estimated to take, `warnings` what stops nothing."""
 
     recipe: Recipe
     shares_from: str
@@ -45,7 +47,7 @@ class Prepared:
     words: list[Phrases]
     bank: PromptBank | None
     devices: list[Device]
-    encoder: SentenceEncoder
+    encoder: Callable[[], SentenceEncoder]
     fallback: np.ndarray
     planned: Mapping[str, dict[str, Any]]
     warnings: list[str]
@@ -54,6 +56,11 @@ class Prepared:
     def asked(self) -> list[str]:
         """The captioner that the run would best have, or the several that it has."""
         return self.captioners[: len(captioner_names(self.recipe.captioner))]
+
+    @property
+    def phrases(self) -> int:
+        """How many all word lists hold."""
+        return sum(len(own.phrases) for own in self.words)
 
     def identity(self) -> dict[str, dict[str, Any]]:
         """For each stage of the run folder what its outputs depend on: images, device, versions, what it declares."""
@@ -87,7 +94,7 @@ class Prepared:
 def prepare(recipe: Recipe, paths: Paths, engine: Engine, limit: int | None) -> Prepared:
     """Opens and checks what the recipe asks of the folders given, for the engine's devices."""
     images = list_images(paths.images)[:limit]
-    weights = open_weights(paths.weights)
+    weights = open_weights(paths.weights, meanwhile=import_libraries)
     captioners = captioners_named(recipe, weights)
     words = word_lists(recipe, weights)
     bank = opened_bank(recipe, paths.bank, weights)
@@ -98,13 +105,19 @@ def prepare(recipe: Recipe, paths: Paths, engine: Engine, limit: int | None) -> 
         inspect_captioner(weights, name)
     if recipe.matching_head:
         inspect_matching(weights)
+    inspect_sentences(weights)
     # small, so it stays, and on the CPU, as this process never touches a GPU
-    encoder = SentenceEncoder.load(weights, Device("cpu"))
-    fallback = constant_row(weights.folder, lambda: encoder)
+    encoder = cache(partial(SentenceEncoder.load, weights, Device("cpu")))
+    fallback = constant_row(weights.folder, encoder)
     shipped = all(features_file(own, weights.sha256("clip"), [shipped_features(weights)]) for own in words)
     plan = plan_run(recipe, weights, bank, devices, len(images), shipped)
     return Prepared(plan.recipe, shares_from, images, weights, captioners, encoders, words, bank, devices, encoder,
                     fallback, plan.stages, [*plan.notes, *left_out_note(paths.images)])  # fmt: skip
+
+
+def import_libraries() -> None:
+    """What any run imports sooner or later: seconds of one core."""
+    import open_clip  # noqa: F401 - and with it torch, torchvision and transformers
 
 
 def open_run(
@@ -145,6 +158,19 @@ def open_run(
         what = ", ".join(dict.fromkeys(key for keys in changed.values() for key in keys))
         return run, f"{folder}: {what} changed since the last run: {', '.join(stale)} made again"
     return run, f"{folder}: going on with the last run" if before else f"{folder}: new run"
+
+
+def drop_of_others(folder: RunFolder, ready: Prepared) -> None:
+    """Takes out of an opened folder what captioners said that are none of these any more, and unsound shards of those
+    and of encoders that are named by them."""
+    captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
+    for by in results.apart(ready.recipe.captioner):
+        for shards in (results.CAPTIONS, results.COSINES, results.MATCHING) if by else ():
+            folder.drop_unsound_shards(shards.by(by))
+        results.drop_captions_of_others(folder, captioners, by)
+        results.drop_matching_of_failed(folder, by)
+    for sha256 in ready.encoders.values():
+        folder.drop_unsound_shards(results.encoded(sha256))
 
 
 def changes(before: dict[str, Any], now: dict[str, dict[str, Any]], stage: str) -> list[str]:

@@ -26,20 +26,30 @@ from kernel.system.memory import PeakMemory
 REPORTED_VERSIONS = ("torch", "open_clip_torch", "transformers", "sentence-transformers", "numpy", "pandas", "pillow")
 # of each worker, before a stage's seconds are told by them: the first also warms caches up
 FIRST_BATCHES = 3
+# parts of a run's time that are no stage's: all that comes before the first of them, and what loads MiniLM here
+START, LOADING = "start", "loading MiniLM"
 
 
 class Record:
     """Gathers seconds and memory by stage while a run goes on."""
 
     def __init__(
-        self, ready: Prepared, paths: Paths, folder: RunFolder, warnings: list[str], library_warnings: Counter[str]
+        self,
+        ready: Prepared,
+        paths: Paths,
+        folder: RunFolder,
+        warnings: list[str],
+        library_warnings: Counter[str],
+        begun: float,
     ) -> None:
+        """`begun`: what the clock time.perf_counter said when the run was asked for."""
+        self.begun = begun
         self.folder = folder
         self.recipe = ready.recipe
         self.asked = ready.captioners[0]
         self.encoders = ready.encoders
         self.weights = ready.weights
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {START: round(time.perf_counter() - begun, 3)}
         self.memory: dict[str, dict[str, int | None]] = {}
         self.paces: dict[str, Pace] = {}
         self.library_warnings = library_warnings
@@ -131,7 +141,12 @@ class Record:
             "given_up": self.given_up,
             "library_warnings": dict(self.library_warnings),
             "seconds": self.seconds,
-            "images_per_second": {stage: images / spent for stage, spent in self.seconds.items() if spent},
+            "total_seconds": round(time.perf_counter() - self.begun, 3),
+            "images_per_second": {
+                stage: images / spent
+                for stage, spent in self.seconds.items()
+                if spent and stage not in (START, LOADING)
+            },
             "memory": self.memory,
             "plan": self.plan(),
         }

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,8 @@ from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import Shards
 from kernel.pipeline.job import Job
 from kernel.pipeline.preflight import most_bytes, only_run, preflight
-from kernel.pipeline.preparation import Prepared, open_run, prepare
-from kernel.pipeline.record import Pace, Record
+from kernel.pipeline.preparation import Prepared, drop_of_others, open_run, prepare
+from kernel.pipeline.record import LOADING, Pace, Record
 from kernel.pipeline.stages import StageDeclaration, captions, clip, encoders, estimates, words
 from kernel.pipeline.stages.load import StageWork, kept
 from kernel.pipeline.submission import write_submission
@@ -27,7 +26,7 @@ from kernel.pipeline.workers.here import Here
 from kernel.system.deadline import NEVER, Deadline, Watchdog
 from kernel.system.devices import Device
 from kernel.system.files import cannot_write
-from kernel.system.memory import long_lived
+from kernel.system.memory import leave_to_the_end, long_lived
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
@@ -47,37 +46,28 @@ def run(
 
     A valid submission stands from the start on, and is replaced by a better one after each stage that gives one: the
     constant, then what needs no captions, then all. Raises UserError before the first image for anything about weights,
-    recipe, device or output folder; after it only when nothing can be written any more, or CLIP cannot be used at all.
+    recipe, device or output folder; after it only when nothing can be written any more, or CLIP or MiniLM cannot be
+    used at all.
     When the deadline passes while something hangs, the process ends with exit code 1 and the last submission stands.
     By the `engine` ray the workers are those of the cluster at `address`.
     """
+    begun = time.perf_counter()
     with Watchdog(deadline):
         warnings = check_versions()  # before anything of these libraries is imported
         with counted_warnings() as library_warnings, engine_named(engine, device_name, address) as workers:
             ready = prepare(recipe, paths, workers, limit)
             with only_run(paths.run):
-                phrases = sum(len(own.phrases) for own in ready.words)
-                warnings += [*preflight(paths.run, len(ready.images), phrases, deadline), *ready.warnings]
+                warnings += [*preflight(paths.run, len(ready.images), ready.phrases, deadline), *ready.warnings]
                 folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())
-                captioners = {name: ready.weights.sha256(name) for name in ready.captioners}
-                for by in results.apart(ready.recipe.captioner):
-                    for shards in (results.CAPTIONS, results.COSINES, results.MATCHING) if by else ():
-                        folder.drop_unsound_shards(shards.by(by))
-                    results.drop_captions_of_others(folder, captioners, by)
-                    results.drop_matching_of_failed(folder, by)
-                for sha256 in ready.encoders.values():
-                    folder.drop_unsound_shards(results.encoded(sha256))
-                record = Record(ready, paths, folder, warnings, library_warnings)
-                told = [f"warning: {warning}" for warning in warnings]
-                print(said, record.forecast(deadline), *told, sep="\n", file=STDERR)
+                drop_of_others(folder, ready)
+                record = Record(ready, paths, folder, warnings, library_warnings, begun)
+                print(said, record.forecast(deadline), *(f"warning: {own}" for own in warnings), sep="\n", file=STDERR)
                 job = Job(ready.recipe, ready.weights, folder, paths.bank, ready.fallback.tolist())
                 try:
                     with long_lived():
-                        content = Line(ready, job, record, deadline, workers).run()
-                    folder.drop_unfinished()
-                    return content
+                        return Line(ready, job, record, deadline, workers).run()
                 except OSError as error:  # of what was read before, images or weights, this would say the wrong thing
-                    raise cannot_write(paths.run, error, most_bytes(len(ready.images), phrases)) from error
+                    raise cannot_write(paths.run, error, most_bytes(len(ready.images), ready.phrases)) from error
 
 
 class Line:
@@ -94,6 +84,9 @@ class Line:
     def run(self) -> dict[str, Any]:
         if not (self.submission.is_file() and self.folder.made(results.CLIP)):
             self.write(np.broadcast_to(self.ready.fallback, (len(self.ids), len(self.ready.fallback))))
+        # nobody knows how long it takes, so no image may take it its time; and who has workers waits for them anyway
+        if self.deadline is not NEVER or not isinstance(self.engine, Here):
+            self.sentences()
         self.words()
         for stage in self.plain(of_captions=False):
             self.of_images(stage)
@@ -101,6 +94,7 @@ class Line:
             return self.record.write(self.problems)
         self.modifiers()
         self.encoders()
+        self.sentences()
         of_texts = [name for name in self.recipe.shared if {CAPTIONS, MODIFIERS}.intersection(ESTIMATES[name].needs)]
         of_images = [name for name in self.recipe.shared if name not in of_texts]
         # what is said of images alone does not change with captions, so it is made once, and no time is kept for it
@@ -129,11 +123,17 @@ class Line:
             return
         # images must not be left without time: what is planned for what follows counts up to two thirds of what is left
         ends = self.ends_before(2 / 3, "clip", "estimates", "submission")
-        total = sum(len(own.phrases) for own in job.words)
-        outcome = self.work(words.STAGE, job.missing_parts(), ends, total=total, job=job)
+        phrases = sum(len(own.phrases) for own in job.words)
+        outcome = self.work(words.STAGE, job.missing_parts(), ends, total=phrases, job=job)
         if left := job.join_words():
             why = outcome.why or "the time was over"
             self.problems.append(f"no modifiers were taken from {', '.join(left)}, which CLIP did not encode ({why})")
+
+    def sentences(self) -> None:
+        """Loads MiniLM, before the clock of any estimate starts: this process makes those that no worker can."""
+        with self.record.timed(LOADING):
+            self.ready.encoder()
+        leave_to_the_end()  # its libraries too
 
     def encoders(self) -> None:
         """Every image by each image encoder; one that cannot be used is left out, and the others answer."""
@@ -177,8 +177,7 @@ class Line:
 
     def modifiers(self) -> None:
         """The best phrases of every word list that was encoded, for each image that has features."""
-        numbers = [number for number in self.recipe.modifiers.values() if number]
-        lists = list(zip(self.ready.words, numbers, strict=True))
+        lists = list(zip(self.ready.words, filter(None, self.recipe.modifiers.values()), strict=True))
         features, _ = results.read_clip(self.folder)
         with self.record.timed("modifiers"):
             best = best_phrases(features, lists, self.ready.weights.sha256("clip"), self.job.features_folders)
@@ -271,10 +270,11 @@ class Line:
         with self.record.timed("estimates"):
             rows = estimates.fused_rows(self.folder, self.recipe, self.ready.fallback)
         self.write(rows)
+        self.folder.drop_unfinished()
         return self.record.write(problems)
 
     def estimates(self, names: list[str], title: str) -> None:
-        loaded = partial(estimates.EstimatesStage, self.job, Device("cpu"), self.ready.encoder, self.ready.bank)
+        loaded = partial(estimates.EstimatesStage.at_hand, self.job, self.ready.encoder, self.ready.bank)
         every = self.recipe.shared
         items = {every.index(name): len(self.ids) for name in names}
         outcome = self.work(estimates.STAGE, items, Ends(), loaded=loaded, title=title, total=sum(items.values()))
@@ -294,17 +294,9 @@ class Line:
             write_submission(self.submission, self.ids, rows)
 
     def work(
-        self,
-        stage: StageDeclaration,
-        items: dict[int, int],
-        ends: Ends,
-        by: str = "",
-        label: str = "",
-        title: str = "",
-        total: int | None = None,
-        loaded: Callable[[], Maker] | None = None,
-        job: Job | None = None,
-    ) -> Outcome:
+        self, stage: StageDeclaration, items: dict[int, int], ends: Ends, by: str = "", label: str = "",
+        title: str = "", total: int | None = None, loaded: Callable[[], Maker] | None = None, job: Job | None = None,
+    ) -> Outcome:  # fmt: skip
         """The items, {number: its images}, on the devices, with a progress bar over all; none where all are made."""
         if items and ends.begins.left() <= 0:  # a model that loads now would make nothing, and take the answer its time
             return Outcome(left=[*items], out_of_time=True)
@@ -342,10 +334,10 @@ class Line:
         """Leaves what is planned for these, and at most this share of what is left."""
         return self.ends(min(self.record.planned_seconds(*labels), most * max(self.deadline.left(), 0)))
 
-    def ends_before_scores(self, reserve: float, behind: Mapping[str, int] = MappingProxyType({})) -> Ends:
+    def ends_before_scores(self, reserve: float, behind: Mapping[str, int] | None = None) -> Ends:
         """Leaves `reserve` seconds, what is planned for weighing captions, and what is kept for captioners behind this
         one with so many images before them: as captioners fill the time that they have, none would be left for it."""
         scores = [stage.label for stage in self.plain(of_captions=True)]
         left = max(self.deadline.left() - reserve, 0)
         scoring = min(self.record.planned_seconds(*scores), len(scores) / (len(scores) + 1) * left) if scores else 0
-        return self.ends(reserve + scoring + self.record.kept_seconds(behind, left - scoring))
+        return self.ends(reserve + scoring + self.record.kept_seconds(behind or {}, left - scoring))

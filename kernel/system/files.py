@@ -6,7 +6,8 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,36 @@ fence: Path | None = None
 LONGEST_NAME = 255  # bytes that a disk takes as one
 # a full disk, a quota that is used up, a limit on a file's size
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Read at a time to be hashed. While it is, other threads run; then this one waits for its turn, 5 ms where another one
+# imports libraries. With hashlib.file_digest's own 256 kB it would mostly wait.
+HASHED_BYTES = 2**24
+HASHING_THREADS = 4
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        block = memoryview(bytearray(min(HASHED_BYTES, max(1, os.fstat(file.fileno()).st_size))))
+        while count := file.readinto(block):
+            digest.update(block[:count])
+    return digest.hexdigest()
+
+
+@contextmanager
+def hashing(paths: Iterable[Path]) -> Iterator[Callable[[Path], str]]:
+    """Hashes files in a few threads while the block does something else; it is given what waits for one's sha256.
+
+    Whatever is not hashed when the block ends never is.
+    """
+    # a core is left to the block
+    with ThreadPoolExecutor(max(1, min(HASHING_THREADS, (os.cpu_count() or 1) - 1))) as pool:
+        # the largest first: else the last thread hashes it alone
+        ordered = sorted(set(paths), key=lambda path: path.stat().st_size, reverse=True)
+        digests = {path: pool.submit(file_sha256, path) for path in ordered}
+        try:
+            yield lambda path: digests[path].result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def json_bytes(content: Any) -> bytes:

@@ -72,6 +72,12 @@ def long_lived() -> Iterator[None]:
         gc.unfreeze()
 
 
+def leave_to_the_end() -> None:
+    """What came since is left out too, to the end of `long_lived`; garbage, which may hold a model, is none of it."""
+    gc.collect()
+    gc.freeze()
+
+
 class PeakMemory:
     """Samples this process's anonymous memory while a block runs, fifty times a second, and a GPU's allocations.
 

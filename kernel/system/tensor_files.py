@@ -6,7 +6,7 @@ So what stays in memory is one block, whatever the size of the file or of its la
 import hashlib
 import json
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from kernel.system.files import whole_file
 from kernel.system.opening import open_file
 
+BLOCK_BYTES = 2**26
 MOST_SAID = 200  # characters of a header in one line
 MOST_HEADER_BYTES = 2**24  # 100 bytes for each of 160,000 tensors; a shard of 9 GB has a few hundred kB
 ITEM_BYTES = {"F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -77,6 +78,14 @@ def named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError("a name stands twice")
     return found
+
+
+def tensor_blocks(path: Path, tensor: Tensor) -> Iterator[bytes]:
+    """The bytes of a tensor of the file, of BLOCK_BYTES each but the last."""
+    with path.open("rb") as file:
+        file.seek(tensor.start)
+        for start in range(0, tensor.bytes, BLOCK_BYTES):
+            yield file.read(min(BLOCK_BYTES, tensor.bytes - start))
 
 
 def header_of(tensors: Iterable[Tensor], metadata: dict[str, str]) -> tuple[bytes, list[Tensor]]:

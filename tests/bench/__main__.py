@@ -7,18 +7,24 @@ import statistics
 import subprocess
 import sys
 import time
+from operator import eq
 from pathlib import Path
 from typing import Any
 
 from kernel.config import DEFAULT_WEIGHTS
+from kernel.pipeline.folder import results
+from kernel.pipeline.folder.run_folder import RunFolder
+from kernel.pipeline.images import list_images
 from tests.bench import describing, parts
+from tests.bench.blip2_material import prepare_blip2
 from tests.bench.jobs import JOBS, Job
 from tests.bench.machine import machine_named
 from tests.bench.material import Material, prepare, prepare_miniature
 from tests.bench.summary import chart, missed, ratios, table
 
 OUT = Path("build/bench")
-IMAGES = {"classic": 16, "deck": 8}
+IMAGES = {"classic": 16, "deck": 8, "blip2": 16}
+LONG = 64  # pictures of job `classic`, of which this package's own time between the stages is told
 FEW = 3
 # the best of these for the floor is found first; ours gets none: its recipe has its own
 BATCHES = {"clip": (4, 8, 16), "captions": (4, 8, 16), "sentences": (8, 32, 32)}
@@ -53,6 +59,19 @@ def best_batches(
     return found
 
 
+def same_captions(material: Material, job: Job, images: int) -> dict[str, int]:
+    """How many of the floor's captions ours says at their place; else their seconds would not be of the same job."""
+    floor = json.loads((material.folder / f"{job.name}-floor.json").read_text(encoding="utf-8"))
+    files = list_images(material.pictures)[:images]
+    captions, _ = results.read_captions(RunFolder(material.folder / f"{job.name}-ours", files, job.recipe.shard_images))
+    ours = [caption for own in captions for caption in own]
+    return {"identical": sum(map(eq, ours, floor)), "compared": len(floor)}
+
+
+def largest_model_bytes(material: Material) -> int:
+    return max(path.stat().st_size for path in material.weights.rglob("*.safetensors"))
+
+
 def medians(results: list[dict[str, Any]]) -> dict[str, Any]:
     """Of each figure of several results of one contender the median."""
     first = results[0]
@@ -84,7 +103,9 @@ def main() -> int:
     out, small = options.out, options.small
     numbers = dict.fromkeys(IMAGES, FEW) if small else IMAGES
     tried = {stage: sizes[:1] for stage, sizes in BATCHES.items()} if small else BATCHES
-    material = prepare(out, DEFAULT_WEIGHTS, max(numbers.values()), small)
+    long = FEW if small else LONG
+    material = prepare(out, DEFAULT_WEIGHTS, max(long, *numbers.values()), small)
+    of_blip2 = prepare_blip2(out / "blip2", material, numbers["blip2"], small)
     found: dict[str, Any] = {
         "machine": machine_named(),
         "date": time.strftime("%Y-%m-%d"),
@@ -92,18 +113,21 @@ def main() -> int:
         "jobs": {},
     }
     for job in JOBS.values():
-        images = numbers[job.name]
-        batches = best_batches(material, job, images, tried)
+        images, own = numbers[job.name], of_blip2 if job.name == "blip2" else material
+        batches = best_batches(own, job, images, tried)
         results: dict[str, list[dict[str, Any]]] = {name: [] for name in job.contenders}
         for turn in range(options.rounds):
             for name in job.contenders:
                 print(f"{job.name}: {name}, {turn + 1} of {options.rounds}", file=sys.stderr)
-                results[name].append(contend(material, name, job, images, batches if name == "floor" else {}))
+                results[name].append(contend(own, name, job, images, batches if name == "floor" else {}))
         found["jobs"][job.name] = {
             "images": images,
             "floor_batches": batches,
-            "contenders": {name: medians(own) for name, own in results.items()},
+            "contenders": {name: medians(each) for name, each in results.items()},
+            "captions": same_captions(own, job, images),
+            "largest_model_bytes": largest_model_bytes(own),
         }
+    found["long"] = contend(material, "ours", JOBS["classic"], long, {})
     found["parts"] = parts.measured(material.pictures, small)
     if small:
         worded = prepare_miniature(out / "miniature", DEFAULT_WEIGHTS, FEW, every=40)
@@ -112,7 +136,6 @@ def main() -> int:
     else:
         found["describe"] = describing.beside(prepare_miniature(out / "miniature", DEFAULT_WEIGHTS, 64))
     found["help_cpu_seconds"] = help_cpu_seconds()
-    found["largest_model_bytes"] = max(path.stat().st_size for path in material.weights.rglob("*.safetensors"))
     found["ratios"] = ratios(found)
     (out / "bench.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     chart(found, out / "bench.svg")

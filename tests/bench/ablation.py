@@ -285,7 +285,7 @@ def table(split: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/ablation"))
     parser.add_argument("--weights", type=Path, default=DEFAULT_WEIGHTS)
@@ -295,7 +295,7 @@ def main() -> None:
         "--bank-prompts", type=int, default=BANK_PROMPTS, metavar="N", help="drawn (default %(default)s)"
     )
     parser.add_argument("--bank-least", type=int, default=BANK_LEAST, metavar="N", help="left (default %(default)s)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     sizes = (options.scored, options.fitted, options.bank_prompts, options.bank_least)
     content = ablation(options.out, options.weights, *sizes)
     for split in content["splits"]:

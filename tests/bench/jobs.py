@@ -35,5 +35,11 @@ JOBS = {
             replace(RECIPES["baseline"], max_length=MAX_LENGTH, min_length=5, caption_batch=BATCH),
             ("floor", "ours", "seed"),
         ),
+        # the same by the deck's own captioner, whose few layers are its true widths (blip2_material.py)
+        Job(
+            "blip2",
+            replace(RECIPES["baseline"], captioner="blip2", max_length=MAX_LENGTH, min_length=5),
+            ("floor", "ours"),
+        ),
     )
 }  # fmt: skip

@@ -17,6 +17,7 @@ from kernel.miniature.world.folders import BENCH_SEED, draw_folder
 from kernel.models.captioners.blip import BLIP, BLIP_TEXT
 from kernel.models.clip import CONFIG, ClipEncoder
 from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
+from kernel.pipeline.planning.models import keep_costs
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device
 from tests.bench.truesize.sizes import SIZES, tiny_clip
@@ -103,15 +104,17 @@ def make_weights(folder: Path, miniature: Path, small: bool) -> None:
     write_manifest(folder, models, ["blip"])
     width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
     put_features(folder, partial(random_rows, width))
+    keep_costs(Weights(folder, models, ["blip"]))
     write_manifest(folder, models, ["blip"])  # now with the features, whose names follow from CLIP's
 
 
 def make_miniature_weights(folder: Path, miniature: Path, every: int) -> None:
     folder.mkdir()
-    for name in ("clip", "captioners/blip", "sentences"):
+    own = {"clip": "clip", "blip": "captioners/blip", "sentences": "sentences"}
+    for name in own.values():
         shutil.copytree(miniature / name, folder / name)
     write_lists(folder, every)
-    models = {name: model for name, model in read_manifest(miniature / MANIFEST).models.items() if name != "blip2"}
+    models = {name: model for name, model in read_manifest(miniature / MANIFEST).models.items() if name in own}
     write_manifest(folder, models, ["blip"])
     clip = ClipEncoder.load(open_weights(folder), Device("cpu"))
     put_features(folder, partial(clip.encode_texts, batch=256))

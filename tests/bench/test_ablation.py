@@ -10,16 +10,17 @@ import pytest
 from kernel.config import ESTIMATES, RECIPES, Paths
 from kernel.errors import UserError
 from kernel.models.image_text_matching import Matcher
-from tests.bench.ablation import FOLDS, Draw, ablation, cross_fitted, seconds_of, weighed
+from tests.bench.ablation import FOLDS, Draw, cross_fitted, main, seconds_of, weighed
 from tests.models.test_linear_head import linear_rows, naive_ridge
 
-SMALL = {"scored": 12, "fitted": 12, "bank_prompts": 300, "bank_least": 100}
+SMALL = "--scored 12 --fitted 12 --bank-prompts 300 --bank-least 100"
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, weights_folder):
     out = tmp_path_factory.mktemp("ablation")
-    return out, ablation(out, weights_folder, **SMALL)
+    main([*SMALL.split(), "--out", str(out), "--weights", str(weights_folder)])
+    return out, json.loads((out / "ablation.json").read_text())
 
 
 @pytest.mark.slow
@@ -41,9 +42,8 @@ def test_every_split_has_every_way_to_answer_with_its_interval_and_seconds(made)
 
 
 @pytest.mark.slow
-def test_json_and_chart_lie_in_the_folder(made):
-    out, content = made
-    assert json.loads((out / "ablation.json").read_text()) == content
+def test_a_chart_lies_in_the_folder(made):
+    out, _ = made
     assert (out / "ablation.svg").read_text().lstrip().startswith("<?xml")
 
 

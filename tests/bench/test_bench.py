@@ -6,17 +6,20 @@ import subprocess
 import pytest
 from PIL import Image
 
+from kernel.models.captioners.blip2 import BLIP2
 from kernel.models.weights_folder import open_weights
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import list_images
+from kernel.pipeline.planning.models import CAPTIONERS
 from tests import warm
 from tests.bench import __main__ as bench
 from tests.bench import parts, tried
+from tests.bench.blip2_material import FEW_LAYERS, prepare_blip2
 from tests.bench.docs import measured
 from tests.bench.jobs import JOBS
 from tests.bench.material import prepare
-from tests.bench.summary import REACH, chart, missed, ratios, table
+from tests.bench.summary import AIMS, REACH, chart, missed, ratios, table
 
 # seconds a picture; measured, in small, by test_describing.py
 FAST, BEST = {"ours": 0.1, "clip_interrogator": 0.7}, {"ours": 1.0, "clip_interrogator": 9.0}
@@ -28,22 +31,33 @@ def material(tmp_path_factory, weights_folder):
 
 
 @pytest.fixture(scope="module")
-def found(material):
+def of_blip2(material):
+    return prepare_blip2(material.folder / "blip2", material, 3, small=True)
+
+
+@pytest.fixture(scope="module")
+def found(material, of_blip2):
     """The content of bench.json, of tiny models and few of everything."""
     batches = {"clip": 2, "captions": 2, "sentences": 2}
-    once: dict[str, dict] = {}
+    once: dict[tuple, dict] = {}
     jobs = {}
     for job in JOBS.values():
+        own, captioner = of_blip2 if job.name == "blip2" else material, job.recipe.captioner
         for name in job.contenders:
-            # once each, to spare time: the floor and ours of the first job stand for the second too
-            if name not in once:
+            # once each, to spare time: the floor and ours of the first of BLIP's jobs stand for the second too
+            if (captioner, name) not in once:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(subprocess, "Popen", warm.Popen)
-                    once[name] = bench.medians([bench.contend(material, name, job, 3, batches)])
-        own = {name: once[name] for name in job.contenders}
-        jobs[job.name] = {"images": 3, "floor_batches": batches, "contenders": own}
+                    once[captioner, name] = bench.medians([bench.contend(own, name, job, 3, batches)])
+        jobs[job.name] = {
+            "images": 3,
+            "floor_batches": batches,
+            "contenders": {name: once[captioner, name] for name in job.contenders},
+            "captions": {"identical": 1, "compared": 2} if job.name == "deck" else bench.same_captions(own, job, 3),
+            "largest_model_bytes": bench.largest_model_bytes(own),
+        }
     found = {"machine": "a test's", "date": "", "rounds": 1, "jobs": jobs, "help_cpu_seconds": 0.1}
-    found["largest_model_bytes"] = max(path.stat().st_size for path in material.weights.rglob("*.safetensors"))
+    found["long"] = jobs["classic"]["contenders"]["ours"]
     found["parts"] = parts.measured(material.pictures, small=True)
     found["describe"] = {
         mode: {"images": dict.fromkeys(seconds, 1), "seconds": seconds, "identical": 1, "compared": 1}
@@ -74,8 +88,34 @@ def test_ours_and_clip_interrogator_say_the_same_of_every_picture(material):
         assert whole.startswith(prompt) and prompt.startswith(f"{own[0]}, {medium} {artist}")
 
 
+def test_ours_and_the_floor_say_the_same_captions_of_every_picture(found):
+    same = {name: job["captions"] for name, job in found["jobs"].items()}
+    assert same["classic"] == {"identical": 3, "compared": 3}
+    assert same["blip2"] == {"identical": 3 * 5, "compared": 3 * 5}
+
+
+@pytest.mark.usefixtures("found")
+def test_captions_that_differ_are_told(of_blip2):
+    said = of_blip2.folder / "blip2-floor.json"
+    captions = json.loads(said.read_text())
+    said.write_text(json.dumps(["another", *captions[1:]]))
+    assert bench.same_captions(of_blip2, JOBS["blip2"], 3) == {"identical": 14, "compared": 15}
+    said.write_text(json.dumps(captions))
+
+
+def test_the_blip2_of_the_bench_has_the_widths_and_the_vocabulary_of_flan_t5_xl():
+    """Every matrix of it is one of the published model's, by its name and shape."""
+    own, published = (
+        {name: tuple(parameter.shape) for name, parameter in BLIP2.meta_model(config, half=False).named_parameters()}
+        for config in (FEW_LAYERS.captioner.config, CAPTIONERS["blip2-flan-t5-xl"].config)
+    )
+    assert own.items() <= published.items()
+    assert sum(name.endswith("self_attn.qkv.weight") for name in own) == 3
+    assert sum(name.endswith("EncDecAttention.q.weight") for name in own) == 2
+
+
 def test_the_json_holds_every_ratio_that_is_asked_for(found):
-    assert set(found["ratios"]) == set(REACH)
+    assert set(found["ratios"]) == {*REACH, *AIMS} and not REACH.keys() & AIMS
     assert json.loads(json.dumps(found)) == found
 
 
@@ -91,8 +131,27 @@ def test_what_was_tried_runs_both_ways(material):
         assert all(tried.ratio(way, rounds=1) > 0 for way in group)
 
 
+def test_a_ratio_to_the_floor_is_of_its_own_jobs(found):
+    jobs = {name: {**job, "contenders": {**job["contenders"]}} for name, job in found["jobs"].items()}
+    for name, ours in (("classic", 2.0), ("deck", 3.0), ("blip2", 5.0)):
+        for who, seconds in (("floor", 1.0), ("ours", ours)):
+            jobs[name]["contenders"][who] = {**jobs[name]["contenders"][who], "seconds_an_image": seconds}
+    values = ratios({**found, "jobs": jobs})
+    assert (values["total_to_floor"], values["blip2_total_to_floor"]) == (3.0, 5.0)
+
+
+def test_the_start_is_compared_on_job_classic_and_what_is_no_stage_s_on_the_long_one(found):
+    contenders = {**found["jobs"]["classic"]["contenders"]}
+    for who, seconds in (("ours", 6.0), ("clip_interrogator", 8.0)):
+        contenders[who] = {**contenders[who], "start_seconds": seconds}
+    jobs = {**found["jobs"], "classic": {**found["jobs"]["classic"], "contenders": contenders}}
+    long = {**found["long"], "seconds_an_image": 2.0, "stages": {"clip": 0.5, "captions": 1.0}}
+    values = ratios({**found, "jobs": jobs, "long": long})
+    assert (values["start_to_clip_interrogator"], values["between_stages_to_total"]) == (0.75, 0.25)
+
+
 def test_a_ratio_beyond_its_bound_is_missed():
-    reached = {name: bound for name, (bound, _) in REACH.items()}
+    reached = {name: bound for name, (bound, _) in (REACH | AIMS).items()}
     assert missed({"ratios": reached}) == []
     for name, (bound, kind) in REACH.items():
         assert missed({"ratios": {**reached, name: bound * (1.01 if kind == "most" else 0.99)}}) == [name]
@@ -101,5 +160,6 @@ def test_a_ratio_beyond_its_bound_is_missed():
 def test_the_table_and_the_chart_hold_what_was_measured(found, tmp_path):
     text = table(found)
     assert all(f"`{name}` | {value:.3g} |" in text for name, value in found["ratios"].items())
+    assert "Captions that this package says as the floor: 1 of 2." in text
     chart(found, tmp_path / "bench.svg")
     assert "clip-interrogator" in (tmp_path / "bench.svg").read_text()

@@ -15,6 +15,7 @@ from kernel.banks import build, selection
 from kernel.banks.build import build_bank
 from kernel.config import BankSettings
 from kernel.miniature.world.folders import TEST_SEED, scenes
+from tests import warm
 from tests.cluster.nodes import ROOT, Nodes
 from tests.engines import HERE
 from tests.processes import parent
@@ -100,7 +101,7 @@ def bank(prompts, weights, tmp_path) -> Callable[..., subprocess.Popen]:
         arguments = ["bank", prompts, "--weights", weights.folder, "--out", out, "--near", "0.95"]
         command = [*within, sys.executable, "-c", COMMAND, *map(str, arguments), "--engine", "ray", "--address"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen([*command, nodes.address], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        return warm.Popen([*command, nodes.address], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                 text=True, env=environment)  # fmt: skip
 
     return begin

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
+from tests import warm
 from tests.cluster.disturbed import awaited, environment, gone
 from tests.cluster.nodes import ROOT, Nodes
 from tests.processes import parent
@@ -40,7 +41,7 @@ def features(tmp_path_factory) -> Path:
 
 def describe(images: Path, weights, features: Path, *more: object) -> subprocess.Popen:
     own = [images, "--weights", weights.folder, "--features", features, "--json", *more]
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, "-c", COMMAND, "describe", *map(str, own)], cwd=ROOT, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env=environment(),
     )  # fmt: skip

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import warm
 from tests.cluster.disturbed import awaited, environment
 from tests.cluster.nodes import ROOT
 from tests.processes import parent
@@ -36,7 +37,7 @@ def publish(hub, weights, place: Path, *more: str) -> subprocess.Popen:
              "--limit", "1000", "--near", "0.99", "--device", "cpu", *more]  # fmt: skip
     offline = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", *PROXIES)
     own = {key: value for key, value in environment().items() if key not in offline}
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, "-c", COMMAND, "publish", "pairs", "sd-4.4M", *map(str, words)], cwd=ROOT, text=True,
         env=own | {"HF_ENDPOINT": f"http://127.0.0.1:{hub.port}"}, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kernel.miniature.world.folders import TEST_SEED, draw_folder
+from tests import warm
 from tests.cluster.disturbed import awaited, environment, gone
 from tests.cluster.nodes import ROOT
 from tests.processes import parent
@@ -27,7 +28,7 @@ def images(tmp_path_factory) -> Path:
 def run(images: Path, weights, out: Path, *more: object, **others: str) -> subprocess.Popen:
     own = [images, "--weights", weights.folder, "--out", out, "--recipe", "baseline", "--set", "shard_images=4",
            "--device", "cpu", *more]  # fmt: skip
-    return subprocess.Popen(
+    return warm.Popen(
         [sys.executable, "-m", "kernel", "run", *map(str, own)], cwd=ROOT, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True, env=environment() | others,
     )  # fmt: skip

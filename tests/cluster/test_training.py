@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 from kernel.miniature.world.drawing import draw
 from kernel.miniature.world.grammar import scene_stream
+from tests import warm
 from tests.cluster.nodes import ROOT, Nodes
 from tests.processes import parent
 from tests.training.sets import write_tars
@@ -80,7 +81,7 @@ def train(pairs, weights_folder) -> Callable[..., subprocess.Popen]:
                  str(out), "--tier", "blocks", "--device", "cpu", "--json", *settings, *more]  # fmt: skip
         # a machine that is lost is soon given up
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "8"}
-        return subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        return warm.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                 env=environment)  # fmt: skip
 
     return begin

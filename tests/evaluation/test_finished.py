@@ -44,6 +44,7 @@ def die(*more):
 for name in ("whole", "late", "clip", "modifiers", "captions"):
     pid = os.fork()
     if pid == 0:
+        torch.set_num_threads(1)  # again: why, tests/whole/test_kills.py tells
         if name not in ("whole", "late"):
             setattr(results, "write_rows" if name == "clip" else f"write_{name}", die)
         try:

@@ -15,7 +15,7 @@ from kernel.errors import UserError
 from kernel.evaluation.evaluate import pairwise_cosine, score
 from kernel.evaluation.finished import finished_run
 from kernel.evaluation.report import json_in_page, write_report
-from kernel.evaluation.report_content import Truth, disagreement, histogram, truth_of
+from kernel.evaluation.report_content import Truth, disagreement, histogram, stages, truth_of
 from kernel.evaluation.thumbnails import SIZES, fitting_size, thumbnails
 from kernel.models.weights_folder import MANIFEST
 from kernel.pipeline.folder import results
@@ -92,6 +92,12 @@ def test_disagreement_is_one_minus_the_mean_cosine_of_pairs(finished):
     made = {name: (row, usable) for name, row in rows.items()} | {"constant": (rows["head"], usable)}
     # equal, at right angles, at right angles
     assert disagreement(replace(own, estimates=made)) == [round(2 / 3, 4)] * 6 + [None]
+
+
+def test_a_part_of_the_time_that_no_image_passes_has_no_images_a_second(finished):
+    own = {stage["name"]: stage for stage in stages(finished_run(finished / "run").record)}
+    assert {name for name, stage in own.items() if not stage["rate"]} == {"start", "loading MiniLM"}
+    assert float(own["start"]["seconds"]) > 0
 
 
 def test_without_prompts_there_is_no_score(finished):

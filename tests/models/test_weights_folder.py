@@ -3,6 +3,7 @@ import json
 import os
 import pickle
 import re
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,12 @@ import pytest
 from safetensors.numpy import save_file
 
 from kernel.errors import UserError
+from kernel.models import weights_folder
 from kernel.models.tokenizers import KNOWN_SENTENCE, check_tokenizer, tokenizer_record
 from kernel.models.weights_folder import MANIFEST, open_weights, write_manifest
+from kernel.system import files
 from kernel.system.files import file_sha256
+from kernel.system.tensor_files import Tensor
 from tests.system.test_tensor_files import entry, put
 
 MODELS = {
@@ -281,6 +285,39 @@ def test_one_altered_byte_is_refused_with_both_sha256s(folder):
     found = file_sha256(folder / TENSORS)
     said = f"{TENSORS}: sha256 {found[:8]}... differs from the manifest's {expected[:8]}...: the file is damaged"
     assert said in refusal(folder)
+
+
+def test_nothing_is_opened_before_every_file_is_hashed_whatever_is_done_meanwhile(folder, monkeypatch):
+    """Hashing begins before what is done meanwhile, and waits here for its end; the folder waits for all of it."""
+    begun, over, hashed, opened = threading.Event(), threading.Event(), [], []
+    really = weights_folder.check_header
+
+    def check_header(path: Path) -> list[Tensor]:
+        assert set(hashed) == {folder / name for name in (*FILES, TENSORS)}
+        opened.append(path)
+        return really(path)
+
+    def slow(path: Path) -> str:
+        begun.set()
+        assert over.wait(60)
+        hashed.append(path)
+        return file_sha256(path)
+
+    def meanwhile() -> None:
+        assert begun.wait(60) and not hashed
+        over.set()
+
+    monkeypatch.setattr(files, "file_sha256", slow)
+    monkeypatch.setattr(weights_folder, "check_header", check_header)
+    open_weights(folder, meanwhile=meanwhile)
+    assert opened == [folder / TENSORS]
+
+
+def test_of_several_wrong_files_the_first_by_name_is_told_whichever_is_hashed_first(folder):
+    (folder / TENSORS).write_bytes(bytes((folder / TENSORS).stat().st_size))
+    (folder / "captioners/blip2/config.json").write_text('{"a": 2}')
+    (folder / "sentences/spiece.model").write_text("pIeces")
+    assert "captioners/blip2/config.json: sha256 " in refusal(folder)
 
 
 @pytest.mark.parametrize("change", [-1, 1])

@@ -92,7 +92,10 @@ def test_run_json_says_what_ran(finished):
     assert written["shards"] == [[0, 2], [2, 4], [4, 6]]
     assert written["counts"] == {"images": 6, **dict.fromkeys(SHORTFALL, 0)}
     assert written["problems"] == []
-    assert set(written["seconds"]) == {"words", "clip", "modifiers", "captions", "estimates", "submission"}
+    stages = {"words", "clip", "modifiers", "captions", "estimates", "submission"}
+    assert set(written["seconds"]) == {"start", "loading MiniLM", *stages}
+    assert set(written["images_per_second"]) == stages
+    assert written["total_seconds"] >= sum(written["seconds"].values()) - 0.01  # each rounded to a thousandth
     assert written["versions"]["transformers"] and written["memory"]["captions"]["host"] > 2**20
     assert written["images"] == str(where.images) and written["weights"] == str(where.weights)
 

@@ -2,12 +2,13 @@ import gc
 import subprocess
 import sys
 import time
+import weakref
 
 import numpy as np
 import pytest
 
 from kernel.system import memory
-from kernel.system.memory import PeakMemory, anonymous_bytes, long_lived, return_freed_memory
+from kernel.system.memory import PeakMemory, anonymous_bytes, leave_to_the_end, long_lived, return_freed_memory
 from tests.conftest import ROOT
 
 MB = 10**6
@@ -146,4 +147,21 @@ def test_what_is_long_lived_is_not_gone_through_by_collections_until_the_end():
         own.append(own)
         del own
         assert gc.collect() >= 1
+    assert gc.get_freeze_count() == 0
+
+
+def test_what_came_since_is_left_to_the_end_too_but_no_garbage():
+    class Model:
+        pass
+
+    with long_lived():
+        before, kept = gc.get_freeze_count(), [[number] for number in range(1000)]
+        # last, as so many new lists set off a collection of their own
+        garbage = Model()
+        garbage.itself = garbage
+        seen = weakref.ref(garbage)
+        del garbage
+        leave_to_the_end()
+        assert seen() is None
+        assert gc.get_freeze_count() >= before + len(kept)
     assert gc.get_freeze_count() == 0

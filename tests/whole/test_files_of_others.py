@@ -26,8 +26,8 @@ from kernel.interrogator.request import Request
 from kernel.pipeline.folder.run_folder import read_run
 from kernel.pipeline.images import list_images
 from kernel.pipeline.submission import check_submission, read_submission
+from kernel.publish.hub.items import finished_files
 from kernel.publish.hub.prompts import left_record
-from kernel.publish.hub.weights import finished_files
 from tests.banks.test_prompt_files_of_others import PIECES
 
 READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {

@@ -26,6 +26,7 @@ from kernel.miniature.world.folders import TEST_SEED, scenes
 from kernel.publish.hub.pins import PINS
 from kernel.publish.wheels import fill_wheels
 from kernel.training.shares import FEWEST
+from tests import warm
 from tests.browser.conftest import CHROMIUM
 from tests.conftest import ROOT
 from tests.publish.hub.hub_server import miniature_hub, run_client
@@ -236,7 +237,8 @@ def test_a_command_of_the_project(command, tmp_path, weights_folder, monkeypatch
     way = WAYS[command]
     shutil.copytree(ROOT / "docs", tmp_path / "docs")
     more = way.more.replace("OUT", str(tmp_path)).replace("WEIGHTS", str(weights_folder)).split()
-    _, *words = as_module(command, FILE=str(weights_folder / "prior.txt"))
+    _, *words = as_module(command)
+    monkeypatch.setattr(subprocess, "Popen", warm.Popen)
     assert run_module([*words, *more], monkeypatch) == 0
     assert not way.leaves or Path(way.leaves.replace("OUT", str(tmp_path))).is_file()
 

@@ -19,6 +19,7 @@ from kernel.miniature.world.grammar import scene_stream
 from kernel.system.stores.seals import SEALS
 from kernel.training import heads
 from kernel.training.train import train
+from tests import warm
 from tests.conftest import ROOT
 from tests.engines import HERE
 from tests.s3_server import S3Server
@@ -91,9 +92,7 @@ def run(s3, weights_folder) -> Callable[..., subprocess.CompletedProcess]:
     def ended(mirror: Path, *arguments: str, killed_at: str = "") -> subprocess.CompletedProcess:
         command = [sys.executable, "-c", COMMAND, *arguments, "--weights", str(weights_folder), "--device", "cpu"]
         told = {**os.environ, **s3.environment, "KILLED_AT": killed_at}
-        done = subprocess.run(
-            [*command, "--mirror", str(mirror)], cwd=ROOT, env=told, capture_output=True, text=True, timeout=300
-        )
+        done = warm.run([*command, "--mirror", str(mirror)], cwd=ROOT, env=told, capture_output=True, text=True)
         assert "Traceback" not in done.stderr, done.stderr
         assert done.returncode == (-signal.SIGKILL if killed_at else done.returncode), done.stderr
         return done

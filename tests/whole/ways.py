@@ -144,13 +144,6 @@ WAYS = {
     "make deadlines": slow(" --images 4 --budgets 900 --out OUT", "OUT/deadlines.json"),
     "make truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
     "python -m tests.bench.truesize": slow(" --size tiny --images 2 --out OUT", "OUT/truesize.json"),
-    "make ablation": slow(
-        " --scored 12 --fitted 12 --bank-prompts 300 --bank-least 100 --out OUT", "OUT/ablation.svg"
-    ),
-    "make textside": slow(
-        " --prompts WEIGHTS/prior.txt --scored 4 --captioned 1 --calibrated 2 --out OUT", "OUT/textside.md"
-    ),
-    "make textside PROMPTS=FILE": slow(" --scored 4 --captioned 1 --calibrated 2 --out OUT", "OUT/textside.md"),
     "make bench": slow(" --small --rounds 1 --out OUT", "OUT/bench.json"),
     "make curves": slow(" --small --out OUT", "OUT/curves.json"),
     "python -m tests.bench.search": slow(" --prompts 200 400 --images 2 --dimensions 16 --out OUT", "OUT/search.json"),
@@ -182,6 +175,9 @@ NOT_HERE = {
     "make demo": ".ci/run runs it whole",
     "make fuzz": "it takes an hour; tests/fuzz/test_corpus.py tries what it starts from and what it found",
     "make lint": ".ci/run runs it",
+    "make ablation": "tests/bench/test_ablation.py runs the same on 12 pictures",
+    "make textside": "tests/bench/test_text_side.py runs the same on 4 prompts",
+    "make textside PROMPTS=FILE": "tests/bench/test_text_side.py runs the same on 4 prompts",
     "make pairs": "it trains for an hour; tests/bench/test_pairs.py runs the same on 150 pairs",
     "make cluster": "it takes a quarter of an hour; tests/bench/test_cluster.py runs the same on 150 prompts",
     KERNEL + "bank PROMPTS --weights build/weights --out BANK --engine ray --address ADDRESS": (

@@ -68,9 +68,10 @@ class Blip(CaptionerKind):
     def output_head(self, model: Any) -> Any:
         return model.text_decoder.cls.predictions.decoder.weight
 
-    def image_token_bytes(self, seen: Any) -> int:
-        """Its words look at one copy of the tokens (blip_attention.py), so none are in the cache."""
-        return seen.nbytes
+    def image_bytes(self, model: Any, seen: Any) -> tuple[int, int]:
+        """Its words look at one copy of the tokens (blip_attention.py): each layer twice, for the scores and for what
+        is heard."""
+        return seen.nbytes, 2 * len(self.decoder_layers(model)) * seen.nbytes
 
 
 BLIP = Blip()

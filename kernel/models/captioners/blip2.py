@@ -145,6 +145,13 @@ class Blip2(CaptionerKind):
             head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
         return model
 
+    def adapted(self, model: Any) -> Any:
+        if not model.config.use_decoder_only_language_model:
+            from kernel.models.captioners.blip2_attention import look_once
+
+            look_once(model)
+        return model
+
     def encode_image(self, model: Any, image: Any) -> Any:
         """Pixels -> T5's encoder outputs or OPT's prefix, (1, slots and a start token, width)."""
         import torch
@@ -157,7 +164,9 @@ class Blip2(CaptionerKind):
         prefix = torch.cat([soft_prompt, model.get_input_embeddings()(start)], dim=1)
         if model.config.use_decoder_only_language_model:
             return prefix
-        return model.language_model.encoder(inputs_embeds=prefix).last_hidden_state
+        seen = model.language_model.encoder(inputs_embeds=prefix).last_hidden_state
+        self.keys_and_values(model, seen)
+        return seen
 
     def decode_step(self, model: Any, seen: Any, cache: Any) -> Any:
         """OPT reads the image at its first."""
@@ -173,6 +182,18 @@ class Blip2(CaptionerKind):
             encoded = BaseModelOutput(last_hidden_state=seen)
             output = model.language_model(decoder_input_ids=token, encoder_outputs=encoded, **given)
         return output.past_key_values
+
+    def keys_and_values(self, model: Any, seen: Any) -> list[Any]:
+        """Of every layer of T5's decoder, which makes them of an image before its first word (blip2_attention.py)."""
+        from kernel.models.captioners.blip2_attention import attentions
+
+        return [own for attention in attentions(model) for own in attention.keys_and_values(seen)]
+
+    def image_bytes(self, model: Any, seen: Any) -> tuple[int, int]:
+        if model.config.use_decoder_only_language_model:
+            return super().image_bytes(model, seen)
+        read = sum(own.nbytes for own in self.keys_and_values(model, seen))
+        return seen.nbytes + read, read
 
     def decoder_layers(self, model: Any) -> Any:
         if model.config.use_decoder_only_language_model:

@@ -26,14 +26,23 @@ from kernel.system.devices import Device
 CONFIG = "config.json"
 
 
-def load_complete(model_class: Any, folder: Path, device: Device, full_precision: Sequence[str] = ()) -> Any:
-    """The model with every weight from the file, in the device's dtype but for the parts in float32; else UserError."""
+def load_complete(
+    model_class: Any,
+    folder: Path,
+    device: Device,
+    full_precision: Sequence[str] = (),
+    state: dict[str, Any] | None = None,
+) -> Any:
+    """The model with every weight from its files, or from `state`, {name: tensor}, in the device's dtype but for the
+    parts in float32; else UserError."""
     with loading(folder, "transformers"):
         model, info = model_class.from_pretrained(
-            folder,
+            folder if state is None else None,
+            config=None if state is None else str(folder),
             dtype=device.dtype,
             local_files_only=True,
             use_safetensors=True,
+            state_dict=state,
             output_loading_info=True,
         )
     check_complete(folder, info)
@@ -261,14 +270,16 @@ class CaptionerKind(ABC):
         """The matrix from the decoder's last state to the scores of all tokens, (tokens, width)."""
 
     def cache_bytes(self, cache: Any) -> int:
-        """A row's keys and values of every layer, those of the image included, in transformers' caches."""
+        """A row's keys and values of every layer, those of the image included where each row has its own, in
+        transformers' caches."""
         halves = [cache.self_attention_cache, cache.cross_attention_cache] if hasattr(cache, "is_updated") else [cache]
         layers = [layer for half in halves for layer in half.layers if layer.keys is not None]
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
-    def image_token_bytes(self, seen: Any) -> int:
-        """Bytes of an image that all its rows look at in every layer; 0 where they lie in the cache."""
-        return 0
+    def image_bytes(self, model: Any, seen: Any) -> tuple[int, int]:
+        """Bytes that lie there once of an image for all its rows, and those that one step reads of them in all layers;
+        none where each row has its own in the cache."""
+        return 0, 0
 
 
 @dataclass

@@ -25,6 +25,9 @@ from kernel.models.image_text_matching import itm_logits, meta_matching
 
 PUBLISHED = Path(__file__).with_name("published.json")
 Costs = TypeVar("Costs", bound=Callable[..., Any])
+# by key what this process counted, and what weights folders bring along as data
+counted: dict[str, Any] = {}
+brought: dict[str, Any] = {}
 # Source: config.json of sentence-transformers/all-MiniLM-L6-v2
 MINILM = {
     "hidden_size": 384,
@@ -114,8 +117,9 @@ class Captioning:
     """A captioner: its weights, the work of encoding one image, and that of the first three tokens of one row.
 
     `steps` holds each one's work and the bytes of keys and values after it. From the second on, each step adds the same
-    to the one before: one token more to attend to. `layers` are the blocks that every step passes. `image_token_bytes`
-    are an image's tokens that all its rows look at in every layer (BLIP; the others have them in the cache).
+    to the one before: one token more to attend to. `layers` are the blocks that every step passes. `image_bytes` lie
+    there once of an image for all its rows (BLIP's tokens, T5's keys and values; the others have them in the cache), of
+    which a step reads `image_bytes_read` in all layers.
     """
 
     name: str
@@ -124,7 +128,8 @@ class Captioning:
     steps: tuple[tuple[Work, int], tuple[Work, int], tuple[Work, int]]
     vocabulary: int
     layers: int
-    image_token_bytes: int = 0
+    image_bytes: int = 0
+    image_bytes_read: int = 0
 
     def decode(self, decoding: Decoding) -> Work:
         """All steps of all rows of one image."""
@@ -144,15 +149,14 @@ class Captioning:
 
 def counted_once(costs: Costs) -> Costs:
     """The same configuration is counted once a process, as cures plan again and again; a published one not even that:
-    what was counted of exactly this one stands in PUBLISHED, which published.py writes."""
-    known: dict[str, Any] = {}
+    what was counted of exactly this one stands in PUBLISHED, which published.py writes, or in the weights folder."""
 
     @wraps(costs)
     def once(*given: Any, **named: Any) -> Any:
         key = key_of(costs, *given, **named)
-        if key not in known:
-            known[key] = published_costs(costs, key) or costs(*given, **named)
-        return known[key]
+        if key not in counted:
+            counted[key] = published_costs(costs, key) or costs(*given, **named)
+        return counted[key]
 
     return cast(Costs, once)
 
@@ -165,10 +169,10 @@ def key_of(costs: Callable[..., Any], *given: Any, **named: Any) -> str:
 
 
 def published_costs(costs: Callable[..., Any], key: str) -> Any:
-    """None where nothing is published under this key."""
+    """None where nothing is published under this key, nor brought by a weights folder."""
     from pydantic import TypeAdapter
 
-    content = published_content().get(key)
+    content = published_content().get(key) or brought.get(key)
     return content and TypeAdapter(get_type_hints(costs)["return"]).validate_python(content["costs"])
 
 
@@ -250,6 +254,7 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
         # the cache stays from step to step, so it is no activation
         size = kind.cache_bytes(caches[-1])
         steps.append((Work(work.half_operations, work.single_operations, max(0, work.activation_bytes - size)), size))
+    image_bytes, image_bytes_read = kind.image_bytes(model, seen[0])
     return Captioning(
         name=published.name,
         weights=weigh(model, kind),
@@ -257,7 +262,8 @@ def captioner_costs(published: Published, half: bool) -> Captioning:
         steps=(steps[0], steps[1], steps[2]),
         vocabulary=len(kind.output_head(model)),
         layers=len(kind.decoder_layers(model)),
-        image_token_bytes=kind.image_token_bytes(seen[0]),
+        image_bytes=image_bytes,
+        image_bytes_read=image_bytes_read,
     )
 
 

@@ -3,13 +3,19 @@
 Of a folder's files only configurations and headers are read: which numbers lie in which dtype.
 """
 
+import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from math import prod
 from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
 
 from kernel.banks.word_banks import read_phrases
-from kernel.config import CAPTIONS, ENCODERS, Recipe, captioner_names
+from kernel.config import CAPTIONS, ENCODERS, ITM, Recipe, captioner_names
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import BY_DEFAULT, captioners_named, kind_of, names_in, published_captioners
@@ -27,6 +33,7 @@ from kernel.models.image_text_matching import (
 )
 from kernel.models.sentences import Bert
 from kernel.models.weights_folder import ADVICE, Weights, check_header
+from kernel.pipeline.planning import model_costs
 from kernel.pipeline.planning.model_costs import (
     Captioning,
     Clip,
@@ -42,9 +49,12 @@ from kernel.pipeline.planning.model_costs import (
     sentence_costs,
 )
 from kernel.pipeline.planning.stage_costs import ASSUMED, PHRASES
+from kernel.system.files import write_json
+from kernel.system.records import read_record
 
 # open_clip carries this configuration itself: open_clip.get_model_config("ViT-g-14")
 CLIP = "ViT-g-14"
+COSTS = "costs.json"  # of a weights folder
 # what an image encoder is taken to be where none is known: the tower of most of the competition's winners, and pixels
 ENCODER = "ViT-L-14"
 ENCODER_TOWER = Tower(
@@ -104,6 +114,7 @@ def models_of(weights: Weights, recipe: Recipe, half: bool) -> Models:
     Raises UserError for a captioner that the folder does not hold and for a configuration that makes no model.
     """
     named = captioners_named(recipe, weights)[: len(captioner_names(recipe.captioner))]
+    bring_costs(weights.folder)
     clip_folder, sentence_folder = map(weights.model_folder, ("clip", "sentences"))
     try:
         clip_config = read_configuration(clip_folder / CONFIG, Configuration)["model_cfg"]
@@ -159,3 +170,48 @@ def stored_tensors(folder: Path) -> Iterator[tuple[str, int]]:
     for path in sorted(folder.glob("*.safetensors")):
         for tensor in check_header(path):
             yield tensor.dtype, prod(tensor.shape)
+
+
+class Kept(TypedDict):
+    """costs.json: by key what models take, as published.json has it, and the sha256 of the code that counted them."""
+
+    code: str
+    costs: dict[str, Any]
+
+
+def keep_costs(weights: Weights) -> None:
+    """Puts what its models take into a weights folder that is being made, so that no run has to count them: seconds
+    before the first image. Image encoders are put in later, and counted by each run. What cannot be counted is left
+    out; a run then tells why it goes without a plan."""
+    before = dict(model_costs.counted)
+    model_costs.counted.clear()
+    recipe = Recipe(caption_weighting=ITM) if MATCHING in weights.models else Recipe()
+    for half in (False, True):
+        for name in weights.captioners:
+            with suppress(UserError):
+                models_of(weights, replace(recipe, captioner=name), half)
+    costs = {key: {"costs": as_data(own)} for key, own in model_costs.counted.items()}
+    model_costs.counted |= before
+    write_json(weights.folder / COSTS, Kept(code=counting_sha256(), costs=costs))
+
+
+def bring_costs(folder: Path) -> None:
+    """Has what a weights folder says of its models at hand, unless other code counted it. Raises UserError for a file
+    that says anything else."""
+    if (folder / COSTS).is_file():
+        kept = read_record(folder / COSTS, Kept, "what the models of a weights folder take", ADVICE)
+        if kept["code"] == counting_sha256():
+            model_costs.brought.update(kept["costs"])
+
+
+def as_data(costs: Any) -> Any:
+    return [asdict(own) for own in costs] if isinstance(costs, tuple) else asdict(costs)
+
+
+@cache
+def counting_sha256() -> str:
+    """Names the code that counts, with that of the models which it counts."""
+    digest, here = hashlib.sha256(), Path(model_costs.__file__)
+    for path in [here, *sorted((here.parents[2] / "models").rglob("*.py"))]:
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

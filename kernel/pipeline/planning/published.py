@@ -6,7 +6,7 @@ a plan counts it anew.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from inspect import unwrap
 from typing import Any
 
@@ -20,7 +20,7 @@ from kernel.pipeline.planning.model_costs import (
     matching_costs,
     sentence_costs,
 )
-from kernel.pipeline.planning.models import CAPTIONERS, CLIP, ENCODER, ENCODER_TOWER, published_clip
+from kernel.pipeline.planning.models import CAPTIONERS, CLIP, ENCODER, ENCODER_TOWER, as_data, published_clip
 from kernel.pipeline.planning.stage_costs import ASSUMED
 from kernel.system.files import write_json
 
@@ -52,10 +52,6 @@ def countings() -> Iterator[Counting]:
         yield Counting(f"{MATCHING}, {dtype}", matching_costs, matching)
         for name, published in CAPTIONERS.items():
             yield Counting(f"{name}, {dtype}", captioner_costs, (published, half))
-
-
-def as_data(costs: Any) -> Any:
-    return [asdict(own) for own in costs] if isinstance(costs, tuple) else asdict(costs)
 
 
 def main() -> None:

@@ -245,16 +245,16 @@ def captioning_bytes(captioner: Captioning, decoding: Decoding) -> int:
     """Bytes an image takes at its worst moment: while it is encoded, or at the last step of its captions."""
     copies = 1 + ASSUMED.layers_held_twice / captioner.layers if decoding.reordered else 1
     scores = decoding.rows * captioner.vocabulary * 4 * ASSUMED.score_copies
-    cache = captioner.image_token_bytes + copies * captioner.row_cache_bytes(decoding)
+    cache = captioner.image_bytes + copies * captioner.row_cache_bytes(decoding)
     decode = captioner.decode(decoding).activation_bytes + cache + scores
     return int(max(captioner.encode.activation_bytes, decode))
 
 
 def cache_traffic(captioner: Captioning, decoding: Decoding) -> int:
     """Bytes that one step moves for an image: its cache read by attention, and read and written where beams change
-    places; its tokens read by every layer, for the scores and for what is heard."""
+    places; and what all its rows look at."""
     rows = captioner.row_cache_bytes(decoding) * (3 if decoding.reordered else 1)
-    return 2 * captioner.layers * captioner.image_token_bytes + rows
+    return captioner.image_bytes_read + rows
 
 
 def cosines_stage(case: Case) -> Stage:

@@ -1,6 +1,6 @@
 """What the run folder holds by now to every estimate with a share; and these to one row an image."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property
 
 import numpy as np
@@ -27,6 +27,11 @@ KEPT = 10  # nearest prompts of an image, for people to look at
 class EstimatesStage:
     def __init__(self, job: Job, device: Device, encoder: SentenceEncoder, bank: PromptBank | None) -> None:
         self.job, self.device, self.encoder, self.bank = job, device, encoder, bank
+
+    @classmethod
+    def at_hand(cls, job: Job, encoder: Callable[[], SentenceEncoder], bank: PromptBank | None) -> "EstimatesStage":
+        """On the CPU, of what a process has, or loads when `encoder` is first called."""
+        return cls(job, Device("cpu"), encoder(), bank)
 
     @classmethod
     def load(cls, job: Job, device: Device) -> "EstimatesStage":

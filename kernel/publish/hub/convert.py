@@ -6,6 +6,7 @@ in memory is one block, whatever the size of the checkpoint or of its largest te
 
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -13,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from kernel.errors import UserError, first_line
-from kernel.system.tensor_files import ITEM_BYTES, Tensor, read_header, write_tensors
+from kernel.system.tensor_files import BLOCK_BYTES, ITEM_BYTES, Tensor, read_header, tensor_blocks, write_tensors
 
-BLOCK_BYTES = 2**26
 # how much of a mapped pickle may be read before it is mapped anew: mapped pages count as memory until then
 REMAP_BYTES = 2**28
 NARROWED = ("F32", "BF16")
@@ -29,14 +29,7 @@ def convert_safetensors(source: Path, target: Path, full_precision: Sequence[str
     all else stays. Raises UserError on NaN, a value that float16 cannot hold, a dtype that is none of these, a full
     disk.
     """
-
-    def blocks(tensor: Tensor) -> Iterator[bytes]:
-        with source.open("rb") as file:
-            file.seek(tensor.start)
-            for start in range(0, tensor.bytes, BLOCK_BYTES):
-                yield file.read(min(BLOCK_BYTES, tensor.bytes - start))
-
-    return write_converted(target, tensors_in(source), blocks, full_precision)
+    return write_converted(target, tensors_in(source), partial(tensor_blocks, source), full_precision)
 
 
 def convert_pickle(source: Path, target: Path) -> str:

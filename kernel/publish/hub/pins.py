@@ -14,7 +14,7 @@ from typing import Any
 from kernel.config import Recipe
 from kernel.errors import UserError, did_you_mean
 from kernel.models.captioners.loading import BY_DEFAULT, SHIPPED, SHIPPED_KINDS, names_in
-from kernel.models.image_text_matching import MATCHING
+from kernel.models.image_text_matching import MATCHING, REPOSITORY
 from kernel.system.files import file_sha256
 from kernel.system.records import read_record
 
@@ -50,6 +50,7 @@ CHOICES = {
         ("config.json", "modules.json", "1_Pooling/config.json"),
         ("config_sentence_transformers.json", "sentence_bert_config.json", *OF_TOKENIZERS),
     ),
+    MATCHING: FileChoice(("config.json",), OF_CAPTIONERS),
 }
 
 
@@ -74,15 +75,8 @@ class Catalogue:
 
 MODELS = Catalogue(
     "repositories", "model", "python -m kernel publish weights --pin", CHOICES,
-    {key: own.repository for key, own in SHIPPED.items() if key not in BY_DEFAULT},
+    {MATCHING: REPOSITORY, **{key: own.repository for key, own in SHIPPED.items() if key not in BY_DEFAULT}},
 )  # fmt: skip
-# taken where it is asked for
-MATCHING_MODELS = Catalogue(
-    MATCHING,
-    "model",
-    "python -m kernel publish weights --matching --pin",
-    {MATCHING: FileChoice(("config.json",), OF_CAPTIONERS)},
-)
 
 
 @dataclass(frozen=True)
@@ -140,7 +134,6 @@ class Pins:
     """pins.json: the repositories of each catalogue by key."""
 
     repositories: dict[str, Pin] = field(default_factory=dict)
-    matching: dict[str, Pin] = field(default_factory=dict)
     prompts: dict[str, Pin] = field(default_factory=dict)
     pairs: dict[str, Pin] = field(default_factory=dict)
 
@@ -224,7 +217,8 @@ def pinned_repositories(path: Path, keys: Iterable[str], catalogue: Catalogue = 
         try:
             needed = needed_files(key, repository.files, catalogue)
         except ValueError as error:
-            command = catalogue.command + (f" --captioners {key}" if key in catalogue.unasked else "")
+            asking = "--matching" if key == MATCHING else f"--captioners {key}"
+            command = f"{catalogue.command} {asking}" if key in catalogue.unasked else catalogue.command
             raise UserError(
                 f"{path}: the files of {repository.name} are not pinned ({error}). Run '{command}' first: it "
                 "writes their sizes and hashes there; look at the change, commit it"

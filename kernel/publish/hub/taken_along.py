@@ -3,7 +3,7 @@
 import shutil
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from kernel.errors import UserError
 from kernel.models.additions import add_copies
@@ -19,18 +19,18 @@ from kernel.models.weights_folder import (
     check_files,
     read_manifest,
 )
-from kernel.publish.hub.pins import MATCHING_MODELS, MODELS
+from kernel.publish.hub.pins import CHOICES
 from kernel.system.files import write_json
 
 
 def take_along(old: Path, before: Manifest, new: Path) -> None:
     """Puts what was put into the weights folder `old`, which `new` is to replace, into that too: features and banks
-    cost minutes on a GPU, encoders hours, and models that somebody put there are made by nobody else. What is damaged,
-    or made with models that `new` lacks, is told and left.
+    cost minutes on a GPU, encoders hours, and models and word lists that somebody put there are made by nobody else.
+    What is damaged, or made with models that `new` lacks, is told and left.
 
     Raises UserError when the disk is full.
     """
-    take_models_along(old, before, new)
+    take_files_along(old, before, new)
     models = read_manifest(new / MANIFEST).models
     parts: dict[str, list[FileEntry]] = {}
     for entry in before.files:
@@ -54,30 +54,43 @@ def take_along(old: Path, before: Manifest, new: Path) -> None:
 
 def models_put_in(manifest: Manifest) -> list[str]:
     """The models that `publish weights` never makes, such as a Korean CLIP or a captioner of one's own."""
-    return [name for name in manifest.models if name not in {**MODELS.choices, **MATCHING_MODELS.choices}]
+    return [name for name in manifest.models if name not in CHOICES]
 
 
-def take_models_along(old: Path, before: Manifest, new: Path) -> None:
-    """A captioner among them keeps its place in the order of fallback, or is last where the others' order is new."""
+def take_files_along(old: Path, before: Manifest, new: Path) -> None:
+    """Models and word lists that were put in by hand. A captioner among them keeps its place in the order of fallback,
+    or is last where the others' order is new."""
     made, weights = read_manifest(new / MANIFEST), Weights(old, before.models, before.captioners)
     taken, files = dict(made.models), {entry.path: entry for entry in made.files}
     for name in models_put_in(before):
         part = weights.model_folder(name).relative_to(old).as_posix()
-        entries = {entry.path: entry for entry in before.files if entry.path.startswith(f"{part}/")}
-        try:
-            for entry in entries.values():
-                entry.check(old / entry.path, "the manifest", "Put it in again")
-            check_files(old, entries, set(), hashes=False)  # what may not lie in any weights folder is not copied
-        except UserError as error:
-            print(f"{error}. The model {name} is not taken along", file=sys.stderr)
-            continue
-        for path in entries:
-            (new / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(old / path, new / path)
-        taken[name] = before.models[name]
-        files |= entries
+        entries = [entry for entry in before.files if entry.path.startswith(f"{part}/")]
+        if copied(old, new, entries, f"The model {name}"):
+            taken[name] = before.models[name]
+            files |= {entry.path: entry for entry in entries}
+    for entry in before.files:
+        own = PurePosixPath(entry.path)
+        if own.match("word_banks/*.txt") and len(own.parts) == 2 and entry.path not in files:
+            if copied(old, new, [entry], f"The word list {own.stem}"):
+                files[entry.path] = entry
     captioners = [name for name in before.captioners if name in taken]
     if [name for name in captioners if name in made.models] != made.captioners:
         captioners = [*made.captioners, *(name for name in captioners if name not in made.models)]
     entries_now = [files[path] for path in sorted(files)]
     write_json(new / MANIFEST, asdict(replace(made, models=taken, captioners=captioners, files=entries_now)))
+
+
+def copied(old: Path, new: Path, entries: list[FileEntry], what: str) -> bool:
+    """Whether these files of a manifest are sound, and now in `new` too; `what` is told of those that are not."""
+    try:
+        for entry in entries:
+            entry.check(old / entry.path, "the manifest", "Put it in again")
+        # what may not lie in any weights folder is not copied
+        check_files(old, {entry.path: entry for entry in entries}, set(), hashes=False)
+    except UserError as error:
+        print(f"{error}. {what} is not taken along", file=sys.stderr)
+        return False
+    for entry in entries:
+        (new / entry.path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(old / entry.path, new / entry.path)
+    return True

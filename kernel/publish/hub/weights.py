@@ -7,11 +7,8 @@ with what each file was made of, so that a killed run goes on. Downloads lie in 
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from typing_extensions import TypedDict
 
 from kernel.config import Recipe
 from kernel.errors import UserError
@@ -35,6 +32,7 @@ from kernel.models.image_text_matching import (
 )
 from kernel.models.sentences import CONFIGURATIONS as OF_SENTENCES
 from kernel.models.sentences import SentenceEncoder, sentence_tokenizer, sentence_tokenizer_record
+from kernel.models.shared_tower import share_tower, write_without_tower
 from kernel.models.weights_folder import (
     MANIFEST,
     Manifest,
@@ -44,10 +42,20 @@ from kernel.models.weights_folder import (
     read_manifest,
     write_manifest,
 )
+from kernel.pipeline.planning.models import keep_costs
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
 from kernel.publish.hub.download import bytes_to_come, fetch
+from kernel.publish.hub.items import (
+    WEIGHTS_SUFFIXES,
+    Item,
+    Made,
+    check_written,
+    finished_files,
+    items_of,
+    note_changed,
+    whole_files,
+)
 from kernel.publish.hub.pins import (
-    MATCHING_MODELS,
     SHARD,
     Repository,
     captioners_asked,
@@ -58,34 +66,16 @@ from kernel.publish.hub.taken_along import models_put_in, take_along
 from kernel.publish.hub.word_lists import write_word_lists
 from kernel.system.devices import Device
 from kernel.system.files import device_of, file_sha256, require_space, unfinished_path, whole_file, write_json
-from kernel.system.records import read_record
 
-WEIGHTS_SUFFIXES = (".safetensors", ".bin")
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "clip": OF_CLIP,
     "sentences": OF_SENTENCES,
     MATCHING: {CONFIG: MatchingConfiguration},
     **{name: kind.configurations for name, kind in SHIPPED_KINDS.items()},
 }
-# result by download of what is no captioner, for the check of free disk: halved, or with parts that stay float32
-RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, MATCHING: 0.57}
-
-
-@dataclass(frozen=True)
-class Item:
-    """One file to get: of which repository, its name there, its path in the weights folder."""
-
-    repository: Repository
-    name: str
-    target: str
-
-    @property
-    def is_weights(self) -> bool:
-        return self.name.endswith(WEIGHTS_SUFFIXES)
-
-    def origin(self) -> list[str]:
-        """What the result is made of; another origin is another result."""
-        return [self.repository.name, self.repository.revision, self.name, self.repository.files[self.name].hash]
+# result by download of what is no captioner, for the check of free disk: halved, or with parts that stay float32; of
+# matching 0.57, and 0.15 without its tower, which lie there both until the folder is finished
+RESULT_SHARE = {"clip": 0.5, "sentences": 1.0, MATCHING: 0.72}
 
 
 def publish_weights(
@@ -102,15 +92,13 @@ def publish_weights(
     remembered = before.captioners if before and recipe.captioner == "auto" else []
     held = [name for name in remembered if name in SHIPPED_KINDS]
     captioners = captioners_asked(asked) or held or captioners_of(recipe)
-    repositories = pinned_repositories(pins, ["clip", *captioners, "sentences"])
-    if matching:
-        repositories |= pinned_repositories(pins, [MATCHING], MATCHING_MODELS)
+    repositories = pinned_repositories(pins, ["clip", *captioners, "sentences", *([MATCHING] if matching else [])])
     finish_additions(out)
     if is_current(out, repositories, captioners):
         print(f"{out}: whole and at the pinned revisions, nothing to do", file=sys.stderr)
         return out
     if before and MATCHING in before.models and not matching:  # whoever asked for it once has it
-        repositories |= pinned_repositories(pins, [MATCHING], MATCHING_MODELS)
+        repositories |= pinned_repositories(pins, [MATCHING])
     try:
         make_folder(out, repositories, captioners, scratch)
     except OSError as error:
@@ -145,11 +133,15 @@ def make_folder(out: Path, repositories: dict[str, Repository], captioners: list
     for item in todo:
         if item.is_weights:
             make(item, folder, scratch, record)
+    weights = Weights(folder, models, captioners)
+    if MATCHING in models:
+        share_matching_tower(weights, items, record)
     shards = [folder / item.target for item in items if SHARD.fullmatch(item.name)]
     for parent in {path.parent for path in shards}:
         index = shard_index([path for path in shards if path.parent == parent])
         write_json(parent / "model.safetensors.index.json", index)
-    keep_constant_row(folder, lambda: SentenceEncoder.load(Weights(folder, models, captioners), Device("cpu")))
+    keep_constant_row(folder, lambda: SentenceEncoder.load(weights, Device("cpu")))
+    keep_costs(weights)
     write_manifest(folder, models, captioners)
     check_written(folder, record)
     if before := manifest_before(out):
@@ -194,46 +186,6 @@ def manifest_before(out: Path) -> Manifest | None:
         return None
 
 
-def items_of(repositories: dict[str, Repository], captioners: list[str]) -> list[Item]:
-    items = []
-    for model, repository in repositories.items():
-        parent = f"captioners/{model}" if model in captioners else model
-        chosen = repository.catalogue.choices[model]
-        for name in repository.files:
-            whole = name.endswith(WEIGHTS_SUFFIXES) and not SHARD.fullmatch(name)
-            items.append(Item(repository, name, f"{parent}/{chosen.weights[0] if whole else name}"))
-    return items
-
-
-class Made(TypedDict):
-    """A file that is made: what of, its sha256 and its bytes."""
-
-    origin: list[str]
-    sha256: str
-    bytes: int
-
-
-def finished_files(unfinished: Path, items: list[Item]) -> dict[str, Made]:
-    """What record.json and the disk agree on for these items; every other file under way is removed."""
-    folder, path = unfinished / "weights", unfinished / "record.json"
-    cure = f"Remove {unfinished} and run again: it is made anew"
-    record = read_record(path, dict[str, Made], "what was made so far", cure) if path.is_file() else {}
-    origins = {item.target: item.origin() for item in items}
-    finished = {
-        target: entry
-        for target, entry in record.items()
-        if entry["origin"] == origins.get(target)
-        and (folder / target).is_file()
-        and (folder / target).stat().st_size == entry["bytes"]
-    }
-    for path in folder.rglob("*"):
-        if path.is_file() and path.relative_to(folder).as_posix() not in finished:
-            path.unlink()
-    if finished:
-        print(f"{folder}: going on, {len(finished)} of {len(items)} files are made", file=sys.stderr)
-    return finished
-
-
 def result_share(repository: Repository) -> float:
     """What the result takes of a download, which may be in half precision already."""
     if repository.key in RESULT_SHARE:
@@ -266,13 +218,19 @@ def make(item: Item, folder: Path, scratch: Path, record: dict[str, Made]) -> No
     source.unlink()
 
 
-def note_changed(items: list[Item], folder: Path, record: dict[str, Made]) -> None:
-    """Takes down what the small files are now, after a kind has added what the hub's lack."""
+def share_matching_tower(weights: Weights, items: list[Item], record: dict[str, Made]) -> None:
+    """Takes the vision tower out of image-text matching where a captioner has the same. The whole files lie beside the
+    folder until it is finished, for a run that goes on."""
+    if not share_tower(weights, MATCHING, weights.captioners):
+        return
+    whose = weights.models[MATCHING]["tower_of"]
+    print(f"{MATCHING}: its vision tower is {whose}'s and lies there alone", file=sys.stderr)
     for item in items:
-        if not item.is_weights:
-            target = folder / item.target
-            record[item.target] |= {"sha256": file_sha256(target), "bytes": target.stat().st_size}
-    write_json(folder.parent / "record.json", record)
+        if item.is_weights and item.repository.key == MATCHING:
+            path, whole = weights.folder / item.target, whole_files(weights.folder.parent) / item.target
+            whole.parent.mkdir(parents=True, exist_ok=True)
+            path.replace(whole)
+            record[item.target] |= {"sha256": write_without_tower(whole, path), "bytes": path.stat().st_size}
 
 
 def put(item: Item, source: Path, target: Path) -> str:
@@ -332,15 +290,3 @@ def tokenizer_record_of(weights: Weights, model: str) -> dict[str, Any]:
         return matching_tokenizer_record(read_processor(folder))
     kind = SHIPPED_KINDS[model]
     return kind.tokenizer_record(kind.read_processor(folder))
-
-
-def check_written(folder: Path, record: dict[str, Made]) -> None:
-    """The disk must give back what was written to it."""
-    for entry in read_manifest(folder / MANIFEST).files:
-        written = record.get(entry.path)
-        if written is not None and written["sha256"] != entry.sha256:
-            (folder / entry.path).unlink()
-            raise UserError(
-                f"{folder / entry.path}: reads back otherwise than it was written: the disk may be failing, or the "
-                "file was changed. It was removed; run again to make it anew"
-            )

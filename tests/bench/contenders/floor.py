@@ -1,5 +1,6 @@
 """The models' bare arithmetic: forward passes and `generate` on tensors in memory, each at its best batch, no more."""
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.bench.contenders.plain import load_blip, load_clip, load_minilm
+from tests.bench.contenders.plain import load_blip, load_blip2, load_clip, load_minilm
 from tests.bench.jobs import Job
 from tests.bench.material import Material
 from tests.bench.stopwatch import Stopwatch
@@ -23,11 +24,14 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
         pixels = torch.stack([preprocess(picture) for picture in pictures])
         in_batches(watch, "clip", pixels, batches["clip"], clip.encode_image)
         del clip
-        blip, processor = load_blip(material.weights)
+        load = load_blip2 if job.recipe.captioner == "blip2" else load_blip
+        captioner, processor = load(material.weights)
         pixels = processor(images=pictures, return_tensors="pt")["pixel_values"]
-        ids = in_batches(watch, "captions", pixels, batches["captions"], partial(generated, blip, job))
+        ids = in_batches(watch, "captions", pixels, batches["captions"], partial(generated, captioner, job))
         captions = processor.batch_decode(torch.cat(ids), skip_special_tokens=True)
-        del blip, pixels
+        # by which the bench sees that the job was the same
+        out.with_suffix(".json").write_text(json.dumps([caption.strip() for caption in captions]), encoding="utf-8")
+        del captioner, pixels
         sentences = load_minilm(material.weights)
         texts = sorted(
             ", ".join([caption, *words]) for caption, words in zip(captions, some_words(material, job), strict=False)
@@ -46,9 +50,9 @@ def in_batches(watch: Stopwatch, stage: str, pixels: Any, batch: int, forward: A
         return [forward(part) for part in pixels.split(batch)]
 
 
-def generated(blip: Any, job: Job, pixels: Any) -> Any:
+def generated(captioner: Any, job: Job, pixels: Any) -> Any:
     recipe = job.recipe
-    return blip.generate(
+    return captioner.generate(
         pixel_values=pixels, do_sample=False, num_beams=recipe.num_beams,
         num_return_sequences=recipe.captions_per_image, max_length=recipe.max_length, min_length=recipe.min_length,
     )  # fmt: skip

@@ -15,6 +15,7 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
     from kernel.estimates.known import Known, Making
     from kernel.models.captioners.captioner import Captioner
     from kernel.models.clip import ClipEncoder
+    from kernel.models.sentences import SentenceEncoder
     from kernel.pipeline import run as pipeline
     from kernel.pipeline.stages import captions, estimates
 
@@ -37,5 +38,6 @@ def run(material: Material, job: Job, images: int, batches: dict[str, int], watc
     estimates.estimating = whole
     captions.check_sight = lambda *captioner: None  # random numbers see nothing of a picture
     captions.load_captioner = watch.timed(LOADING, captions.load_captioner)
+    SentenceEncoder.load = watch.timed(LOADING, SentenceEncoder.load)
     shutil.rmtree(out, ignore_errors=True)
     pipeline.run(job.recipe, Paths(material.pictures, material.weights, out), "cpu", images)

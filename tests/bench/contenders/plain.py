@@ -21,6 +21,14 @@ def load_blip(weights: Path) -> tuple[Any, Any]:
     return model.eval(), BlipProcessor.from_pretrained(folder, local_files_only=True)
 
 
+def load_blip2(weights: Path) -> tuple[Any, Any]:
+    from transformers import Blip2ForConditionalGeneration, Blip2Processor
+
+    folder = weights / "captioners" / "blip2"
+    model = Blip2ForConditionalGeneration.from_pretrained(folder, local_files_only=True)
+    return model.eval(), Blip2Processor.from_pretrained(folder, local_files_only=True)
+
+
 def load_minilm(weights: Path) -> Any:
     from sentence_transformers import SentenceTransformer
 

@@ -154,9 +154,13 @@ def test_blip2_flan_t5_xl_takes_9_10_gb_in_half_precision():
     assert weights.bytes == 2 * 3_942_446_592 + 2 * (wo + 105_162_240) == 9_101_850_624
 
 
-def test_the_cache_of_five_beams_of_flan_t5_xl_is_51_mb_an_image():
-    # 24 layers, keys and values, 2 bytes, 2,048 wide: 19 tokens said and 33 heard, for each of 5 beams
-    assert captioner_costs(XL, half=True).row_cache_bytes(Decoding(5, 19)) == 24 * 2 * 2 * 2048 * (19 + 33) * 5
+def test_the_cache_of_five_beams_of_flan_t5_xl_is_19_mb_an_image_and_what_they_all_hear_6_5():
+    # 24 layers, keys and values, 2 bytes, 2,048 wide: 19 tokens said by each of 5 beams, 33 heard by all of them
+    costs = captioner_costs(XL, half=True)
+    assert costs.row_cache_bytes(Decoding(5, 19)) == 24 * 2 * 2 * 2048 * 19 * 5
+    heard = 24 * 2 * 2 * 2048 * 33
+    # and the encoder's own output, of which they were made
+    assert (costs.image_bytes, costs.image_bytes_read) == (heard + 2 * 2048 * 33, heard)
 
 
 def test_minilm_has_its_published_parameters():
@@ -218,7 +222,7 @@ def test_what_lives_during_a_real_beam_search_is_what_was_planned(layers):
     config = {**TINY_T5.config, "text_config": {**TINY_T5.config["text_config"], "num_layers": layers,
                                                 "num_decoder_layers": layers}}  # fmt: skip
     costs, decoding = captioner_costs(replace(TINY_T5, config=config), half=False), Decoding(5, 19)
-    model = Blip2ForConditionalGeneration(Blip2Config(**config)).eval().requires_grad_(False)
+    model = BLIP2.adapted(Blip2ForConditionalGeneration(Blip2Config(**config)).eval().requires_grad_(False))
     pixels = torch.rand(3, 3, 28, 28, generator=torch.Generator().manual_seed(0))
     with sdpa_kernel(SDPBackend.MATH):
         real = count(lambda: model.generate(pixel_values=pixels, num_beams=5, min_length=20, max_length=20), False)
@@ -251,8 +255,15 @@ def test_a_real_miniature_captioner_computes_and_caches_what_was_counted(name, d
     operations, cache = generated(model, decoding, max_length=length, min_length=length)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
     assert captioner.kind.cache_bytes(cache) == costs.row_cache_bytes(decoding)
-    tokens = model.vision_model.embeddings.num_positions * model.config.vision_config.hidden_size
-    assert costs.image_token_bytes == (4 * tokens if name == "blip" else 0)
+    layers = len(captioner.kind.decoder_layers(model))
+    if name == "blip":
+        tokens = 4 * model.vision_model.embeddings.num_positions * model.config.vision_config.hidden_size
+        assert (costs.image_bytes, costs.image_bytes_read) == (tokens, 2 * layers * tokens)
+    else:
+        text = model.config.text_config
+        heard = 2 * layers * 4 * (model.config.num_query_tokens + 1) * text.num_heads * text.d_kv
+        assert costs.image_bytes_read == heard
+        assert costs.image_bytes == heard + 4 * (model.config.num_query_tokens + 1) * text.d_model
 
 
 @pytest.mark.parametrize("decoding", [Decoding(1, 1), Decoding(3, 5)])
@@ -264,6 +275,7 @@ def test_a_real_tiny_opt_captioner_computes_and_caches_what_was_counted(decoding
     operations, cache = generated(model, decoding, max_new_tokens=steps, min_new_tokens=steps)
     assert operations == costs.encode.operations + costs.decode(decoding).operations
     assert BLIP2.cache_bytes(cache) == costs.row_cache_bytes(decoding)
+    assert (costs.image_bytes, costs.image_bytes_read) == (0, 0)
 
 
 def test_the_q_former_and_wo_of_a_captioner_in_half_precision_compute_in_float32():

@@ -57,12 +57,12 @@ def test_an_image_takes_one_layer_s_cache_twice_while_beams_change_places_and_no
     assert captioning_bytes(CAPTIONER, Decoding(3, 4)) == 5000  # more while it is encoded
 
 
-def test_an_image_s_own_tokens_lie_there_once_and_are_read_twice_by_each_layer_whatever_its_beams():
-    blip = replace(CAPTIONER, encode=Work(activation_bytes=1), image_token_bytes=1000)
-    plain = replace(blip, image_token_bytes=0)
+def test_what_all_rows_of_an_image_look_at_lies_there_once_and_is_read_once_a_step_whatever_its_beams():
+    once = replace(CAPTIONER, encode=Work(activation_bytes=1), image_bytes=1000, image_bytes_read=4000)
+    plain = replace(once, image_bytes=0, image_bytes_read=0)
     for decoding in (Decoding(1, 4), Decoding(3, 4), Decoding(3, 4, reordered=False)):
-        assert captioning_bytes(blip, decoding) == captioning_bytes(plain, decoding) + 1000
-        assert cache_traffic(blip, decoding) == cache_traffic(plain, decoding) + 2 * 2 * 1000
+        assert captioning_bytes(once, decoding) == captioning_bytes(plain, decoding) + 1000
+        assert cache_traffic(once, decoding) == cache_traffic(plain, decoding) + 4000
     assert cache_traffic(plain, Decoding(3, 4)) == 3 * cache_traffic(plain, Decoding(3, 4, reordered=False)) == 3 * 660
 
 

@@ -30,7 +30,7 @@ def test_the_table_calls_itself_an_estimate_and_names_every_stage(baseline):
     rows = lines[header + 1 : header + 1 + len(baseline.stages)]
     assert [row.startswith(stage.name) for row, stage in zip(rows, baseline.stages, strict=True)] == [True] * len(rows)
     captions = next(row for row in rows if row.startswith("captions"))
-    assert captions.split()[1:6] == ["blip2-flan-t5-xl", "9.10", "10.15", "16", "88"]
+    assert captions.split()[1:6] == ["blip2-flan-t5-xl", "9.10", "9.72", "16", "162"]
     assert "verdict (estimate): fits" in lines
 
 
@@ -42,7 +42,7 @@ def test_the_table_says_what_was_assumed(baseline):
 
 def test_the_table_says_problems_and_cures():
     table = plan_table(plan(Recipe(captioner="blip2-flan-t5-xxl"), gpu_named("T4x2"), 16000))
-    assert "verdict (estimate): does not fit\n  problem: captions: 28.9" in table
+    assert "verdict (estimate): does not fit\n  problem: captions: 28.85 GB" in table
     assert "  cure: smaller captioner: --set captioner=blip2 (blip2-flan-t5-xl)" in table
     assert ", if every stage had the memory for batch 1" in table
 

@@ -14,6 +14,7 @@ from kernel.errors import UserError
 from kernel.models.captioners.blip2 import BLIP2
 from kernel.publish.hub import convert
 from kernel.publish.hub.convert import convert_pickle, convert_safetensors, shard_index
+from kernel.system import tensor_files
 from kernel.system.tensor_files import read_header
 from tests.conftest import ROOT
 
@@ -124,7 +125,7 @@ def test_a_dtype_that_is_not_foreseen_is_refused(tmp_path):
 
 @pytest.mark.parametrize("block_bytes", [8, 24, 2**20])
 def test_block_borders_change_nothing(tmp_path, monkeypatch, block_bytes):
-    monkeypatch.setattr(convert, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(tensor_files, "BLOCK_BYTES", block_bytes)
     tensors = {"a": random_values(33), WO: random_values(5, 5), "n": torch.arange(7)}
     found = converted(tmp_path, tensors, BLIP2.full_precision)
     expected = {"a": tensors["a"].half(), WO: tensors[WO], "n": tensors["n"]}

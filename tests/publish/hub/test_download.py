@@ -288,7 +288,8 @@ def test_a_pickle_of_another_sha256_is_never_opened(hub, pins, tmp_path):
 
 MAKE = """
 from kernel.publish.hub.pins import read_pins
-from kernel.publish.hub.weights import items_of, make
+from kernel.publish.hub.items import items_of
+from kernel.publish.hub.weights import make
 pins, scratch, out = map(Path, sys.argv[1:])
 repositories = {"clip": read_pins(pins)["clip"]}
 for item in items_of(repositories, []):

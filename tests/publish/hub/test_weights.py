@@ -19,17 +19,12 @@ from kernel.models.captioners.loading import load_captioner
 from kernel.models.clip import ClipEncoder
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
+from kernel.pipeline.planning import model_costs
+from kernel.pipeline.planning.models import models_of
 from kernel.publish.hub import word_lists
-from kernel.publish.hub.pins import PinnedFile, Repository, read_pins
-from kernel.publish.hub.weights import (
-    Item,
-    captioners_of,
-    check_disks,
-    check_written,
-    finished_files,
-    is_current,
-    publish_weights,
-)
+from kernel.publish.hub.items import Item, check_written, finished_files
+from kernel.publish.hub.pins import PinnedFile, Repository, captioners_of, read_pins
+from kernel.publish.hub.weights import check_disks, is_current, publish_weights
 from kernel.publish.hub.word_lists import PRIOR_PROMPTS, prior_prompts, trendings, write_word_lists
 from tests.publish.hub.hub_server import DECOYS, Hub, miniature_hub, pinned, refused_client, run_client, start_client
 
@@ -118,6 +113,14 @@ def test_the_manifest_names_repositories_revisions_and_the_order_of_captioners(m
     found = {name: (model["source"], model["revision"]) for name, model in made.models.items()}
     assert found == {name: (pin.name, pin.revision) for name, pin in pins.items()}
     assert made.captioners == ["blip2", "blip"]
+
+
+@pytest.mark.parametrize("half", [True, False])
+def test_no_run_has_to_count_what_its_models_take(made, monkeypatch, half):
+    monkeypatch.setattr(model_costs, "counted", {})
+    monkeypatch.setattr(model_costs, "brought", {})
+    monkeypatch.setattr(model_costs, "count", lambda *given, **named: pytest.fail("counted"))
+    assert [own.name for own in models_of(made, recipe_named("baseline"), half).captioners] == ["blip2"]
 
 
 def test_the_real_word_lists_travel(made):

@@ -19,7 +19,6 @@ from tests import warm
 from tests.conftest import ROOT
 
 EXIF = "UserWarning: Corrupt EXIF data.  Expecting to read 12 bytes but only got 4."
-CACHE = "FutureWarning: `past_key_values` is deprecated"
 RECIPE = replace(RECIPES["baseline"], num_beams=1, captions_per_image=1)
 
 
@@ -82,5 +81,4 @@ def test_a_run_with_workers_counts_theirs(warning_images, weights_folder, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr and "deprecated" not in done.stderr
     content = read_run(tmp_path / "run")
-    assert content is not None and content["library_warnings"][EXIF] == 4
-    assert any(text.startswith(CACHE) for text in content["library_warnings"])
+    assert content is not None and content["library_warnings"][EXIF] == 4  # of pictures that only workers read

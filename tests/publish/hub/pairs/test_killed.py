@@ -75,6 +75,7 @@ def child(folder, at):
     pid = os.fork()
     if pid == 0:
         last, steps = at, 0
+        torch.set_num_threads(1)  # again: why, tests/whole/test_kills.py tells
         words = ["--out", folder / "set", "--scratch", folder / "scratch", "--weights", weights, "--device", "cpu"]
         code = main(["publish", "pairs", source, "--size", "32", "--near", "0.99", *map(str, words)])
         last = None
