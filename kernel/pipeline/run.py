@@ -3,7 +3,7 @@ captioner, and so on, with one model resident on a device at a time."""
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from kernel.pipeline.workers.here import Here
 from kernel.system.deadline import NEVER, Deadline, Watchdog
 from kernel.system.devices import Device
 from kernel.system.files import cannot_write
-from kernel.system.memory import leave_to_the_end, long_lived
+from kernel.system.memory import collecting_later, leave_to_the_end, long_lived
 from kernel.system.terminal.library_warnings import counted_warnings
 from kernel.system.terminal.progress import STDERR, progress_bar
 from kernel.system.versions import check_versions
@@ -52,10 +52,12 @@ def run(
     By the `engine` ray the workers are those of the cluster at `address`.
     """
     begun = time.perf_counter()
-    with Watchdog(deadline):
+    with Watchdog(deadline), ExitStack() as start:
+        start.enter_context(collecting_later())
         warnings = check_versions()  # before anything of these libraries is imported
         with counted_warnings() as library_warnings, engine_named(engine, device_name, address) as workers:
             ready = prepare(recipe, paths, workers, limit)
+            start.close()
             with only_run(paths.run):
                 warnings += [*preflight(paths.run, len(ready.images), ready.phrases, deadline), *ready.warnings]
                 folder, said = open_run(paths.run, ready.images, ready.recipe.shard_images, ready.identity())

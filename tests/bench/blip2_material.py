@@ -12,7 +12,7 @@ from kernel.models.captioners.blip2 import BLIP2, flan_t5
 from kernel.models.captioners.captioner import Published
 from kernel.models.weights_folder import MANIFEST, Weights, read_manifest, write_manifest
 from kernel.pipeline.planning.models import COSTS, keep_costs
-from tests.bench.material import Material, draw_pictures
+from tests.bench.material import Material, link_pictures
 from tests.bench.truesize.sizes import SIZES, Sizes, published_clip
 from tests.bench.truesize.weights import captioner_tensors, put_captioner
 
@@ -33,11 +33,11 @@ def few_layers() -> dict[str, Any]:
 FEW_LAYERS = Sizes("few layers", published_clip, Published("few layers of blip2", BLIP2.class_name, few_layers()))
 
 
-def prepare_blip2(folder: Path, others: Material, pictures: int, small: bool = False) -> Material:
-    """Makes what is not there yet: the same pictures, and links to the models and words of `others` but for its
-    captioner. `small`: a tiny one, for a test of the bench itself."""
+def prepare_blip2(folder: Path, others: Material, small: bool = False) -> Material:
+    """Makes what is not there yet: links to the pictures, models and words of `others` but for its captioner. `small`:
+    a tiny one, for a test of the bench itself."""
     material = Material(folder)
-    draw_pictures(material.pictures, pictures)
+    link_pictures(folder, others)
     if not (material.weights / MANIFEST).is_file():
         unfinished = folder / ".weights.tmp"
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,9 +14,12 @@ import numpy as np
 from PIL import Image
 
 from kernel.banks.word_banks import features_key, read_phrases
+from kernel.estimates.constant import keep_constant_row
 from kernel.miniature.world.folders import BENCH_SEED, draw_folder
 from kernel.models.captioners.blip import BLIP, BLIP_TEXT
 from kernel.models.clip import CONFIG, ClipEncoder
+from kernel.models.sentences import SentenceEncoder
+from kernel.models.text_tower import Beginning, TextTower
 from kernel.models.weights_folder import MANIFEST, Weights, open_weights, read_manifest, write_manifest
 from kernel.pipeline.planning.models import keep_costs
 from kernel.publish.hub.word_lists import write_word_lists
@@ -25,6 +29,7 @@ from tests.bench.truesize.weights import clip_tensors, put_clip
 
 CLIP = "ViT-B-32"
 SIDE = 512  # pixels, as the competition's images
+BATCH = 256  # texts
 SMALL_BLIP = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -50,16 +55,31 @@ class Material:
 def prepare(folder: Path, miniature: Path, pictures: int, small: bool = False) -> Material:
     """Makes what is not there yet. `small`: models of two or three narrow layers, for a test of the bench itself."""
     draw_pictures(folder / "pictures", pictures)
-    return put_together(folder, lambda unfinished: make_weights(unfinished, miniature, small))
+    material = put_together(folder, lambda unfinished: make_weights(unfinished, miniature, small))
+    if not material.cache.is_dir():
+        write_peers_cache(material.cache, open_weights(material.weights))
+    return material
 
 
 def prepare_miniature(folder: Path, miniature: Path, pictures: int, every: int = 1) -> Material:
-    """The same of the miniature models and pictures of their world: features of the words are true here.
+    """The same of the miniature models and pictures of their world: features of the words are true here. No cache.
 
     `every`: only each so many line of the flavors and artists, for a test.
     """
     draw_folder(folder / "pictures", BENCH_SEED, pictures, "{:05d}".format)
     return put_together(folder, lambda unfinished: make_miniature_weights(unfinished, miniature, every))
+
+
+def prepare_few_words(folder: Path, others: Material, every: int) -> Material:
+    """The pictures and models of `others`, and only each so many line of its flavors and artists."""
+    link_pictures(folder, others)
+    return put_together(folder, lambda unfinished: make_few_words(unfinished, others, every))
+
+
+def link_pictures(folder: Path, others: Material) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "pictures").is_dir():
+        (folder / "pictures").symlink_to(others.pictures.absolute(), target_is_directory=True)
 
 
 def put_together(folder: Path, make: Callable[[Path], None]) -> Material:
@@ -69,9 +89,6 @@ def put_together(folder: Path, make: Callable[[Path], None]) -> Material:
         shutil.rmtree(unfinished, ignore_errors=True)
         make(unfinished)
         unfinished.replace(material.weights)
-    weights = open_weights(material.weights)
-    if not material.cache.is_dir():
-        write_peers_cache(material.cache, weights)
     return material
 
 
@@ -104,7 +121,10 @@ def make_weights(folder: Path, miniature: Path, small: bool) -> None:
     write_manifest(folder, models, ["blip"])
     width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
     put_features(folder, partial(random_rows, width))
-    keep_costs(Weights(folder, models, ["blip"]))
+    # as `publish weights` leaves a folder: a run that finds neither makes it before its first picture
+    weights = Weights(folder, models, ["blip"])
+    keep_constant_row(folder, lambda: SentenceEncoder.load(weights, Device("cpu")))
+    keep_costs(weights)
     write_manifest(folder, models, ["blip"])  # now with the features, whose names follow from CLIP's
 
 
@@ -117,8 +137,39 @@ def make_miniature_weights(folder: Path, miniature: Path, every: int) -> None:
     models = {name: model for name, model in read_manifest(miniature / MANIFEST).models.items() if name in own}
     write_manifest(folder, models, ["blip"])
     clip = ClipEncoder.load(open_weights(folder), Device("cpu"))
-    put_features(folder, partial(clip.encode_texts, batch=256))
+    put_features(folder, partial(text_features, clip))
     write_manifest(folder, models, ["blip"])
+
+
+def text_features(clip: ClipEncoder, phrases: list[str]) -> np.ndarray:
+    """Those of `encode_texts` but for rounding, (n, d), without the padding that makes a phrase 77 tokens."""
+    import torch
+
+    tower = TextTower(clip, BATCH)
+    beginning, ends = tower.split("", phrases)
+    shared = Beginning(clip.model, torch.tensor([beginning]))
+    found = np.zeros((len(phrases), clip.model.text_projection.shape[-1]), dtype=np.float32)
+    order = sorted((number for number, end in enumerate(ends) if end), key=lambda number: len(ends[number]))
+    with torch.inference_mode():
+        for start in range(0, len(order), BATCH):
+            part = order[start : start + BATCH]
+            found[part] = shared.features([ends[number] for number in part]).numpy()
+    if whole := [number for number, end in enumerate(ends) if not end]:
+        found[whole] = clip.encode_texts([phrases[number] for number in whole], BATCH)
+    return found
+
+
+def make_few_words(folder: Path, others: Material, every: int) -> None:
+    """Features are random ones, as those of `others`."""
+    shutil.copytree(
+        others.weights, folder, copy_function=os.link, ignore=shutil.ignore_patterns("word_banks", MANIFEST)
+    )
+    write_lists(folder, every)
+    manifest = read_manifest(others.weights / MANIFEST)
+    write_manifest(folder, manifest.models, ["blip"])
+    width = json.loads((folder / "clip" / CONFIG).read_text(encoding="utf-8"))["model_cfg"]["embed_dim"]
+    put_features(folder, partial(random_rows, width))
+    write_manifest(folder, manifest.models, ["blip"])
 
 
 def write_lists(folder: Path, every: int = 1) -> None:

@@ -1,11 +1,14 @@
 """Single steps beside the ways of others, in turns, in one process: `python -m tests.bench.parts`.
 
-Ranking 100,952 phrases of 1,024 dimensions, the submission of 16,000 images, decoding, training.
+Ranking 100,952 phrases of 1,024 dimensions, the submission of 16,000 images, decoding, training, an own encoder.
 """
 
 import json
 import statistics
 import tempfile
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +16,18 @@ import numpy as np
 from kernel.banks.word_banks import rank
 from kernel.pipeline.submission import read_submission, write_submission
 from tests.bench.contenders.plain import pandas_submission
+from tests.bench.encoding import encoding
 from tests.bench.stopwatch import in_turns
 from tests.bench.training import training
 
 PHRASES, DIMENSIONS, TOP = 100_952, 1024, 3
-IMAGES = 512  # ranked at a time; the others' ways take single ones, of which a few tell enough
-SINGLE = 4
+IMAGES = 512  # ranked at a time; the others' ways take single ones, of which one tells enough in so many rounds
+SINGLE = 1
 ROWS = 16_000
 PICTURES = Path("build/bench/pictures")
 ROUNDS = 3
-SUBMISSION_ROUNDS = 5
+SUBMISSION_ROUNDS = 3
+WRITTEN = 2  # times a turn by ours, which a disk makes wait more or less
 RANK_ROUNDS = 9  # under a second each: a median of three was once 1.57 where two later ones were 1.04 and 0.97
 
 
@@ -70,7 +75,7 @@ def submissions(rounds: int = SUBMISSION_ROUNDS, images: int = ROWS) -> dict[str
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "submission.csv")
         ways = {
-            "ours": (lambda: write_submission(path, ids, rows), 1),
+            "ours": (lambda: [write_submission(path, ids, rows) for _ in range(WRITTEN)], WRITTEN),
             "pandas": (lambda: pandas_submission(Path(folder, "pandas.csv"), ids, rows), 1),
         }
         seconds = in_turns(ways, rounds)
@@ -106,15 +111,22 @@ def medians(seconds: dict[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in seconds.items()}
 
 
-def measured(pictures: Path, small: bool = False) -> dict[str, dict[str, float]]:
-    """Median seconds of every way of every part; `small`: few of everything, that it works."""
-    if small:
-        taken = {"rank": ranking(1, 5_000, 4), "submission": submissions(1, 20), "decode": decoding(1, pictures)}
-        taken["training"] = training(1, 2, "test_vit2")
-    else:
-        taken = {"rank": ranking(), "submission": submissions(), "decode": decoding(ROUNDS, pictures)}
-        taken["training"] = training()
-    return {name: medians(seconds) for name, seconds in taken.items()}
+def measured(
+    pictures: Path, small: bool = False, clock: Callable[[str], AbstractContextManager[None]] = nullcontext
+) -> dict[str, dict[str, float]]:
+    """Median seconds of every way of every part; `small`: few of everything, that it works. `clock`: around each."""
+    parts: dict[str, Callable[[], dict[str, list[float]]]] = {
+        "rank": partial(ranking, 1, 5_000, 4) if small else ranking,
+        "submission": partial(submissions, 1, 20) if small else submissions,
+        "decode": partial(decoding, 1 if small else ROUNDS, pictures),
+        "training": partial(training, 1, 2, "test_vit2") if small else training,
+        "encoder": partial(encoding, pictures, *((1, 3, "test_vit2") if small else ())),
+    }
+    found = {}
+    for name, part in parts.items():
+        with clock(name):
+            found[name] = medians(part())
+    return found
 
 
 if __name__ == "__main__":

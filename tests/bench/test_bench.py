@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -16,9 +17,11 @@ from tests import warm
 from tests.bench import __main__ as bench
 from tests.bench import parts, tried
 from tests.bench.blip2_material import FEW_LAYERS, prepare_blip2
+from tests.bench.contenders import floor
 from tests.bench.docs import measured
 from tests.bench.jobs import JOBS
 from tests.bench.material import prepare
+from tests.bench.stopwatch import Stopwatch
 from tests.bench.summary import AIMS, REACH, chart, missed, ratios, table
 
 # seconds a picture; measured, in small, by test_describing.py
@@ -32,13 +35,12 @@ def material(tmp_path_factory, weights_folder):
 
 @pytest.fixture(scope="module")
 def of_blip2(material):
-    return prepare_blip2(material.folder / "blip2", material, 3, small=True)
+    return prepare_blip2(material.folder / "blip2", material, small=True)
 
 
 @pytest.fixture(scope="module")
 def found(material, of_blip2):
     """The content of bench.json, of tiny models and few of everything."""
-    batches = {"clip": 2, "captions": 2, "sentences": 2}
     once: dict[tuple, dict] = {}
     jobs = {}
     for job in JOBS.values():
@@ -48,20 +50,20 @@ def found(material, of_blip2):
             if (captioner, name) not in once:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr(subprocess, "Popen", warm.Popen)
-                    once[captioner, name] = bench.medians([bench.contend(own, name, job, 3, batches)])
+                    once[captioner, name] = bench.medians([bench.contend(own, name, job, 3)])
         jobs[job.name] = {
             "images": 3,
-            "floor_batches": batches,
             "contenders": {name: once[captioner, name] for name in job.contenders},
             "captions": {"identical": 1, "compared": 2} if job.name == "deck" else bench.same_captions(own, job, 3),
             "largest_model_bytes": bench.largest_model_bytes(own),
         }
     found = {"machine": "a test's", "date": "", "rounds": 1, "jobs": jobs, "help_cpu_seconds": 0.1}
     found["long"] = jobs["classic"]["contenders"]["ours"]
-    found["parts"] = parts.measured(material.pictures, small=True)
+    found["took"] = {}
+    found["parts"] = parts.measured(material.pictures, small=True, clock=partial(bench.clocked, found["took"]))
     found["describe"] = {
         mode: {"images": dict.fromkeys(seconds, 1), "seconds": seconds, "identical": 1, "compared": 1}
-        for mode, seconds in (("fast", FAST), ("best", BEST))
+        for mode, seconds in (("fast", FAST), ("best", BEST), ("best_true_shape", BEST))
     }
     return {**found, "ratios": ratios(found)}
 
@@ -121,6 +123,28 @@ def test_the_json_holds_every_ratio_that_is_asked_for(found):
 
 def test_the_bench_that_the_pages_show_reached_every_bound():
     assert missed(measured("bench.json")) == []
+
+
+def test_what_each_part_took_is_kept_and_the_table_tells_the_sum(found):
+    assert found["took"].keys() == found["parts"].keys() and min(found["took"].values()) > 0
+    took = {"classic": 600.0, "rank": 150.0, "help": 90.0}
+    assert "a test's, in 14 minutes; medians" in table({**found, "took": took})
+
+
+def test_who_did_fewer_pictures_of_a_job_is_told(found):
+    contenders = found["jobs"]["deck"]["contenders"]
+    fewer = {**contenders, "seed": {**contenders["seed"], "images": 2}}
+    jobs = {**found["jobs"], "deck": {**found["jobs"]["deck"], "contenders": fewer}}
+    text = table({**found, "jobs": jobs})
+    assert "Job `deck`, 3 pictures (seed deck's way 2), seconds" in text and "Job `classic`, 3 pictures, sec" in text
+
+
+def test_the_floor_s_seconds_are_those_of_its_best_batch(monkeypatch):
+    clock = iter([0.0, 1.0, 6.0, 6.0, 8.0])
+    monkeypatch.setattr("tests.bench.stopwatch.time.monotonic", lambda: next(clock))
+    watch, passed = Stopwatch(next(clock)), []
+    floor.at_best_batch(watch, "clip", passed.append, lambda batch: [batch] * 2)
+    assert watch.seconds == {"clip": 2.0} and passed == [4, 4, 16, 16]
 
 
 @pytest.mark.slow

@@ -3,8 +3,11 @@
 import numpy as np
 import pytest
 
+from kernel.models.clip import ClipEncoder
+from kernel.models.weights_folder import open_weights
+from kernel.system.devices import Device
 from tests.bench.describing import WHOS, contend
-from tests.bench.material import prepare, prepare_miniature
+from tests.bench.material import prepare, prepare_few_words, prepare_miniature, text_features
 from tests.bench.parity import ROUNDING, compare, similarities
 
 pytestmark = pytest.mark.usefixtures("warm_processes")
@@ -22,8 +25,8 @@ def random_models(tmp_path_factory, weights_folder):
     return prepare(tmp_path_factory.mktemp("random"), weights_folder, 8, small=True)
 
 
-def both(material, mode, images, top=None):
-    return [contend(material, who, mode, images, top)["prompts"] for who in WHOS]
+def both(material, mode, images, top=None, captioned=False):
+    return [contend(material, who, mode, images, top, captioned)["prompts"] for who in WHOS]
 
 
 @pytest.mark.parametrize("mode", ["classic", "fast"])
@@ -43,3 +46,17 @@ def test_best_is_identical_or_nearer_never_farther(few):
 def test_the_originals_negative_is_not_nearer_to_opposite_than_ours(few):
     own, theirs = both(few, "negative", 2, top=5)
     assert np.all(similarities(few, own) <= similarities(few, theirs) + ROUNDING)
+
+
+@pytest.mark.slow
+def test_best_with_captions_given_is_the_original_s_and_what_it_is_without(random_models, tmp_path):
+    """As the bench takes it of models of true shape."""
+    few_words = prepare_few_words(tmp_path, random_models, every=5000)
+    given, theirs = both(few_words, "best", 2, top=2, captioned=True)
+    assert given == theirs == contend(few_words, "ours", "best", 2, top=2)["prompts"]
+
+
+def test_features_of_words_without_padding_are_those_of_clip(weights_folder):
+    clip = ClipEncoder.load(open_weights(weights_folder), Device("cpu"))
+    words = ["fog", "by Émile Zola", "black & white", "", "a very long name " * 30, "at dusk, from afar"]
+    np.testing.assert_allclose(text_features(clip, words), clip.encode_texts(words, 8), atol=1e-5)

@@ -1,5 +1,6 @@
 """What a run does before its first image and what only later, on the miniature models: the answer is the same."""
 
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -107,3 +108,27 @@ def test_a_minilm_that_does_not_load_leaves_the_last_submission(image_folder, tm
     assert len(list((where.run / "clip").glob("0*.safetensors"))) == 3
     monkeypatch.undo()
     assert run(FAST, where)["counts"]["degraded_rows"] == 0
+
+
+def test_garbage_waits_until_all_is_prepared_and_no_longer(image_folder, tmp_path, weights_folder, plain, monkeypatch):
+    collecting, really_encode = [], ClipEncoder.encode_images
+
+    def prepared(*given):
+        collecting.append(gc.isenabled())
+        return prepare(*given)
+
+    def encode_images(clip, images):
+        collecting.append(gc.isenabled())
+        return really_encode(clip, images)
+
+    monkeypatch.setattr("kernel.pipeline.run.prepare", prepared)
+    monkeypatch.setattr(ClipEncoder, "encode_images", encode_images)
+    run(FAST, paths(tmp_path, weights_folder))
+    assert collecting == [False, True, True, True] and gc.isenabled()
+    assert (tmp_path / "run" / "submission.csv").read_bytes() == plain.read_bytes()
+
+
+def test_garbage_is_collected_again_after_a_refusal(tmp_path, weights_folder):
+    with pytest.raises(UserError):
+        run(FAST, paths(tmp_path, weights_folder))  # no images
+    assert gc.isenabled()

@@ -35,8 +35,11 @@ class VisionAttention(torch.nn.Module):
 class ImageAttention(torch.nn.Module):
     """The weights of one layer's cross-attention, applied to the words instead of to the image.
 
-    Stands where transformers has BlipTextSelfAttention and takes what that is called with.
+    Stands where transformers has BlipTextSelfAttention and takes what that is called with. Its `matrices` are layers
+    that nothing is put through: their numbers are read.
     """
+
+    matrices = ("key", "value")
 
     def __init__(self, plain: Any) -> None:
         super().__init__()

@@ -106,10 +106,14 @@ def inspect_captioner(weights: Weights, name: str) -> Any:
 
 def load_captioner(weights: Weights, name: str, device: Device) -> Captioner:
     """Loads `weights/captioners/NAME`, whose class the manifest names, and checks it whole."""
+    from kernel.models.captioners.packed_linear import compute_by_onednn
+
     processor = inspect_captioner(weights, name)
     folder = weights.model_folder(name)
     kind = kind_of(weights.models[name]["class"], folder)
-    return Captioner(kind, kind.load(folder, device).to(device.name).eval(), processor, device)
+    model = kind.load(folder, device).to(device.name).eval()
+    compute_by_onednn(model, device)
+    return Captioner(kind, model, processor, device)
 
 
 def published_captioners() -> dict[str, Published]:

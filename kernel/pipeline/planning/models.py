@@ -146,8 +146,7 @@ def captioner_of(weights: Weights, name: str, half: bool) -> Captioning:
     folder = weights.model_folder(name)
     kind = kind_of(weights.models[name]["class"], folder)
     published = Published(name, kind.class_name, kind.read_config(folder / kind.config_file))
-    costs = captioner_costs(published, half)
-    return replace(costs, weights=as_stored(costs.weights, folder, half))
+    return captioner_costs(published, half)  # a CPU packs them, so nothing of them stays mapped
 
 
 def matching_of(weights: Weights, half: bool) -> Matching:

@@ -9,7 +9,7 @@ from tests.bench.material import CLIP, Material
 from tests.bench.stopwatch import LOADING, Stopwatch
 
 
-def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
+def run(material: Material, job: Job, images: int, watch: Stopwatch, out: Path) -> None:
     import numpy as np
     from clip_interrogator import Config, Interrogator, LabelTable
     from PIL import Image

@@ -8,7 +8,7 @@ from tests.bench.material import Material
 from tests.bench.stopwatch import LOADING, Stopwatch
 
 
-def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
+def run(material: Material, job: Job, images: int, watch: Stopwatch, out: Path) -> None:
     from kernel.banks import word_banks
     from kernel.config import Paths
     from kernel.estimates import estimate

@@ -8,7 +8,7 @@ from tests.bench.material import Material
 from tests.bench.stopwatch import LOADING, Stopwatch
 
 
-def run(material: Material, job: Job, images: int, batches: dict[str, int], watch: Stopwatch, out: Path) -> None:
+def run(material: Material, job: Job, images: int, watch: Stopwatch, out: Path) -> None:
     import numpy as np
     import torch
     from PIL import Image
