@@ -32,7 +32,7 @@ from kernel.training.heads import Rows, Tried, fit_ridge, fit_two_layers
 from kernel.training.intervals import interval_over_groups
 from kernel.training.pairs import PairSet, open_pairs
 from kernel.training.prompts import prompt_rows
-from kernel.training.split import Parts, parts_of, split_of
+from kernel.training.split import Parts, Split, parts_of, split_of
 from kernel.training.tower.opened import BLIP2, CLIP, NamedTower, OpenedTower, open_tower
 
 WORK = "training"
@@ -53,6 +53,7 @@ class Material:
     rows: np.ndarray
     features: np.ndarray
     widths: list[int]
+    split: Split
     parts: Parts
     left_out: dict[str, int]
 
@@ -100,7 +101,7 @@ def train(
         if own.first:
             require_own_folder(out)
             (out / WORK).mkdir(parents=True, exist_ok=True)
-            material_of(found, opened, seen, out, own.device, near, engine)
+            material_of(found, opened, seen, out, own.device, near, engine).split.write(out)
         own.wait()
         material = material_of(found, opened, seen, out, own.device, near, engine)  # what is kept, by now
         answer = best_head(material, seen)
@@ -150,13 +151,12 @@ def material_of(
     path = kept / f"prompts-{weights.sha256('sentences')[:16]}.safetensors"
     rows = prompt_rows(pairs.prompts, path, weights, device)
     split = split_of(pairs, rows, near)
-    split.write(out)
     found = kept_features(pairs, seen, out, engine)
     bad = {image: why for own in found for image, why in own.bad.items()}
     left_out = pairs.left_out | ({"picture that cannot be used": len(bad)} if bad else {})
     features = np.concatenate([own.rows for own in found], axis=1)
     widths = [own.rows.shape[1] for own in found]
-    return Material(pairs, rows, features, widths, good_parts(pairs, parts_of(pairs, split), bad), left_out)
+    return Material(pairs, rows, features, widths, split, good_parts(pairs, parts_of(pairs, split), bad), left_out)
 
 
 def kept_folder(pairs: PairSet, out: Path) -> Path:

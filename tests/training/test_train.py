@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from kernel.pipeline.decoding import decode_file
 from kernel.training import features, heads
 from kernel.training.pairs import open_pairs
 from kernel.training.split import parts_of, read_split
+from kernel.training.tower import processes
 from kernel.training.train import train
 from tests.training.sets import write_tars
 
@@ -103,6 +105,23 @@ def test_a_second_training_goes_on_with_what_is_kept_and_ends_alike(encoder, pai
     monkeypatch.setattr(SentenceEncoder, "load", loads)
     assert train(pairs, weights.folder, out, device="cpu") == content
     assert (out / "model.safetensors").read_bytes() == before
+
+
+def test_a_process_that_is_not_the_first_writes_nothing(encoder, pairs, weights, monkeypatch):
+    """Two that wrote a file at the same time would take it away from one another."""
+    out, _ = encoder
+
+    def files() -> dict:
+        return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in out.rglob("*")}
+
+    @contextmanager
+    def second(device):
+        yield processes.Processes(1, 1, device)
+
+    monkeypatch.setattr(processes, "processes", second)
+    before = files()
+    assert train(pairs, weights.folder, out, device="cpu") == {}
+    assert files() == before
 
 
 def test_a_tower_of_timm_travels_in_the_encoders_own_file(pairs, tower, weights, tmp_path, cpu):

@@ -167,7 +167,7 @@ def test_two_machines_under_torchrun_train_the_same_encoder_within_rounding(
         started.append(subprocess.Popen([*machine.begin, *torchrun, *words[1:]], stdout=subprocess.PIPE, text=True,
                                         stderr=subprocess.PIPE, cwd=ROOT, env=environment))  # fmt: skip
     said = [own.communicate(timeout=300) for own in started]
-    assert [own.returncode for own in started] == [0, 0], said
+    assert [own.returncode for own in started] == [0, 0], "\n".join(own[-3000:] for pair in said for own in pair)
     told = [json.loads(line) for out, _ in said for line in out.splitlines() if line.startswith("{")]
     assert [own["validation"] for own in told] == [pytest.approx(content["validation"], abs=1e-3)]
     assert json.loads((tmp_path / "encoder" / "encoder.json").read_text()) == told[0]
