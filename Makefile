@@ -89,7 +89,7 @@ cluster: $(DEV) $(MINIATURE)  ## a bank and features by one process, two, a Ray 
 	$(BIN)/python -m tests.bench.cluster
 
 bench: $(DEV) $(MINIATURE)  ## beside clip-interrogator, the seed's way and the bare models, in turns: build/bench/bench.json
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench --prompts $(PROMPTS)
 
 parity: $(DEV) $(MINIATURE)  ## describe beside clip-interrogator on 200 pictures: identical words; takes a quarter of an hour
 	$(BIN)/python -m tests.bench.parity

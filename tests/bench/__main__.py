@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from kernel.config import DEFAULT_WEIGHTS
+from kernel.miniature.world.grammar import scene_stream
 from kernel.pipeline.folder import results
 from kernel.pipeline.folder.run_folder import RunFolder
 from kernel.pipeline.images import list_images
@@ -23,6 +24,7 @@ from tests.bench.blip2_material import prepare_blip2
 from tests.bench.jobs import JOBS, Job
 from tests.bench.machine import machine_named
 from tests.bench.material import Material, prepare, prepare_few_words, prepare_miniature
+from tests.bench.near_duplicates import first_prompts, near_duplicates, rows_of
 from tests.bench.summary import chart, missed, ratios, table
 
 OUT = Path("build/bench")
@@ -33,7 +35,7 @@ IMAGES = {
     "deck": {"floor": 4, "ours": 4, "seed": 2},
     "blip2": {"floor": 16, "ours": 16},
 }
-LONG = 48  # pictures of job `classic`, of which this package's own time between the stages is told
+LONG = 64  # pictures of job `classic`, of which this package's own time between the stages is told
 FEW = 3
 
 
@@ -71,6 +73,17 @@ def medians(results: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def few_drawn() -> list[str]:
+    return [scene.prompt for scene, _ in scene_stream(0, 40)]
+
+
+def real_prompts(file: Path | None) -> list[str]:
+    if file and file.is_file():
+        return first_prompts(file)
+    print(f"near duplicates: not measured, as {file or '--prompts'} names no file of real prompts", file=sys.stderr)
+    return []
+
+
 def help_cpu_seconds() -> float:
     """User and system seconds of `python -m kernel --help`, the median of five."""
     taken = []
@@ -94,6 +107,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=OUT, help="default %(default)s")
+    parser.add_argument("--prompts", type=Path, help="real ones, without which near duplicates are not measured")
     parser.add_argument("--small", action="store_true", help="tiny models and few of everything: that it works")
     options = parser.parse_args()
     out, small = options.out, options.small
@@ -130,6 +144,9 @@ def main() -> int:
     with clock("long"):
         found["long"] = contend(material, "ours", JOBS["classic"], long)
     found["parts"] = parts.measured(material.pictures, small, clock)
+    if prompts := few_drawn() if small else real_prompts(options.prompts):
+        with clock("near_duplicates"):
+            found["near_duplicates"] = parts.medians(near_duplicates(rows_of(prompts, DEFAULT_WEIGHTS)))
     found["describe"] = describing.measured(miniature, few_words, small, clock)
     with clock("help"):
         found["help_cpu_seconds"] = help_cpu_seconds()

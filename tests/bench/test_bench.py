@@ -4,6 +4,7 @@ import json
 import subprocess
 from functools import partial
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -21,6 +22,7 @@ from tests.bench.contenders import floor
 from tests.bench.docs import measured
 from tests.bench.jobs import JOBS
 from tests.bench.material import prepare
+from tests.bench.near_duplicates import first_prompts, kept_by_every_pair, minutes_per_million, near_duplicates, rows_of
 from tests.bench.stopwatch import Stopwatch
 from tests.bench.summary import AIMS, REACH, chart, missed, ratios, table
 
@@ -39,7 +41,7 @@ def of_blip2(material):
 
 
 @pytest.fixture(scope="module")
-def found(material, of_blip2):
+def found(material, of_blip2, weights_folder):
     """The content of bench.json, of tiny models and few of everything."""
     once: dict[tuple, dict] = {}
     jobs = {}
@@ -61,6 +63,8 @@ def found(material, of_blip2):
     found["long"] = jobs["classic"]["contenders"]["ours"]
     found["took"] = {}
     found["parts"] = parts.measured(material.pictures, small=True, clock=partial(bench.clocked, found["took"]))
+    prompts = bench.few_drawn()
+    found["near_duplicates"] = parts.medians(near_duplicates(rows_of(prompts, weights_folder)))
     found["describe"] = {
         mode: {"images": dict.fromkeys(seconds, 1), "seconds": seconds, "identical": 1, "compared": 1}
         for mode, seconds in (("fast", FAST), ("best", BEST), ("best_true_shape", BEST))
@@ -119,6 +123,31 @@ def test_the_blip2_of_the_bench_has_the_widths_and_the_vocabulary_of_flan_t5_xl(
 def test_the_json_holds_every_ratio_that_is_asked_for(found):
     assert set(found["ratios"]) == {*REACH, *AIMS} and not REACH.keys() & AIMS
     assert json.loads(json.dumps(found)) == found
+
+
+def test_without_real_prompts_near_duplicates_are_told_as_not_measured(found, tmp_path, capsys):
+    assert bench.real_prompts(tmp_path / "none.txt") == bench.real_prompts(None) == []
+    assert f"not measured, as {tmp_path / 'none.txt'} names no file of real prompts" in capsys.readouterr().err
+    without = {name: own for name, own in found.items() if name != "near_duplicates"}
+    without["ratios"] = ratios(without)
+    assert "| `near_duplicates_recall` | not measured | at least 0.99 |" in table(without)
+    assert {"near_duplicates_recall", "near_duplicates_minutes_per_million"}.isdisjoint(missed(without))
+    assert "near_duplicates_recall" in missed({**found, "ratios": {**found["ratios"], "near_duplicates_recall": 0.98}})
+
+
+def test_real_prompts_are_the_first_clean_ones_of_a_file(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red fish\n\na  red fish\na blue hill\na cat\n")
+    assert first_prompts(tmp_path / "prompts.txt", 2) == ["a red fish", "a blue hill"]
+
+
+def test_what_comparing_every_pair_keeps_is_first_come_first_kept():
+    angles = np.radians([0, 20, 40, 90, 0])
+    rows = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+    assert kept_by_every_pair(rows, 0.9).tolist() == [True, False, True, True, False]
+
+
+def test_minutes_of_a_million_are_of_its_rows_and_of_each_pair_once():
+    assert minutes_per_million(row=60e-6, pair=60e-12) == pytest.approx(1 + 0.5)
 
 
 def test_the_bench_that_the_pages_show_reached_every_bound():

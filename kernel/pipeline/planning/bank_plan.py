@@ -11,7 +11,7 @@ from typing import Any
 from kernel.banks.build import SHARD
 from kernel.banks.cost import BYTES_A_NUMBER, bank_bytes, near_duplicate_pairs
 from kernel.banks.encoding import BATCH
-from kernel.banks.near_duplicates import AXES, PART_ROWS
+from kernel.banks.near_duplicates import AXES, CUT, PART_ROWS
 from kernel.banks.selection import ROUND
 from kernel.config import EMBEDDING_DIMENSIONS
 from kernel.pipeline.planning.bank_costs import bank_cost, room_note
@@ -38,6 +38,9 @@ class Assumed:
     )
     clip_token_seconds: float = assumed(175e-6, "core-seconds to tokenize a prompt for CLIP, on one core a device")
     start_seconds: float = assumed(10.0, "seconds until a worker that compares prompts has started")
+    int8_speed: float = assumed(
+        2.0, "products of 8 bits that a CPU takes in the time of one of float32: 4 where it has VNNI, else 1"
+    )
     comparison_bytes: int = assumed(10, "bytes of its memory that a device moves to compare two prompts")
     digest_bytes: int = assumed(100, "bytes of the host for each prompt by which equal ones are found")
     double_speed: float = assumed(0.5, "speed of the host in float64, in which the head is fitted, beside float32")
@@ -169,15 +172,16 @@ def sentences_part(prompts: int, machines: Machines, weights: Weighed, sentence:
 
 
 def near_duplicates_part(prompts: int, machines: Machines) -> Part:
-    """Every row with all before it, in float32, of which a CPU looks at few numbers. Prompts are chosen in groups, one
+    """Every row with all before it, in float32; a CPU looks at few numbers of 8 bits. Prompts are chosen in groups, one
     after the other: all devices compare a group with what is before it, and one then its prompts with each other, for
     which each is started anew."""
     gpu, pairs = machines.gpu, near_duplicate_pairs(prompts)
     groups = math.ceil(prompts / TOGETHER)
     workers = busy(machines, prompts, TOGETHER)
     within = near_duplicate_pairs(min(prompts, TOGETHER)) * prompts / min(prompts, TOGETHER)
-    operations = 2 * (AXES + 1 if gpu.is_cpu else EMBEDDING_DIMENSIONS)
-    pair = operations / gpu.single_speed + ASSUMED.comparison_bytes / gpu.read_speed
+    operations = 2 * (AXES + CUT if gpu.is_cpu else EMBEDDING_DIMENSIONS)
+    speed = gpu.single_speed * (ASSUMED.int8_speed if gpu.is_cpu else 1)
+    pair = operations / speed + ASSUMED.comparison_bytes / gpu.read_speed
     starts = (2 * groups - 1) * ASSUMED.start_seconds
     seconds = ((pairs - within) / workers + within) * pair + starts
     rows = min(prompts, TOGETHER) * ROW + (PART_ROWS + SHARD) * EMBEDDING_DIMENSIONS * 4

@@ -6,15 +6,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from kernel.config import RECIPES
 from kernel.errors import UserError
 from kernel.models.captioners.captioner import Published
 from kernel.models.captioners.loading import kind_of, load_captioner
+from kernel.models.captioners.packed_linear import IMAGES_AT_ONCE
 from kernel.models.weights_folder import Weights
 from kernel.pipeline.planning.model_costs import captioner_costs, weigh
-from tests.models.captioners.conftest import edit_state
+from tests.models.captioners.conftest import edit_state, plain_captioner
 from tests.models.captioners.tiny import MAKERS, tiny_captioner
 
 RECIPE = replace(RECIPES["baseline"], num_beams=3, captions_per_image=3, max_length=8, min_length=3)
@@ -61,6 +62,14 @@ def test_pictures_are_told_apart(captioner, noise):
 def test_an_image_alone_gets_the_words_that_it_gets_among_others(captioner, noise):
     together = captioner.captions(noise, RECIPE)
     assert [captioner.captions([picture], RECIPE)[0] for picture in noise] == together
+
+
+def test_many_images_get_the_words_of_torchs_own_layers_and_of_a_tower_that_takes_them_at_once(
+    tiny, captioner, cpu, noise
+):
+    pictures, plain = [*noise, *(ImageOps.invert(own) for own in noise)], plain_captioner(tiny, tiny.captioners[0], cpu)
+    assert len(pictures) > IMAGES_AT_ONCE
+    assert captioner.captions(pictures, RECIPE) == plain.captions(pictures, RECIPE)
 
 
 def test_samples_are_the_same_by_the_same_seed_alone(captioner, noise):

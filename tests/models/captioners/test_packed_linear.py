@@ -11,19 +11,12 @@ from transformers.activations import ACT2FN
 
 from kernel.config import RECIPES
 from kernel.models.captioners import packed_linear
-from kernel.models.captioners.captioner import Captioner
-from kernel.models.captioners.loading import kind_of, load_captioner
+from kernel.models.captioners.loading import load_captioner
 from kernel.models.captioners.packed_linear import IMAGES_AT_ONCE, PackedLinear, compute_by_onednn
 from kernel.system.memory import STATUS
+from tests.models.captioners.conftest import plain_captioner
 
 MB = 10**6
-
-
-def plain_captioner(weights, name, device) -> Captioner:
-    """As it is loaded, before anything is packed."""
-    folder = weights.model_folder(name)
-    kind = kind_of(weights.models[name]["class"], folder)
-    return Captioner(kind, kind.load(folder, device).eval(), kind.read_processor(folder), device)
 
 
 @pytest.mark.parametrize("name", ["blip2", "blip"])
