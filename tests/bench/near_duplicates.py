@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from kernel.banks.cleaning import clean_prompts
-from kernel.banks.near_duplicates import CPU, ROUNDING, NearDuplicates, near_blocks, turned
+from kernel.banks.near_duplicates import BATCH_ROWS, CPU, ROUNDING, NearDuplicates, near_blocks, turned
 from kernel.banks.prompt_files import read_prompts_from
 from kernel.models.sentences import SentenceEncoder
 from kernel.models.weights_folder import open_weights
 
 PROMPTS, SHORTENED = 2048, 16  # of each so many one with its last word left out stands beside them
-TIMES, ROUNDS = 64, 3
+TIMES, ROUNDS = 256, 3  # beside one round more, the first, numpy's threads wait for more to multiply
 BATCH = 64
 MILLION = 1e6
 
@@ -43,7 +43,8 @@ def near_duplicates(rows: np.ndarray, rounds: int = ROUNDS) -> dict[str, list[fl
         begun = time.process_time()  # of all cores together: numpy takes what there are
         ours = turned(rows[kept], near.axes)
         found["row"].append((time.process_time() - begun) / len(ours))
-    first, second = ours[: len(ours) // 2], ours[len(ours) // 2 :]
+    half = min(BATCH_ROWS, len(ours) // 2)
+    first, second = ours[:half], ours[half : 2 * half]
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for _ in range(1 + rounds):
@@ -52,7 +53,7 @@ def near_duplicates(rows: np.ndarray, rounds: int = ROUNDS) -> dict[str, list[fl
             near_blocks(first, [second], near.threshold, CPU)
         found["pair"].append((time.process_time() - begun) / TIMES / len(first) / len(second))
     torch.set_num_threads(threads)
-    del found["pair"][0]  # beside which numpy's threads still wait for more of the products before
+    del found["pair"][0]
     return found
 
 
