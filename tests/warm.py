@@ -54,16 +54,19 @@ class Popen(FRESH):
     """As subprocess.Popen; only where a process [sys.executable, "-m" or "-c", ...] comes from is another."""
 
     def _execute_child(self, args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags,
-                       shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *others):  # fmt: skip
+                       shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid,
+                       umask, start_new_session, *others):  # fmt: skip
         if args[0] != sys.executable or args[1] not in ("-m", "-c"):
             return super()._execute_child(
                 args, executable, preexec_fn, close_fds, pass_fds, cwd, env, startupinfo, creationflags,
-                shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, *others,
+                shell, p2cread, p2cwrite, c2pread, c2pwrite, errread, errwrite, restore_signals, gid, gids, uid,
+                umask, start_new_session, *others,
             )  # fmt: skip
         request = {
             "arguments": [os.fspath(argument) for argument in args[1:]],
             "folder": os.fspath(cwd or os.getcwd()),
             "environment": dict(os.environ if env is None else env),
+            "session": bool(start_new_session),
         }
         streams = [own if given == -1 else given for own, given in enumerate((p2cread, c2pwrite, errwrite))]
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", streams))]
@@ -111,8 +114,10 @@ def serve(requests: socket.socket) -> dict[str, Any] | None:
             os.close(stream)
 
 
-def begin(arguments: list[str], folder: str, environment: dict[str, str]) -> None:
+def begin(arguments: list[str], folder: str, environment: dict[str, str], session: bool) -> None:
     """What `python ARGUMENTS` does, in a process that has forgotten whose child it is."""
+    if session:
+        os.setsid()
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

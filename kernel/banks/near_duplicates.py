@@ -68,10 +68,10 @@ class NearDuplicates:
     """Keeps rows that are near to no row kept before: first come, first kept.
 
     Memory: 2 bytes a number of a row kept and 72 bytes beside (840 bytes for MiniLM), and about 100 MB while it
-    compares. Time: grows with the square of the rows kept, at 0.9 to 1.0 ns a pair on one core: a million rows kept
-    take 8 minutes of one core, two million four times that. Cores share the work. (40,000 and 2,000 real prompts at
-    0.9; Intel Xeon with VNNI, 2026-11-30. Without VNNI, as oneDNN was told there, 1.5. Whole rows take 12 to 15, and
-    thresholds of 0.8 and less more than that, where most blocks hold pairs that only whole rows tell apart.)
+    compares. Time: grows with the square of the rows kept, at 0.6 to 1.2 ns a pair on one core: a million rows kept
+    take 5 to 10 minutes of one core, two million four times that. Cores share the work. (40,000 and 2,000 real prompts
+    at 0.9; AMD EPYC and Intel Xeon with VNNI, 2026-11-30. Without it, as oneDNN was told there, 1.5. Whole rows take 12
+    to 15, and thresholds of 0.8 and less more than that, where most blocks hold pairs that only whole rows tell apart.)
     """
 
     def __init__(self, threshold: float = 0.9, device: Device = CPU) -> None:

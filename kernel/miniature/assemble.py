@@ -31,6 +31,7 @@ from kernel.pipeline.planning.models import keep_costs
 from kernel.pipeline.workers.here import Here
 from kernel.system.devices import Device
 from kernel.system.files import unfinished_path
+from kernel.system.terminal.library_warnings import counted_warnings
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 PRIOR_PROMPTS = 400
@@ -147,8 +148,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=DEFAULT_WEIGHTS)
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS)
     options = parser.parse_args()
+    from transformers.utils.logging import disable_progress_bar
+
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    assemble(options.out, options.checkpoints)
+    disable_progress_bar()
+    with counted_warnings():  # what libraries say of their own calls is nothing that a reader can mend
+        assemble(options.out, options.checkpoints)
     print(options.out)
 
 

@@ -26,6 +26,8 @@ from tests import warm
 from tests.conftest import ROOT
 from tests.engines import HERE, TWO
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 
 @pytest.fixture(scope="module")
 def prompts():
@@ -226,7 +228,6 @@ if "kernel.pipeline.workers.worker" in " ".join(sys.orig_argv):
 """
 
 
-@pytest.mark.slow
 def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, weights, fault, capfd):
     fault("if first(): os.kill(os.getpid(), signal.SIGKILL)", "SentenceEncoder.encode")
     record = build_bank(BankSettings([source], near=1.0), weights.folder, tmp_path / "bank", TWO)
@@ -234,7 +235,6 @@ def test_what_a_killed_worker_had_in_hand_is_made_by_another(tmp_path, source, w
     assert "killed by SIGKILL" in capfd.readouterr().err
 
 
-@pytest.mark.slow
 def test_when_no_worker_makes_anything_the_build_ends_and_says_why(tmp_path, source, weights, fault):
     fault("raise RuntimeError('device-side assert')", "SentenceEncoder.encode")
     with pytest.raises(UserError, match="device-side assert.*run again"):

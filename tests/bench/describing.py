@@ -23,8 +23,9 @@ from tests.bench.material import CLIP, Material
 WHOS = ("ours", "clip_interrogator")
 # pictures of each in the bench: ours takes a batch, theirs goes one by one, so that fewer tell as much
 IMAGES = {"fast": {"ours": 64, "clip_interrogator": 16}, "best": {"ours": 16, "clip_interrogator": 1}}
-# a picture of mode best takes the original half a minute, many times ours: one turn of 16 terms at most tells enough
-ROUNDS, TOP = {"fast": 2, "best": 1}, {"fast": None, "best": 16}
+# a picture of mode best takes the original many times ours: one turn of 8 terms at most, a quarter of a minute, tells
+# enough
+ROUNDS, TOP = {"fast": 2, "best": 1}, {"fast": None, "best": 8}
 # of mode best by models of true shape: each so many line of the flavors and artists, which leaves 513 phrases, and how
 # many terms join at most; a round over the 2,035 of the whole lists takes the original more than a minute a picture
 EVERY, TRUE_SHAPE_TOP = 768, 1

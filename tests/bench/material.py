@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -95,17 +96,22 @@ def put_together(folder: Path, make: Callable[[Path], None]) -> Material:
 def draw_pictures(folder: Path, count: int) -> None:
     """PNG pictures of 512 x 512 whose detail falls with frequency as a photograph's does: about 400 kB each."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index in range(count):
-        path = folder / f"{index:05d}.png"
-        if not path.is_file():
-            rng = np.random.default_rng([BENCH_SEED, index])
-            picture = np.zeros((SIDE, SIDE, 3))
-            for side in (4, 8, 16, 32, 64, 128, 256, 512):
-                noise = rng.uniform(-1, 1, (side, side, 3)) * 250 / side**0.75
-                layer = [Image.fromarray(noise[..., color]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-                         for color in range(3)]  # fmt: skip
-                picture += np.stack([np.asarray(own) for own in layer], axis=-1)
-            Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8)).save(path)
+    paths = [folder / f"{index:05d}.png" for index in range(count)]
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(draw_picture, range(count), paths))
+
+
+def draw_picture(index: int, path: Path) -> None:
+    if path.is_file():
+        return
+    rng = np.random.default_rng([BENCH_SEED, index])
+    picture = np.zeros((SIDE, SIDE, 3))
+    for side in (4, 8, 16, 32, 64, 128, 256, 512):
+        noise = rng.uniform(-1, 1, (side, side, 3)) * 250 / side**0.75
+        layer = [Image.fromarray(noise[..., color]).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+                 for color in range(3)]  # fmt: skip
+        picture += np.stack([np.asarray(own) for own in layer], axis=-1)
+    Image.fromarray((picture + 128).clip(0, 255).astype(np.uint8)).save(path)
 
 
 def make_weights(folder: Path, miniature: Path, small: bool) -> None:

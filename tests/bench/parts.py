@@ -21,7 +21,7 @@ from tests.bench.stopwatch import in_turns
 from tests.bench.training import training
 
 PHRASES, DIMENSIONS, TOP = 100_952, 1024, 3
-IMAGES = 512  # ranked at a time; the others' ways take single ones, of which one tells enough in so many rounds
+IMAGES = 256  # ranked at a time; the others' ways take single ones, of which one tells enough in so many rounds
 SINGLE = 1
 ROWS = 16_000
 PICTURES = Path("build/bench/pictures")

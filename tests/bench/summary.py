@@ -16,7 +16,7 @@ TITLES = {
 }
 DESCRIBED = {
     "fast": "fast, miniature models, all words",
-    "best": "best, miniature models, all words, 16 terms at most",
+    "best": "best, miniature models, all words, 8 terms at most",
     # as many as tests/bench/describing.py says
     "best_true_shape": "best, random ViT-B-32, captions given, one term of 513",
 }

@@ -19,7 +19,7 @@ from tests.bench.stopwatch import in_turns
 
 ARCHITECTURE, SIZE = "vit_small_patch16_224", 224
 SAVED = 336  # pixels, as `publish pairs` leaves them
-BATCH, STEPS, ROUNDS = 16, 3, 3
+BATCH, STEPS, ROUNDS = 16, 2, 3
 
 
 def training(rounds: int = ROUNDS, steps: int = STEPS, architecture: str = ARCHITECTURE) -> dict[str, list[float]]:

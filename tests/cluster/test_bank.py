@@ -20,7 +20,6 @@ from tests.cluster.nodes import ROOT, Nodes
 from tests.engines import HERE
 from tests.processes import parent
 
-pytestmark = pytest.mark.slow
 FILES = ("prompts.parquet", "clip.safetensors", "sentences.safetensors", "head.safetensors")
 # the command line, with shards of 20 prompts, of which eight are compared together
 COMMAND = """
@@ -156,6 +155,7 @@ def test_what_a_killed_machine_had_in_hand_is_made_by_another(bank, site, told, 
     assert_same(tmp_path / "bank", expected)
 
 
+@pytest.mark.slow
 def test_what_a_killed_worker_had_in_hand_is_made_by_another(bank, site, told, expected, tmp_path):
     with Nodes(site("if shard == 2 and first(): os.kill(os.getpid(), signal.SIGKILL)")) as nodes:
         nodes.add()
@@ -165,6 +165,7 @@ def test_what_a_killed_worker_had_in_hand_is_made_by_another(bank, site, told, e
     assert_same(tmp_path / "bank", expected)
 
 
+@pytest.mark.slow
 def test_a_worker_without_memory_leaves_its_shard_to_another(bank, site, told, expected, tmp_path):
     """Its process may take no more memory than it has; what it is then refused is real."""
     code = "if shard == 2 and first(): resource.setrlimit(resource.RLIMIT_AS, (2**20, 2**20))"
@@ -176,6 +177,7 @@ def test_a_worker_without_memory_leaves_its_shard_to_another(bank, site, told, e
     assert_same(tmp_path / "bank", expected)
 
 
+@pytest.mark.slow
 def test_what_rays_own_memory_monitor_ends_is_made_on_another_machine(bank, site, expected, tmp_path):
     with Nodes(site()) as nodes:
         nodes.add(full=True), nodes.add()
@@ -184,6 +186,7 @@ def test_what_rays_own_memory_monitor_ends_is_made_on_another_machine(bank, site
     assert_same(tmp_path / "bank", expected)
 
 
+@pytest.mark.slow
 def test_a_machine_that_joins_late_takes_its_part(bank, site, told, expected, tmp_path):
     with Nodes(site("if shard == 3: wait()")) as nodes:
         command = bank(nodes)  # no machine is there yet
@@ -198,6 +201,7 @@ def test_a_machine_that_joins_late_takes_its_part(bank, site, told, expected, tm
     assert_same(tmp_path / "bank", expected)
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on_to_the_same_bank(bank, site, told, expected, tmp_path):
     with Nodes(site("if shard == 3: wait()")) as nodes:
         nodes.add(), nodes.add()
@@ -238,6 +242,7 @@ def small_disk(tmp_path) -> SmallDisk:
     return disk
 
 
+@pytest.mark.slow
 def test_a_shared_disk_that_fills_is_told_and_with_room_it_goes_on(bank, expected, tmp_path, small_disk):
     with Nodes(within=small_disk.around) as nodes:
         nodes.add(), nodes.add()

@@ -15,7 +15,6 @@ from tests.processes import parent
 from tests.publish.hub.hub_server import PROXIES
 from tests.publish.hub.pairs.source_files import pair_hub, sd_repository
 
-pytestmark = pytest.mark.slow
 # the command line, with pieces of 4 pictures
 COMMAND = """
 import sys

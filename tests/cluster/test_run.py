@@ -100,7 +100,7 @@ def test_a_killed_command_goes_on_to_the_same_submission(begun, told, expected, 
 
 def test_a_deadline_ends_workers_that_hang_and_the_rest_is_answered(begun, nodes, told, images, weights, tmp_path):
     told.wait_at("CaptionsStage", 3)
-    on_cluster = ("--engine", "ray", "--address", nodes.address, "--deadline", "90s")
+    on_cluster = ("--engine", "ray", "--address", nodes.address, "--deadline", "180s")
     said, errors = run(images, weights, tmp_path / "run", *on_cluster).communicate(timeout=300)
     assert "24 images, 1 of them bad" in said, errors
     assert "have no captions" in errors and "the time was over" in errors

@@ -1,9 +1,13 @@
+import sys
+
 import torch
 from safetensors.torch import load_file
 
-from kernel.miniature.assemble import CHECKPOINTS, assemble
+from kernel.miniature.assemble import CHECKPOINTS
 from kernel.miniature.training.captioner_parts import vision_weights
 from kernel.models.weights_folder import open_weights
+from tests import warm
+from tests.conftest import ROOT
 
 
 def test_the_assembled_folder_is_complete_by_its_own_manifest(weights):
@@ -28,10 +32,13 @@ def test_the_committed_checkpoints_are_fp16_safetensors_of_at_most_25_mb():
             assert {tensor.dtype for tensor in load_file(path).values()} == {torch.float16}
 
 
-def test_assembling_replaces_an_older_folder(tmp_path):
+def test_assembling_replaces_an_older_folder_and_says_where_it_is(tmp_path):
     out = tmp_path / "weights"
     out.mkdir()
     (out / "stale.txt").write_text("old")
-    assemble(out)
+    command = [sys.executable, "-m", "kernel.miniature.assemble", "--out", str(out)]
+    done = warm.run(command, cwd=ROOT, check=True, capture_output=True, text=True)
+    assert done.stdout == f"{out}\n"
+    assert [word for word in ("Warning", "deprecated", "Loading weights", "Writing") if word in done.stderr] == []
     open_weights(out)
     assert not (out / "stale.txt").exists() and not list(tmp_path.glob(".*"))

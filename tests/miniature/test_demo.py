@@ -42,7 +42,6 @@ def test_a_demo_does_not_clear_a_folder_it_did_not_make(tmp_path, weights_folder
     assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
-@pytest.mark.slow
 def test_the_whole_line_beats_a_constant_and_each_of_its_parts(tmp_path, weights_folder):
     scores = demo(tmp_path / "demo", weights_folder, 64, 0)
     assert scores["baseline"] >= scores["prior"] + 0.20

@@ -40,7 +40,6 @@ def commands(training, monkeypatch, code=0):
     return asked
 
 
-@pytest.mark.slow
 def test_pairs_become_an_encoder_in_the_working_folder(input_root, capfd):
     training = Training(str(input_root))
     training.train("head")

@@ -64,6 +64,7 @@ def test_minilm_is_loaded_once_after_the_first_images_or_with_a_deadline_before_
     assert (tmp_path / "run" / "submission.csv").read_bytes() == plain.read_bytes()
 
 
+@pytest.mark.usefixtures("warm_processes")
 def test_who_has_workers_loads_minilm_while_none_of_them_has_seen_an_image(
     image_folder, tmp_path, weights_folder, plain, monkeypatch
 ):

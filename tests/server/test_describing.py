@@ -18,6 +18,8 @@ from kernel.system.devices import Device
 from tests.conftest import ROOT
 from tests.server.started import run_alone
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 ASKED = {"mode": "fast", "top": 2, "without": [], "captioner": "auto", "neighbours": 0}
 
 

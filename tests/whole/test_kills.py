@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 from tests import warm
 from tests.conftest import ROOT
 
@@ -100,7 +98,6 @@ for point in range(points):
 """
 
 
-@pytest.mark.slow
 def test_a_run_whose_worker_is_killed_ends_with_the_same_bytes(image_folder, weights_folder, tmp_path):
     """Two real workers on this CPU; one is killed from outside while they write captions."""
 
@@ -123,7 +120,6 @@ def test_a_run_whose_worker_is_killed_ends_with_the_same_bytes(image_folder, wei
     assert same[0] == same[1]
 
 
-@pytest.mark.slow
 def test_a_run_killed_at_ten_random_points_goes_on_to_the_same_bytes(image_folder, weights_folder, tmp_path):
     command = [sys.executable, "-c", HARNESS, str(image_folder), str(weights_folder), str(tmp_path), "10"]
     done = warm.run(command, cwd=ROOT, capture_output=True, text=True)

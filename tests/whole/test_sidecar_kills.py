@@ -59,9 +59,12 @@ def expected(existing: str, old: list[str], prompt: str) -> list[str]:
     return ways[existing] if old else [prompt]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("existing, kills", [("skip", (303, 12)), ("overwrite", (104, 704, 2)), ("append", (505, 13)),
-                                             ("prepend", (606, 5))])  # fmt: skip
+@pytest.mark.parametrize(
+    "existing, kills",
+    [("skip", (303, 12)),
+     *(pytest.param(*own, marks=pytest.mark.slow)
+       for own in (("overwrite", (104, 704, 2)), ("append", (505, 13)), ("prepend", (606, 5))))],
+)  # fmt: skip
 def test_every_caption_is_written_once_and_none_by_hand_is_lost(tmp_path, weights_folder, prompts, existing, kills):
     folder = tmp_path / "images"
     draw_folder(folder, TEST_SEED, PICTURES, "{:03d}".format)

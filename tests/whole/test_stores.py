@@ -132,11 +132,12 @@ def test_a_bank_from_prompts_in_a_store_to_a_store_is_the_local_one(run, url, s3
     assert_same(objects(s3, "out/bank"), bank)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "killed_at",
-    ["put building/sentences-00003.safetensors", "write .seals/building/choice-00001.json", "put clip.safetensors"],
-)
+    ["put building/sentences-00003.safetensors",
+     pytest.param("write .seals/building/choice-00001.json", marks=pytest.mark.slow),
+     pytest.param("put clip.safetensors", marks=pytest.mark.slow)],
+)  # fmt: skip
 def test_a_killed_build_goes_on_on_another_machine(run, url, s3, bank, tmp_path, killed_at):
     run(tmp_path / "killed", *bank_arguments(url), killed_at=killed_at)
     left = objects(s3, "out/bank")

@@ -101,7 +101,6 @@ def test_it_never_hands_out_worse_than_what_it_began_with(undisturbed):
     assert content["validation"]["blocks"] >= max(content["validation"]["ridge"], content["validation"]["head"]) - 1e-6
 
 
-@pytest.mark.slow
 def test_two_processes_under_torchrun_train_the_same_encoder_within_rounding(
     undisturbed, pairs, weights_folder, tmp_path
 ):
@@ -150,7 +149,6 @@ def machines() -> Iterator[list[Machine]]:
         subprocess.run(["ip", "netns", "del", name])
 
 
-@pytest.mark.slow
 def test_two_machines_under_torchrun_train_the_same_encoder_within_rounding(
     undisturbed, pairs, weights_folder, tmp_path, machines
 ):

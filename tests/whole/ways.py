@@ -170,7 +170,7 @@ WAYS = {
 NOT_HERE = {
     "bash .ci/run": "it runs these tests",
     "make test": "it runs these tests; .ci/run runs it",
-    "make test-slow": "it runs these tests; .ci/run runs it",
+    "make test-slow": "it runs these tests; it runs every night",
     "make test-gpu": "it runs tests that need a GPU; .ci/run runs it",
     "make demo": ".ci/run runs it whole",
     "make fuzz": "it takes an hour; tests/fuzz/test_corpus.py tries what it starts from and what it found",

@@ -20,7 +20,6 @@ def test_the_data_has_what_plans_ask_and_no_more():
     assert {key: content["name"] for key, content in published_content().items()} == expected, WRITE
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("own", list(countings()), ids=lambda own: own.name)
 def test_the_data_is_what_counting_gives(own):
     assert published_costs(unwrap(own.costs), own.key) == own.counted(), WRITE

@@ -33,7 +33,6 @@ def with_cell(project):
     return change
 
 
-@pytest.mark.slow
 def test_a_killed_child_and_other_prompts_leave_a_valid_submission(rehearsal):
     code, said, content = rehearsal(["rerun-with-other-prompts", "rerun-killed"], ["new"])
     assert [variant["name"] for variant in content["variants"]] == ["rerun-with-other-prompts", "rerun-killed"]
@@ -50,7 +49,6 @@ def test_a_training_that_was_cut_goes_on_and_its_encoder_is_asked_by_the_main_no
     assert code == 0 and content["variants"][0]["submission_ok"]
 
 
-@pytest.mark.slow
 def test_the_committed_run_passes_in_the_old_layout(rehearsal):
     code, _, content = rehearsal(["visible"], ["old"])
     (variant,) = content["variants"]

@@ -134,12 +134,10 @@ def endings(weights_folder, tmp_path_factory) -> list[tuple[str, int]]:
     return [(verdict, int(stored)) for verdict, stored in told]
 
 
-@pytest.mark.slow
 def test_killed_anywhere_it_ends_with_the_same_set(endings):
     assert {verdict for verdict, _ in endings} == {"same"}
 
 
-@pytest.mark.slow
 def test_a_picture_that_was_stored_before_the_kill_is_not_stored_again_but_for_a_tar_on_its_way(endings):
     stored = [count for _, count in endings]
     assert set(range(10)) <= set(stored)

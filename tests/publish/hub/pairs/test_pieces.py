@@ -13,6 +13,8 @@ from kernel.publish.hub.pairs.tars import fill_tar
 from tests.engines import HERE, TWO
 from tests.publish.hub.pairs.source_files import PROMPTS, diffusiondb_zip, encoded, picture, sd_tar
 
+pytestmark = pytest.mark.usefixtures("warm_processes")
+
 BAD = (0, 3, 11)
 
 
